@@ -1,0 +1,28 @@
+# Each target works from nothing: it makes .venv, installs what it needs and does its job.
+PYTHON ?= python3
+PIP_INSTALL = .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test lint bench clean
+
+demo: .venv/demo
+	.venv/bin/llama-index-refine demo
+
+test: .venv/dev
+	.venv/bin/python -m pytest --cov --cov-report=term --cov-fail-under=90
+
+lint: .venv/dev
+	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
+
+bench: .venv/dev
+	.venv/bin/python -m pytest tests/benchmarks --benchmark-only
+
+clean:
+	rm -rf .venv
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+# A stamp a set of extras; the editable install follows the source by itself.
+.venv/%: pyproject.toml constraints.txt | .venv/bin/python
+	$(PIP_INSTALL) --editable '.[$*]'
+	touch $@

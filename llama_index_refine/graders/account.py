@@ -1,0 +1,93 @@
+"""What one query may spend on its teacher, and what it has spent."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The most that the grading of one query may cost, over all rounds. None is no limit.
+
+    :param calls: LLM calls, at least 1.
+    :param tokens: tokens, prompt and completion together, at least 1.
+    :param seconds: time from the start of the query until the answers still out are given up, above 0.
+    :raises ValueError: a limit that allows nothing.
+    """
+
+    calls: int | None = None
+    tokens: int | None = None
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("calls", "tokens", "seconds"):
+            limit = getattr(self, name)
+            if limit is not None and not limit > 0:
+                raise ValueError(f"{name} must be above 0, or None for no limit; got {limit}")
+
+
+@dataclass
+class Account:
+    """The running bill of one query. Teachers charge it; it says when to stop. Safe to share between threads."""
+
+    budget: Budget = field(default_factory=Budget)
+    calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached: int = 0
+    started: float = field(default_factory=time.monotonic)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+
+    def open_call(self) -> bool:
+        """Count one more LLM call, unless the budget forbids it. :return: whether the call may be made."""
+        with self._lock:
+            if self.exhausted():
+                return False
+            self.calls += 1
+            return True
+
+    def charge(self, prompt_tokens: int = 0, completion_tokens: int = 0, cached: int = 0) -> None:
+        """Add tokens that a call used, or grades that a cache answered."""
+        with self._lock:
+            self.prompt_tokens += prompt_tokens
+            self.completion_tokens += completion_tokens
+            self.cached += cached
+
+    def exhausted(self) -> str | None:
+        """Say which limit of the budget is reached, None while there is something left."""
+        if self.budget.calls is not None and self.calls >= self.budget.calls:
+            return f"the budget of {self.budget.calls} calls is used up"
+        if self.budget.tokens is not None and self.prompt_tokens + self.completion_tokens >= self.budget.tokens:
+            return f"the budget of {self.budget.tokens} tokens is used up"
+        left = self.seconds_left()
+        if left is not None and left <= 0:
+            return f"the deadline of {self.budget.seconds} s has passed"
+        return None
+
+    def seconds_left(self) -> float | None:
+        """Seconds until the deadline, at least 0; None where there is none."""
+        if self.budget.seconds is None:
+            return None
+        return max(0.0, self.started + self.budget.seconds - time.monotonic())
+
+    @contextmanager
+    def active(self) -> Iterator[Account]:
+        """Make this the account that teachers charge, in this context and the tasks started in it."""
+        token = _current.set(self)
+        try:
+            yield self
+        finally:
+            _current.reset(token)
+
+
+_current: ContextVar[Account | None] = ContextVar("llama_index_refine_account", default=None)
+
+
+def current_account() -> Account:
+    """The account of the query being served; a new one without limits where a teacher is called by itself."""
+    return _current.get() or Account()

@@ -1,0 +1,55 @@
+"""The teacher's interface."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+
+from llama_index.core.prompts.mixin import PromptDictType, PromptMixin, PromptMixinType
+from llama_index.core.schema import BaseNode, QueryBundle
+
+
+class Grades(list[float | None]):
+    """A list of grades that may also say how sure the teacher was.
+
+    :param values: one relevance in [0, 1] per node, None where this node got no grade.
+    :param spread: one standard deviation of the grade in [0, 1] per node, None where it is not known.
+    :raises ValueError: spread of another length than values.
+    """
+
+    def __init__(self, values: Iterable[float | None] = (), spread: Sequence[float | None] | None = None) -> None:
+        super().__init__(values)
+        if spread is not None and len(spread) != len(self):
+            raise ValueError(f"spread has {len(spread)} entries for {len(self)} grades")
+        self.spread = list(spread) if spread is not None else None
+
+
+class BaseGrader(PromptMixin, ABC):
+    """A teacher: says how relevant each node is to a query. Write `grade` and it is complete.
+
+    A teacher that calls an LLM charges `current_account()` for its calls and tokens and stops when that says so.
+    """
+
+    @abstractmethod
+    def grade(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> Sequence[float | None]:
+        """Grade the nodes.
+
+        :param query: the query.
+        :param nodes: the nodes to grade, with their text.
+        :return: one relevance in [0, 1] per node, in their order, None where this node got no grade. Return `Grades`
+            to say how sure each is.
+        """
+
+    async def agrade(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> Sequence[float | None]:
+        """Grade the nodes without blocking the event loop: `grade` in a worker thread, unless a subclass does better."""
+        return await asyncio.to_thread(self.grade, query, nodes)
+
+    def _get_prompts(self) -> PromptDictType:
+        return {}
+
+    def _get_prompt_modules(self) -> PromptMixinType:
+        return {}
+
+    def _update_prompts(self, prompts: PromptDictType) -> None:
+        pass
