@@ -33,23 +33,39 @@ class Budget:
 
 @dataclass
 class Account:
-    """The running bill of one query. Teachers charge it; it says when to stop. Safe to share between threads."""
+    """The running bill of one query. Teachers charge it; it says when to stop. Safe to share between threads.
+
+    `failures` says in short sentences, without secrets or document text, why grades are missing.
+    """
 
     budget: Budget = field(default_factory=Budget)
     calls: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached: int = 0
+    failures: list[str] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
+    _reserved: int = field(default=0, repr=False, compare=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
-    def open_call(self) -> bool:
-        """Count one more LLM call, unless the budget forbids it. :return: whether the call may be made."""
+    def open_call(self, tokens: int = 0) -> bool:
+        """Count one more LLM call, unless the budget forbids it.
+
+        :param tokens: what the call is expected to use; held against the budget until `release`, so that calls in
+            flight together do not overdraw it.
+        :return: whether the call may be made.
+        """
         with self._lock:
-            if self.exhausted():
+            if self.exhausted(tokens):
                 return False
             self.calls += 1
+            self._reserved += tokens
             return True
+
+    def release(self, tokens: int) -> None:
+        """Give back what `open_call` held; what the call did use is charged."""
+        with self._lock:
+            self._reserved -= tokens
 
     def charge(self, prompt_tokens: int = 0, completion_tokens: int = 0, cached: int = 0) -> None:
         """Add tokens that a call used, or grades that a cache answered."""
@@ -58,11 +74,21 @@ class Account:
             self.completion_tokens += completion_tokens
             self.cached += cached
 
-    def exhausted(self) -> str | None:
-        """Say which limit of the budget is reached, None while there is something left."""
+    def note(self, failure: str) -> None:
+        """Keep one more reason why grades are missing, each once."""
+        with self._lock:
+            if failure not in self.failures:
+                self.failures.append(failure)
+
+    def exhausted(self, tokens: int = 0) -> str | None:
+        """Say which limit of the budget is reached, None while there is something left.
+
+        :param tokens: what the next call is expected to use.
+        """
         if self.budget.calls is not None and self.calls >= self.budget.calls:
             return f"the budget of {self.budget.calls} calls is used up"
-        if self.budget.tokens is not None and self.prompt_tokens + self.completion_tokens >= self.budget.tokens:
+        spent = self.prompt_tokens + self.completion_tokens + self._reserved
+        if self.budget.tokens is not None and spent + max(tokens, 1) > self.budget.tokens:
             return f"the budget of {self.budget.tokens} tokens is used up"
         left = self.seconds_left()
         if left is not None and left <= 0:

@@ -10,6 +10,10 @@ from llama_index.core.prompts.mixin import PromptDictType, PromptMixin, PromptMi
 from llama_index.core.schema import BaseNode, QueryBundle
 
 
+class GraderError(RuntimeError):
+    """A teacher is set up wrongly (credentials, model, request) and was told to say so with `on_error="raise"`."""
+
+
 class Grades(list[float | None]):
     """A list of grades that may also say how sure the teacher was.
 
@@ -42,8 +46,16 @@ class BaseGrader(PromptMixin, ABC):
         """
 
     async def agrade(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> Sequence[float | None]:
-        """Grade the nodes without blocking the event loop: `grade` in a worker thread, unless a subclass does better."""
+        """Grade without blocking the event loop: `grade` in a worker thread, unless a subclass does better."""
         return await asyncio.to_thread(self.grade, query, nodes)
+
+    def fingerprint(self) -> str:
+        """Say what decides this teacher's grades; two teachers with the same answer share cached grades.
+
+        :return: the class and its prompts. A subclass adds its own settings, never its secrets.
+        """
+        prompts = sorted((name, prompt.get_template()) for name, prompt in self.get_prompts().items())
+        return f"{type(self).__module__}.{type(self).__qualname__} {prompts}"
 
     def _get_prompts(self) -> PromptDictType:
         return {}

@@ -1,0 +1,202 @@
+"""One question to a chat model and what came back, for any LlamaIndex LLM."""
+
+from __future__ import annotations
+
+import math
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from llama_index.core import Settings
+from llama_index.core.base.llms.types import ChatMessage, ChatResponse
+from llama_index.core.callbacks.token_counting import get_tokens_from_response
+from llama_index.core.llms import LLM
+from llama_index.core.llms.custom import CustomLLM
+
+from llama_index_refine.graders.loop import in_thread
+from llama_index_refine.graders.text import count_tokens
+
+# What servers with a lower limit than the protocol's 20 allow.
+_FEWEST_LOGPROBS = 5
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a chat model said.
+
+    :param text: the message, empty where there was none.
+    :param tokens: for each position of the message, the probability of the most likely tokens; empty where the model
+        gave no log-probabilities.
+    :param cut_short: the message ended because it was too long.
+    :param prompt_tokens: tokens of the question, as the server counted them or else as LlamaIndex's tokenizer does.
+    :param completion_tokens: tokens of the answer, likewise.
+    """
+
+    text: str
+    tokens: Sequence[Mapping[str, float]] = field(default_factory=tuple)
+    cut_short: bool = False
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class Chat(ABC):
+    """A chat model that a teacher asks."""
+
+    @abstractmethod
+    async def ask(self, messages: Sequence[ChatMessage], options: Mapping[str, Any], blocking: bool) -> Answer:
+        """Ask one question, once.
+
+        :param messages: the question.
+        :param options: arguments of the call, by the names of the chat completions protocol.
+        :param blocking: the caller is synchronous code, and this coroutine runs outside its event loop.
+        :return: the answer.
+        :raises Exception: whatever the client raises.
+        """
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Say which model answers, without secrets."""
+
+
+class LlamaIndexChat(Chat):
+    """Asks a LlamaIndex LLM.
+
+    Its own retries are turned off where it lets them be (`max_retries`), on a copy: every call is then counted, and
+    stops at the deadline.
+
+    :param llm: the LLM; None is `Settings.llm`, looked up at each question.
+    """
+
+    def __init__(self, llm: LLM | None = None) -> None:
+        self._given = llm
+        self._original: LLM | None = None
+        self._prepared: LLM | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def llm(self) -> LLM:
+        """The LLM to call. :raises ValueError: there is none."""
+        llm = self._given if self._given is not None else Settings.llm
+        with self._lock:
+            if llm is not self._original or self._prepared is None:
+                self._original = llm
+                self._prepared = _without_retries(llm)
+            return self._prepared
+
+    async def ask(self, messages: Sequence[ChatMessage], options: Mapping[str, Any], blocking: bool) -> Answer:
+        """See `Chat.ask`. Blocking LLMs, and all where the caller is synchronous, are called in threads."""
+        llm = self.llm
+        if blocking or type(llm).achat is CustomLLM.achat:
+            response = await in_thread(lambda: llm.chat(messages, **options))
+        else:
+            response = await llm.achat(messages, **options)
+        return _answer(messages, response)
+
+    def fingerprint(self) -> str:
+        """See `Chat.fingerprint`."""
+        llm = self.llm
+        settings = {name: getattr(llm, name, None) for name in ("temperature", "api_base", "reasoning_effort")}
+        return f"{llm.class_name()} {llm.metadata.model_name} {settings}"
+
+
+def _without_retries(llm: LLM) -> LLM:
+    if isinstance(getattr(llm, "max_retries", None), int):
+        return llm.model_copy(update={"max_retries": 0})
+    return llm
+
+
+def _answer(messages: Sequence[ChatMessage], response: ChatResponse) -> Answer:
+    text = response.message.content or ""
+    prompt_tokens, completion_tokens = _usage(response)
+    return Answer(
+        text=text,
+        tokens=[probabilities((item.token, item.logprob) for item in top) for top in response.logprobs or ()],
+        cut_short=_finish_reason(response.raw) in ("length", "max_tokens", "MAX_TOKENS"),
+        prompt_tokens=prompt_tokens or sum(count_tokens(message.content or "") for message in messages),
+        completion_tokens=completion_tokens or count_tokens(text),
+    )
+
+
+def probabilities(logprobs: Any) -> dict[str, float]:
+    """Turn pairs of token and log-probability into token: probability; what is not a number is left out."""
+    return {token: math.exp(min(logprob, 0.0)) for token, logprob in logprobs if not math.isnan(logprob)}
+
+
+def _usage(response: ChatResponse) -> tuple[int, int]:
+    try:
+        prompt_tokens, completion_tokens = get_tokens_from_response(response)
+    except (AttributeError, TypeError, ValueError):
+        return 0, 0
+    return prompt_tokens or 0, completion_tokens or 0
+
+
+def _finish_reason(raw: Any) -> str | None:
+    def read(owner: Any, name: str) -> Any:
+        return owner.get(name) if isinstance(owner, dict) else getattr(owner, name, None)
+
+    choices = read(raw, "choices")
+    reason = read(choices[0], "finish_reason") if choices else read(raw, "stop_reason")
+    return reason if isinstance(reason, str) else None
+
+
+class Options:
+    """The optional arguments of a call, less what the LLM has refused.
+
+    Not every LLM takes `logprobs`, `top_logprobs` and `max_tokens`. What it refuses before it has ever answered with
+    it is left out from then on.
+
+    :param optional: arguments that may be left out.
+    :param required: arguments that are always sent.
+    """
+
+    def __init__(self, optional: Mapping[str, Any], required: Mapping[str, Any] | None = None) -> None:
+        self._all = {**optional}
+        self.required = {**(required or {})}
+        self._optional = self._all
+        self._proven = False
+        self._lock = threading.Lock()
+
+    def now(self) -> dict[str, Any]:
+        """The arguments to send."""
+        return {**self._optional, **self.required}
+
+    def worked(self, used: Mapping[str, Any]) -> None:
+        """An answer to a call with these arguments could be read: keep them."""
+        with self._lock:
+            kept = {name: value for name, value in used.items() if name in self._all}
+            if _size(kept) >= _size(self._optional):
+                self._optional = kept
+            self._proven = True
+
+    def refused(self, used: Mapping[str, Any], error: Exception) -> bool:
+        """Leave out what an error speaks of, or else everything optional.
+
+        :param used: the arguments of the call that failed.
+        :param error: how it failed.
+        :return: whether the same call may succeed with the arguments that `now` gives.
+        """
+        with self._lock:
+            sent = {name: value for name, value in used.items() if name in self._all}
+            if self._proven or not sent:
+                self._optional = self._optional if self._proven else self._all
+                return False
+            left = _without_refused(sent, str(error))
+            if _size(left) < _size(self._optional):
+                self._optional = left
+            return True
+
+
+def _size(options: Mapping[str, Any]) -> tuple[int, int]:
+    return len(options), options.get("top_logprobs", 0)
+
+
+def _without_refused(sent: dict[str, Any], message: str) -> dict[str, Any]:
+    if "max_tokens" in message and "max_tokens" in sent:
+        return {name: value for name, value in sent.items() if name != "max_tokens"}
+    if "top_logprobs" in message and sent.get("top_logprobs", 0) > _FEWEST_LOGPROBS:
+        return {**sent, "top_logprobs": _FEWEST_LOGPROBS}
+    if "logprobs" in message and "logprobs" in sent:
+        return {name: value for name, value in sent.items() if "logprobs" not in name}
+    return {}

@@ -1,0 +1,155 @@
+"""A teacher that asks a chat model one short question for each node."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from llama_index.core.prompts import BasePromptTemplate
+from llama_index.core.prompts.mixin import PromptDictType
+from llama_index.core.schema import BaseNode, MetadataMode, QueryBundle
+
+from llama_index_refine.graders.account import Account, current_account
+from llama_index_refine.graders.base import BaseGrader, Grades
+from llama_index_refine.graders.calls import Call, Calls, CutShort, Unreadable
+from llama_index_refine.graders.chat import Answer, Chat, Options
+from llama_index_refine.graders.loop import run_blocking
+from llama_index_refine.graders.prompts import instruction_line
+from llama_index_refine.graders.text import count_tokens, fenced
+
+_ANSWER_TOKENS = 16
+_PROMPT_KEY = "grade_prompt"
+
+
+class PointwiseGrader(BaseGrader):
+    """One question a node, asked concurrently; a subclass brings the question and reads the answer.
+
+    :param chat: the chat model to ask.
+    :param prompt: the question, with the variables query, document and instruction.
+    :param instruction: what the search is for, in a sentence; None for none.
+    :param max_document_tokens: longer documents are cut to this, at least 1.
+    :param metadata_mode: which of a node's metadata stands before its text.
+    :param calls: the gate all calls go through.
+    :param options: what is asked of the chat model beside the answer.
+    :raises ValueError: max_document_tokens below 1, or a prompt without query or document.
+    """
+
+    def __init__(
+        self,
+        chat: Chat,
+        prompt: BasePromptTemplate,
+        instruction: str | None,
+        max_document_tokens: int,
+        metadata_mode: MetadataMode,
+        calls: Calls,
+        options: Options,
+    ) -> None:
+        if max_document_tokens < 1:
+            raise ValueError(f"max_document_tokens must be at least 1; got {max_document_tokens}")
+        self._chat = chat
+        self._prompt = checked_prompt(prompt)
+        self.instruction = instruction
+        self._max_document_tokens = max_document_tokens
+        self._metadata_mode = metadata_mode
+        self._calls = calls
+        self._options = options
+
+    def grade(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> Grades:
+        """See `BaseGrader.grade`. Works inside a running event loop too, as in a notebook."""
+        return run_blocking(self._grade(query, nodes, blocking=True))
+
+    async def agrade(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> Grades:
+        """See `BaseGrader.agrade`."""
+        return await self._grade(query, nodes, blocking=False)
+
+    def fingerprint(self) -> str:
+        """See `BaseGrader.fingerprint`."""
+        settings = (self._chat.fingerprint(), self.instruction, self._max_document_tokens, self._metadata_mode.value)
+        return f"{super().fingerprint()} {settings} {self._options.required}"
+
+    @abstractmethod
+    def _read(self, answer: Answer) -> float | None:
+        """Read the grade from an answer, None where there is none in it."""
+
+    def _variables(self) -> Mapping[str, Any]:
+        """More variables of the prompt, beside query, document and instruction."""
+        return {}
+
+    async def _grade(self, query: QueryBundle, nodes: Sequence[BaseNode], blocking: bool) -> Grades:
+        account = current_account()
+        texts = [node.get_content(self._metadata_mode) for node in nodes]
+        questions = [_Question(self, query, text, account, blocking) for text in texts if text.strip()]
+        calls = [Call(question.ask, question.tokens, question.adapt) for question in questions]
+        grades = iter(await self._calls.gather(calls, account))
+        return Grades(next(grades) if text.strip() else None for text in texts)
+
+    def _get_prompts(self) -> PromptDictType:
+        return {_PROMPT_KEY: self._prompt}
+
+    def _update_prompts(self, prompts: PromptDictType) -> None:
+        if _PROMPT_KEY in prompts:
+            self._prompt = checked_prompt(prompts[_PROMPT_KEY])
+
+
+class _Question:
+    """One node's question, in whatever way it has to be asked."""
+
+    def __init__(
+        self, grader: PointwiseGrader, query: QueryBundle, text: str, account: Account, blocking: bool
+    ) -> None:
+        self._grader = grader
+        self._query = query
+        self._text = text
+        self._account = account
+        self._blocking = blocking
+        self._options: dict[str, Any] = {}
+
+    def _messages(self) -> list[Any]:
+        grader = self._grader
+        return grader._prompt.format_messages(
+            query=self._query.query_str,
+            document=fenced(self._text, grader._max_document_tokens),
+            instruction=instruction_line(grader.instruction),
+            **grader._variables(),
+        )
+
+    async def ask(self) -> float:
+        grader = self._grader
+        self._options = grader._options.now()
+        answer = await grader._chat.ask(self._messages(), self._options, self._blocking)
+        self._account.charge(prompt_tokens=answer.prompt_tokens, completion_tokens=answer.completion_tokens)
+        grade = grader._read(answer)
+        if grade is None:
+            raise _unreadable(answer)
+        grader._options.worked(self._options)
+        return min(1.0, max(0.0, grade))
+
+    def tokens(self) -> int:
+        return sum(count_tokens(message.content or "") for message in self._messages()) + _ANSWER_TOKENS
+
+    def adapt(self, error: Exception) -> bool:
+        if isinstance(error, Unreadable) and not isinstance(error, CutShort):
+            return False
+        return self._grader._options.refused(self._options, error)
+
+
+def _unreadable(answer: Answer) -> Unreadable:
+    if answer.cut_short:
+        return CutShort("an answer was cut short by max_tokens before it said anything")
+    if not answer.text.strip():
+        return Unreadable("an answer was empty")
+    return Unreadable("an answer was not one of those asked for (a refusal, or idle talk)")
+
+
+def checked_prompt(prompt: BasePromptTemplate) -> BasePromptTemplate:
+    """Return a prompt as it is. :raises ValueError: it has no place for the query or the document."""
+    missing = {"query", "document"} - set(prompt.template_vars)
+    if missing:
+        raise ValueError(f"prompt must contain {' and '.join(f'{{{name}}}' for name in sorted(missing))}")
+    return prompt
+
+
+def yes_no_options(llm_kwargs: Mapping[str, Any] | None) -> Options:
+    """What a question with a one-word answer asks of a chat model: log-probabilities, and few tokens."""
+    return Options({"logprobs": True, "top_logprobs": 20, "max_tokens": _ANSWER_TOKENS}, llm_kwargs)
