@@ -1,0 +1,211 @@
+"""One query's way: search, grade, refine, search again."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from llama_index.core.schema import NodeWithScore, QueryBundle
+from torch import Tensor
+
+from llama_index_refine.collection import Background, Found, PointId, QdrantCollection, Space
+from llama_index_refine.fusion import bonus, fuse
+from llama_index_refine.geometry import similarity, similarity_of_score
+from llama_index_refine.graders.account import Account, Budget
+from llama_index_refine.operations import Embedding, Grading, Lesson, Refining, Sheet
+from llama_index_refine.refinement import Refinement
+from llama_index_refine.rounds import next_to_grade, split_budget
+from llama_index_refine.steps import Step, Steps
+
+logger = logging.getLogger(__name__)
+
+# How far down the refined ranking the documents of a later round may lie. Ids and scores of that many points are some
+# 50 kB, and deeper down a few grades would hardly meet a relevant document.
+DEPTH = 1000
+
+
+class NotRefinedError(Exception):
+    """Why there is nothing to refine by."""
+
+
+@dataclass
+class Feedback:
+    """What has been graded for one query so far.
+
+    :param query: its text and vector.
+    :param vector: (d,) float32.
+    :param account: what grading it may cost, and has.
+    """
+
+    query: QueryBundle
+    vector: np.ndarray
+    account: Account
+    ids: list[PointId] = field(default_factory=list)
+    nodes: list[NodeWithScore] = field(default_factory=list)
+    documents: list[Tensor] = field(default_factory=list)
+    grades: list[float] = field(default_factory=list)
+    shown: set[PointId] = field(default_factory=set)
+    rounds: int = 0
+
+    def add(self, found: Found, grades: Sequence[float | None]) -> None:
+        """Take in one round's grades, of the nodes that got one."""
+        self.rounds += 1
+        self.shown.update(found.ids)
+        for at, grade in enumerate(grades):
+            if grade is not None:
+                self.ids.append(found.ids[at])
+                self.nodes.append(NodeWithScore(node=found.nodes[at], score=found.scores[at]))
+                self.documents.append(found.vectors[at])
+                self.grades.append(grade)
+
+
+@dataclass(frozen=True)
+class FeedbackLoop:
+    """Describes how a query is retrieved, as steps that a runner performs.
+
+    :param collection: what is searched.
+    :param embedding: embeds the query.
+    :param grading: asks the teacher.
+    :param refining: moves the query.
+    :param similarity_top_k: the most nodes to return.
+    :param feedback_top_k: the most nodes to grade, over all rounds.
+    :param rounds: how many times to ask the teacher.
+    :param budget: the most that the grading may cost.
+    :param on_error: whether what fails after the first search raises.
+    """
+
+    collection: QdrantCollection
+    embedding: Embedding
+    grading: Grading
+    refining: Refining
+    similarity_top_k: int
+    feedback_top_k: int
+    rounds: int
+    budget: Budget
+    on_error: Literal["fallback", "raise"]
+
+    def steps(self, query: QueryBundle) -> Steps[Refinement]:
+        """Retrieve for one query.
+
+        :param query: the query.
+        :return: the refinement; it says the `reason` where the first search had to stand.
+        :raises ValueError: the query's vector does not fit the collection.
+        """
+        embedding = query.embedding
+        if embedding is None:
+            embedding = yield Step("embed", self.embedding, query)
+        vector = np.asarray(embedding, dtype=np.float32)
+        space = yield from self.collection.space()
+        _check(vector, space)
+        shares = split_budget(self.feedback_top_k, self.rounds)
+        first, shown = yield from self.collection.search_with_vectors(vector, self.similarity_top_k, shares[0])
+        feedback = Feedback(query, vector, Account(self.budget))
+        before = [NodeWithScore(node=node, score=score) for node, score in zip(first.nodes, first.scores, strict=True)]
+        try:
+            refinement = yield from self._refined(feedback, shown, shares[1:], space)
+        except Exception as error:
+            if self.on_error == "raise" and not isinstance(error, NotRefinedError):
+                raise
+            refinement = Refinement.unmoved(vector, query.query_str, before)
+            refinement.reason = str(error) if isinstance(error, NotRefinedError) else f"{type(error).__name__}: {error}"
+            logger.warning("Returning the first search's nodes, unrefined: %s", refinement.reason)
+        return replace(
+            refinement,
+            query_str=query.query_str,
+            nodes_before=before,
+            graded_nodes=feedback.nodes,
+            ungraded=len(feedback.shown) - len(feedback.ids),
+            rounds=feedback.rounds,
+            llm_calls=feedback.account.calls,
+            prompt_tokens=feedback.account.prompt_tokens,
+            completion_tokens=feedback.account.completion_tokens,
+            cached_grades=feedback.account.cached,
+        )
+
+    def _refined(self, feedback: Feedback, shown: Found, shares: Sequence[int], space: Space) -> Steps[Refinement]:
+        if len(shown.ids) < 2:
+            raise NotRefinedError(f"the first search found {len(shown.ids)} nodes, and refining needs 2")
+        background = yield from self._background(space)
+        yield from self._grade(feedback, shown)
+        if len(feedback.grades) < 2:
+            raise NotRefinedError(f"the teacher graded {len(feedback.grades)} of {len(shown.ids)} nodes, not 2")
+        refinement = yield from self._move(feedback, background, space)
+        for share in shares:
+            if feedback.account.exhausted():
+                break
+            moved = yield from self._another_round(feedback, refinement, share, background, space)
+            if not moved:
+                break
+            refinement = yield from self._move(feedback, background, space)
+        limit = self.similarity_top_k
+        # Every graded document may sink below the last one returned; as many must be at hand to take its place.
+        found = yield from self.collection.search(refinement.vector, limit + len(feedback.ids))
+        documents, grades = torch.stack(feedback.documents), torch.tensor(feedback.grades)
+        similarities = similarity(torch.from_numpy(refinement.vector), documents, space.metric)
+        graded = Found(feedback.ids, [], [entry.node for entry in feedback.nodes], documents)
+        worth = bonus(grades, refinement.tau, refinement.trust)
+        refinement.nodes = fuse(found, graded, similarities, worth, space.metric, limit)
+        return refinement
+
+    def _background(self, space: Space) -> Steps[Background | None]:
+        if not (self.collection.background_size and self.refining.refiner_for(space.metric).wants_background):
+            return None
+        background = yield from self.collection.background()
+        return background
+
+    def _grade(self, feedback: Feedback, shown: Found) -> Steps[None]:
+        sheet = Sheet(feedback.query, shown.nodes, feedback.account)
+        grades = yield Step("grade", self.grading, sheet)
+        feedback.add(shown, grades)
+
+    def _move(self, feedback: Feedback, background: Background | None, space: Space) -> Steps[Refinement]:
+        """Refine the query by all that was graded so far."""
+        vectors, population = None, None
+        if background is not None:
+            # A background document that has been graded would be counted twice, the second time as irrelevant.
+            keep = [at for at, point in enumerate(background.ids) if point not in feedback.shown]
+            if keep:
+                vectors = background.vectors if len(keep) == len(background.ids) else background.vectors[keep]
+                population = max(background.population - len(feedback.shown), len(keep))
+        documents, grades = torch.stack(feedback.documents), torch.tensor(feedback.grades)
+        lesson = Lesson(feedback.vector, documents, grades, vectors, population, space.metric, trust=1.0)
+        refinement: Refinement = yield Step("refine", self.refining, lesson)
+        return refinement
+
+    def _another_round(
+        self, feedback: Feedback, refinement: Refinement, share: int, background: Background | None, space: Space
+    ) -> Steps[bool]:
+        """Grade documents that the refined ranking brings up. What was graded before stands if this fails."""
+        ranking = yield from self.collection.rank(refinement.vector, DEPTH)
+        new = [at for at, point in enumerate(ranking.ids) if point not in feedback.shown]
+        known = torch.from_numpy(np.concatenate([refinement.documents, refinement.background]))
+        grades = torch.nn.functional.pad(torch.from_numpy(refinement.grades), (0, len(refinement.background)))
+        candidates = similarity_of_score(torch.tensor([ranking.scores[at] for at in new]), space.metric)
+        places = next_to_grade(
+            similarity(torch.from_numpy(refinement.vector), known, space.metric), grades, candidates, share
+        )
+        if not places:
+            return False
+        shown = yield from self.collection.fetch([ranking.ids[new[place]] for place in places])
+        try:
+            yield from self._grade(feedback, shown)
+        except Exception as error:
+            if self.on_error == "raise":
+                raise
+            logger.warning("Going on with the grades of round %d: %s: %s", feedback.rounds, type(error).__name__, error)
+            return False
+        return True
+
+
+def _check(vector: np.ndarray, space: Space) -> None:
+    if vector.shape != (space.size,):
+        raise ValueError(
+            f"the query's embedding has {vector.size} dimensions, the vector {space.name!r} of the collection has "
+            f"{space.size}: set embed_model to the model that embedded the collection"
+        )
+    if not np.isfinite(vector).all():
+        raise ValueError("the query's embedding holds NaN or infinity")

@@ -1,0 +1,114 @@
+"""What one refinement found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from llama_index.core.schema import NodeWithScore
+    from torch import Tensor
+
+    Array = np.ndarray | Tensor
+
+
+@dataclass
+class Refinement:
+    """How one query moved, and, where a retriever made it, what was graded, found and paid.
+
+    Arrays are float32, of the kind (numpy or torch) in which the query came; a retriever's are numpy.
+
+    :param query: (d,) the vector before.
+    :param vector: (d,) the refined vector; the query itself where nothing was refined.
+    :param documents: (K, d) the graded documents.
+    :param grades: (K,) their grades in [0, 1].
+    :param background: (N, d) documents taken as irrelevant.
+    :param target: (K + N,) the distribution the student was drawn to; graded documents first, as in the next two.
+    :param student_before: (K + N,) the student's distribution at `query`.
+    :param student_after: (K + N,) and at `vector`.
+    :param kl_before: KL divergence of student_before from target, in nats.
+    :param kl_after: KL divergence of student_after from target, in nats.
+    :param tau: the student's temperature: the similarity, in the collection's units, that counts as one nat.
+    :param trust: the share of the step taken, in [0, 1].
+    :param iterations: Newton steps, or the published procedure's Adam steps.
+    :param converged: whether the optimum was reached to within the tolerance.
+    :param seconds: time the optimisation took; of a batch, the whole batch's.
+    :param query_str: the query's text.
+    :param nodes_before: what the first search found.
+    :param nodes: what the retriever returns.
+    :param graded_nodes: the nodes behind `documents`, with their score in the search that found them.
+    :param ungraded: how many nodes the teacher was shown and did not grade.
+    :param rounds: how many times the teacher was asked.
+    :param timings: seconds spent in each stage.
+    :param llm_calls: calls that the teacher made.
+    :param prompt_tokens: tokens sent, as far as the API says.
+    :param completion_tokens: tokens received, as far as the API says.
+    :param cached_grades: grades that a cache answered.
+    :param reason: why nothing was refined, None where it was.
+    """
+
+    query: Array
+    vector: Array
+    documents: Array
+    grades: Array
+    background: Array
+    target: Array
+    student_before: Array
+    student_after: Array
+    kl_before: float
+    kl_after: float
+    tau: float
+    trust: float
+    iterations: int
+    converged: bool
+    seconds: float
+    query_str: str = ""
+    nodes_before: Sequence[NodeWithScore] = ()
+    nodes: Sequence[NodeWithScore] = ()
+    graded_nodes: Sequence[NodeWithScore] = ()
+    ungraded: int = 0
+    rounds: int = 0
+    timings: Mapping[str, float] = field(default_factory=dict)
+    llm_calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_grades: int = 0
+    reason: str | None = None
+
+    @property
+    def refined(self) -> bool:
+        """Whether the query moved, and the nodes come from a second search."""
+        return self.reason is None
+
+    @classmethod
+    def unmoved(cls, query: np.ndarray, query_str: str, nodes: Sequence[NodeWithScore]) -> Refinement:
+        """Return the refinement of a query that has not moved yet.
+
+        :param query: (d,) its vector.
+        :param query_str: its text.
+        :param nodes: what the first search found.
+        :return: the refinement; whoever makes it says the `reason`.
+        """
+        none, rows = query[:0], query[None][:0]
+        return cls(
+            query=query,
+            vector=query,
+            documents=rows,
+            grades=none,
+            background=rows,
+            target=none,
+            student_before=none,
+            student_after=none,
+            kl_before=0.0,
+            kl_after=0.0,
+            tau=0.0,
+            trust=0.0,
+            iterations=0,
+            converged=False,
+            seconds=0.0,
+            query_str=query_str,
+            nodes_before=nodes,
+            nodes=nodes,
+        )

@@ -1,0 +1,291 @@
+"""The refinement of a query vector by graded documents."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llama_index_refine.arrays import like, to_tensor
+from llama_index_refine.geometry import METRICS, Metric, Normal, normal_form
+from llama_index_refine.newton import minimise
+from llama_index_refine.refinement import Refinement
+
+# Without a background the spread of the documents stands in for the scatter of their similarities.
+BANDWIDTH = 0.6
+
+
+@dataclass(frozen=True)
+class Problem:
+    """B refinements in normal form, the graded documents first and the background after them.
+
+    :param form: queries and documents.
+    :param grades: (B, M), 0 for the background.
+    :param log_weights: (M,) how many documents each one stands for, as a logarithm.
+    :param graded: K, how many of the M are graded.
+    """
+
+    form: Normal
+    grades: Tensor
+    log_weights: Tensor
+    graded: int
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Where the queries should go.
+
+    :param step: (B, d) in normal form.
+    :param tau: (B,) the student's temperature.
+    :param target: (B, M) the distribution the student was drawn to.
+    :param iterations: (B,)
+    :param converged: (B,)
+    """
+
+    step: Tensor
+    tau: Tensor
+    target: Tensor
+    iterations: Tensor
+    converged: Tensor
+
+
+class QueryRefiner:
+    """Moves a query vector until the embedding space agrees with the grades.
+
+    With the student s_i = x.d_i the refined vector x minimises
+
+        KL(p || softmax(log w + X x / tau)) + R^2 |x - q|^2 / (2 (reach tau)^2),  p ~ w exp(g / temperature + X q / tau)
+
+    over the graded documents, w = 1, and the background, g = 0 and w = sqrt(population) / N. R is the documents' root
+    mean square distance from their mean. The KL divergence between teacher and student is that of arXiv 2605.12487;
+    target, scale and quadratic term make it independent of the vectors' scale, and strictly convex.
+
+    :param metric: the collection's distance: cosine, dot or euclid.
+    :param temperature: how much a grade counts: grades 0 and 1 differ by 1 / temperature nats in the target.
+    :param prior: how much the embedding counts: nats for one standard deviation of the background's similarity.
+    :param reach: how far the student's logits may move at little cost, in nats.
+    :param max_iterations: the most Newton steps.
+    :param device: where to compute; None for where the query is.
+    :raises ValueError: an argument outside its range.
+    """
+
+    wants_background = True
+
+    def __init__(
+        self,
+        metric: Metric = "cosine",
+        temperature: float = 0.3,
+        prior: float = 0.15,
+        reach: float = 5.0,
+        max_iterations: int = 50,
+        device: str | torch.device | None = None,
+    ) -> None:
+        if metric not in METRICS:
+            raise ValueError(f"metric must be one of {', '.join(METRICS)}; got {metric!r}")
+        for name, value in (("temperature", temperature), ("prior", prior), ("reach", reach)):
+            if not value > 0:
+                raise ValueError(f"{name} must be above 0, got {value}")
+        if max_iterations < 1:
+            raise ValueError(f"max_iterations must be at least 1, got {max_iterations}")
+        self.metric: Metric = metric
+        self.temperature = temperature
+        self.prior = prior
+        self.reach = reach
+        self.max_iterations = max_iterations
+        self.device = device
+
+    @classmethod
+    def paper(cls, steps: int = 100, rate: float = 1e-4, device: str | torch.device | None = None) -> QueryRefiner:
+        """Return the procedure as published, for comparison.
+
+        :param steps: Adam steps.
+        :param rate: Adam's learning rate.
+        :param device: where to compute; None for where the query is.
+        :return: a refiner with the same methods.
+        """
+        from llama_index_refine.published import PublishedRefiner
+
+        return PublishedRefiner(steps, rate, device)
+
+    def refine(
+        self,
+        query: Any,
+        documents: Any,
+        grades: Any,
+        background: Any = None,
+        *,
+        population: int | None = None,
+        trust: float = 1.0,
+    ) -> Refinement:
+        """Refine one query vector.
+
+        :param query: (d,) numpy array or torch tensor.
+        :param documents: (K, d) vectors of the graded documents, K at least 2.
+        :param grades: (K,) in [0, 1].
+        :param background: (N, d) vectors of documents taken as irrelevant, N at least 1; None for none.
+        :param population: how many documents the background stands for; None for N.
+        :param trust: the share of the step to take, in [0, 1].
+        :return: the refinement.
+        :raises ValueError: naming the argument and what is wrong with it.
+        """
+        queries = to_tensor("query", query, (None,), self.device)[None]
+        rows = to_tensor("documents", documents, (None, queries.shape[1]), queries.device)[None]
+        marks = to_tensor("grades", grades, (rows.shape[1],), queries.device)[None]
+        extra = None
+        if background is not None:
+            extra = to_tensor("background", background, (None, queries.shape[1]), queries.device)
+        share = to_tensor("trust", [trust], (1,), queries.device)
+        (refinement,) = self._refine(query, queries, rows, marks, extra, population, share)
+        return refinement
+
+    def refine_batch(
+        self,
+        queries: Any,
+        documents: Any,
+        grades: Any,
+        background: Any = None,
+        *,
+        population: int | None = None,
+        trust: Any = None,
+    ) -> list[Refinement]:
+        """Refine many query vectors at once.
+
+        :param queries: (B, d).
+        :param documents: (B, K, d).
+        :param grades: (B, K) in [0, 1].
+        :param background: (N, d), the same for all queries, or (B, N, d); None for none.
+        :param population: how many documents the background stands for; None for N.
+        :param trust: (B,) the share of the step to take, in [0, 1]; None for 1.
+        :return: one refinement per query.
+        :raises ValueError: naming the argument and what is wrong with it.
+        """
+        many = to_tensor("queries", queries, (None, None), self.device)
+        batch, size = many.shape
+        rows = to_tensor("documents", documents, (batch, None, size), many.device)
+        marks = to_tensor("grades", grades, (batch, rows.shape[1]), many.device)
+        extra = None
+        if background is not None:
+            shape = (None, size) if getattr(background, "ndim", 2) == 2 else (batch, None, size)
+            extra = to_tensor("background", background, shape, many.device)
+        share = torch.ones_like(many[:, 0]) if trust is None else to_tensor("trust", trust, (batch,), many.device)
+        return self._refine(queries, many, rows, marks, extra, population, share)
+
+    def _refine(
+        self,
+        example: Any,
+        queries: Tensor,
+        documents: Tensor,
+        grades: Tensor,
+        background: Tensor | None,
+        population: int | None,
+        trust: Tensor,
+    ) -> list[Refinement]:
+        began = time.perf_counter()
+        _check(self.metric, queries, documents, grades, background, population, trust)
+        graded = documents.shape[1]
+        rows, log_weights = documents, documents.new_zeros(graded)
+        if background is not None:
+            rows = torch.cat([documents, background.expand(len(queries), -1, -1)], dim=1)
+            size = background.shape[-2]
+            log_weights = torch.cat([log_weights, log_weights.new_full((size,), _log_weight(size, population))])
+        marks = torch.nn.functional.pad(grades, (0, rows.shape[1] - graded))
+        problem = Problem(normal_form(queries, rows, self.metric), marks, log_weights, graded)
+        solution = self._solve(problem)
+        vectors = problem.form.start + trust[:, None] * solution.step
+        before = self._log_student(problem, problem.form.start, solution.tau)
+        after = self._log_student(problem, vectors, solution.tau)
+        seconds = time.perf_counter() - began
+        refined = problem.form.to_collection(vectors)
+        tau = solution.tau * self._similarity_unit(problem.form, vectors)
+        kl_before, kl_after = (_kl(solution.target, log_student) for log_student in (before, after))
+        empty = documents.new_zeros(0, documents.shape[-1])
+        return [
+            Refinement(
+                query=like(queries[at], example),
+                vector=like(refined[at], example),
+                documents=like(documents[at], example),
+                grades=like(grades[at], example),
+                background=like(rows[at, graded:] if background is not None else empty, example),
+                target=like(solution.target[at].float(), example),
+                student_before=like(before[at].exp().float(), example),
+                student_after=like(after[at].exp().float(), example),
+                kl_before=float(kl_before[at]),
+                kl_after=float(kl_after[at]),
+                tau=float(tau[at]),
+                trust=float(trust[at]),
+                iterations=int(solution.iterations[at]),
+                converged=bool(solution.converged[at]),
+                seconds=seconds,
+            )
+            for at in range(len(queries))
+        ]
+
+    def _solve(self, problem: Problem) -> Solution:
+        form = problem.form
+        centred = form.rows - form.rows.mean(1, keepdim=True)
+        spread = centred.square().sum(-1).mean(-1)
+        start = (centred @ form.start[:, :, None])[:, :, 0] + form.offset
+        tau = self._tau(start, problem.graded, spread)
+        logits = (start / tau[:, None]).double() + problem.log_weights
+        target = (problem.grades / self.temperature + logits).softmax(-1)
+        gram = (centred @ centred.mT / spread[:, None, None]).double()
+        minimum = minimise(gram, logits, target, 1 / self.reach**2, self.max_iterations)
+        step = (minimum.weights.to(centred.dtype)[:, None, :] @ centred)[:, 0] * (tau / spread)[:, None]
+        return Solution(step, tau, target, minimum.iterations, minimum.converged)
+
+    def _tau(self, start: Tensor, graded: int, spread: Tensor) -> Tensor:
+        """Return the similarity that counts as one nat, from how the background's similarities scatter."""
+        if start.shape[1] - graded < 2:
+            return BANDWIDTH * spread.sqrt()
+        return start[:, graded:].std(-1) / self.prior
+
+    def _log_student(self, problem: Problem, vectors: Tensor, tau: Tensor) -> Tensor:
+        scores = (problem.form.rows @ vectors[:, :, None])[:, :, 0] + problem.form.offset
+        return ((scores / tau[:, None]).double() + problem.log_weights).log_softmax(-1)
+
+    def _similarity_unit(self, form: Normal, vectors: Tensor) -> Tensor:
+        """Return the collection's similarity per unit of the normal form's."""
+        if self.metric == "cosine":
+            return vectors.norm(dim=-1).reciprocal()
+        return form.scale if self.metric == "dot" else form.scale.square()
+
+
+def _log_weight(size: int, population: int | None) -> float:
+    return math.log(math.sqrt(max(population, size)) / size) if population is not None else 0.0
+
+
+def _kl(target: Tensor, log_student: Tensor) -> Tensor:
+    return (torch.xlogy(target, target) - target * log_student).sum(-1).clamp_min(0)
+
+
+def _check(
+    metric: Metric,
+    queries: Tensor,
+    documents: Tensor,
+    grades: Tensor,
+    background: Tensor | None,
+    population: int | None,
+    trust: Tensor,
+) -> None:
+    if documents.shape[1] < 2:
+        raise ValueError(
+            f"documents must be at least 2, got {documents.shape[1]}: one grade has nothing to differ from"
+        )
+    for name, values in (("grades", grades), ("trust", trust)):
+        if bool(((values < 0) | (values > 1)).any()):
+            raise ValueError(f"{name} must be in [0, 1], got {float(values.min())} to {float(values.max())}")
+    if metric != "euclid" and not bool(queries.any(-1).all()):
+        raise ValueError(f"query is a zero vector, which has no direction to refine under {metric}")
+    if metric == "cosine" and not bool(documents.any(-1).all()):
+        raise ValueError("documents holds a zero vector, whose cosine is not defined")
+    if background is not None:
+        if background.shape[-2] < 1:
+            raise ValueError("background is empty; leave it out to refine without one")
+        if metric == "cosine" and not bool(background.any(-1).all()):
+            raise ValueError("background holds a zero vector, whose cosine is not defined")
+    if population is not None and population < 1:
+        raise ValueError(f"population must be at least 1, got {population}")
