@@ -119,15 +119,13 @@ class Calls:
             self._tell(f"answers were still out at the deadline of {account.budget.seconds:g} s", account)
         return [task.result() if task in done else None for task in tasks]
 
-    def fail(self, error: Exception, account: Account, reason: str | None = None) -> None:
-        """Say once why grades are missing.
+    def fail(self, reason: str, account: Account) -> None:
+        """Say why grades are missing where the user has to change something.
 
-        :param error: what went wrong.
+        :param reason: what went wrong and what to do, without secrets.
         :param account: the bill of the query it went wrong for.
-        :param reason: what to say instead of a description of the error.
         :raises GraderError: on_error is "raise".
         """
-        reason = reason or describe(error)
         if self._on_error == "raise":
             raise GraderError(reason) from None
         self._tell(reason, account)
@@ -141,7 +139,7 @@ class Calls:
             if status_of(error) not in (400, 422):
                 self._circuit.failed()
             if is_setup_error(error):
-                self.fail(error, account)
+                self.fail(describe(error), account)
             else:
                 self._tell(describe(error), account)
         return None

@@ -22,6 +22,10 @@ from llama_index_refine.graders.text import count_tokens
 _FEWEST_LOGPROBS = 5
 
 
+class NoModelError(Exception):
+    """There is no model to ask; the message says how to give one."""
+
+
 @dataclass(frozen=True)
 class Answer:
     """What a chat model said.
@@ -55,6 +59,10 @@ class Chat(ABC):
         :raises Exception: whatever the client raises.
         """
 
+    def check(self) -> None:
+        """Make sure that there is a model. :raises NoModelError: there is none."""
+        return
+
     @abstractmethod
     def fingerprint(self) -> str:
         """Say which model answers, without secrets."""
@@ -77,13 +85,20 @@ class LlamaIndexChat(Chat):
 
     @property
     def llm(self) -> LLM:
-        """The LLM to call. :raises ValueError: there is none."""
-        llm = self._given if self._given is not None else Settings.llm
+        """The LLM to call. :raises NoModelError: none is given, and `Settings.llm` has none."""
+        try:
+            llm = self._given if self._given is not None else Settings.llm
+        except (ImportError, ValueError) as error:
+            raise NoModelError("there is no LLM to ask: pass the grader an llm, or set Settings.llm") from error
         with self._lock:
             if llm is not self._original or self._prepared is None:
                 self._original = llm
                 self._prepared = _without_retries(llm)
             return self._prepared
+
+    def check(self) -> None:
+        """See `Chat.check`."""
+        _ = self.llm
 
     async def ask(self, messages: Sequence[ChatMessage], options: Mapping[str, Any], blocking: bool) -> Answer:
         """See `Chat.ask`. Blocking LLMs, and all where the caller is synchronous, are called in threads."""
@@ -144,48 +159,42 @@ def _finish_reason(raw: Any) -> str | None:
 class Options:
     """The optional arguments of a call, less what the LLM has refused.
 
-    Not every LLM takes `logprobs`, `top_logprobs` and `max_tokens`. What it refuses before it has ever answered with
-    it is left out from then on.
+    Not every LLM takes `logprobs`, `top_logprobs` and `max_tokens`. A call that fails is asked again with fewer of
+    them, and what the LLM then answers to is what it is sent from then on.
 
     :param optional: arguments that may be left out.
     :param required: arguments that are always sent.
     """
 
     def __init__(self, optional: Mapping[str, Any], required: Mapping[str, Any] | None = None) -> None:
-        self._all = {**optional}
+        self._wanted = {**optional}
+        self._proven: dict[str, Any] | None = None
         self.required = {**(required or {})}
-        self._optional = self._all
-        self._proven = False
-        self._lock = threading.Lock()
 
     def now(self) -> dict[str, Any]:
         """The arguments to send."""
-        return {**self._optional, **self.required}
+        return {**(self._wanted if self._proven is None else self._proven), **self.required}
 
     def worked(self, used: Mapping[str, Any]) -> None:
-        """An answer to a call with these arguments could be read: keep them."""
-        with self._lock:
-            kept = {name: value for name, value in used.items() if name in self._all}
-            if _size(kept) >= _size(self._optional):
-                self._optional = kept
-            self._proven = True
+        """Keep to these arguments: an answer to a call with them could be read."""
+        optional = self._optional(used)
+        if self._proven is None or _size(optional) > _size(self._proven):
+            self._proven = optional
 
-    def refused(self, used: Mapping[str, Any], error: Exception) -> bool:
+    def fewer(self, used: Mapping[str, Any], error: Exception) -> dict[str, Any] | None:
         """Leave out what an error speaks of, or else everything optional.
 
         :param used: the arguments of the call that failed.
         :param error: how it failed.
-        :return: whether the same call may succeed with the arguments that `now` gives.
+        :return: the arguments to try instead; None where the arguments are not to blame.
         """
-        with self._lock:
-            sent = {name: value for name, value in used.items() if name in self._all}
-            if self._proven or not sent:
-                self._optional = self._optional if self._proven else self._all
-                return False
-            left = _without_refused(sent, str(error))
-            if _size(left) < _size(self._optional):
-                self._optional = left
-            return True
+        sent = self._optional(used)
+        if self._proven is not None:
+            return self.now() if _size(sent) > _size(self._proven) else None
+        return {**_without_refused(sent, str(error)), **self.required} if sent else None
+
+    def _optional(self, used: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in used.items() if name in self._wanted and name not in self.required}
 
 
 def _size(options: Mapping[str, Any]) -> tuple[int, int]:

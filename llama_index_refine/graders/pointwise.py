@@ -13,7 +13,7 @@ from llama_index.core.schema import BaseNode, MetadataMode, QueryBundle
 from llama_index_refine.graders.account import Account, current_account
 from llama_index_refine.graders.base import BaseGrader, Grades
 from llama_index_refine.graders.calls import Call, Calls, CutShort, Unreadable
-from llama_index_refine.graders.chat import Answer, Chat, Options
+from llama_index_refine.graders.chat import Answer, Chat, NoModelError, Options
 from llama_index_refine.graders.loop import run_blocking
 from llama_index_refine.graders.prompts import instruction_line
 from llama_index_refine.graders.text import count_tokens, fenced
@@ -80,6 +80,11 @@ class PointwiseGrader(BaseGrader):
         account = current_account()
         texts = [node.get_content(self._metadata_mode) for node in nodes]
         questions = [_Question(self, query, text, account, blocking) for text in texts if text.strip()]
+        try:
+            self._chat.check()
+        except NoModelError as error:
+            self._calls.fail(str(error), account)
+            return Grades([None] * len(nodes))
         calls = [Call(question.ask, question.tokens, question.adapt) for question in questions]
         grades = iter(await self._calls.gather(calls, account))
         return Grades(next(grades) if text.strip() else None for text in texts)
@@ -103,7 +108,8 @@ class _Question:
         self._text = text
         self._account = account
         self._blocking = blocking
-        self._options: dict[str, Any] = {}
+        self._options = grader._options.now()
+        self._adapted = False
 
     def _messages(self) -> list[Any]:
         grader = self._grader
@@ -116,7 +122,8 @@ class _Question:
 
     async def ask(self) -> float:
         grader = self._grader
-        self._options = grader._options.now()
+        if not self._adapted:
+            self._options = grader._options.now()
         answer = await grader._chat.ask(self._messages(), self._options, self._blocking)
         self._account.charge(prompt_tokens=answer.prompt_tokens, completion_tokens=answer.completion_tokens)
         grade = grader._read(answer)
@@ -131,7 +138,10 @@ class _Question:
     def adapt(self, error: Exception) -> bool:
         if isinstance(error, Unreadable) and not isinstance(error, CutShort):
             return False
-        return self._grader._options.refused(self._options, error)
+        fewer = self._grader._options.fewer(self._options, error)
+        if fewer is not None:
+            self._options, self._adapted = fewer, True
+        return fewer is not None
 
 
 def _unreadable(answer: Answer) -> Unreadable:

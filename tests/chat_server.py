@@ -1,0 +1,236 @@
+"""A chat completions server on loopback, with log-probabilities and every bad habit of real ones.
+
+As a fixture (`chat_server` in conftest) it runs in a thread; `python -m tests.chat_server --help` runs it as a process.
+By default it grades: a document that shares a word of four letters with the query gets yes with 0.9, else 0.1. Set
+`server.reply` to a function of a `Question` to answer otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import math
+import random
+import re
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from aiohttp import web
+
+_DOCUMENT = re.compile(r"<(document[^>\n]*)>\n(.*?)\n</\1>", re.DOTALL)
+_QUERY = re.compile(r"^Query: (.*)$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Question:
+    """A request: its JSON body, the whole prompt, and the query and documents that stand in it."""
+
+    body: Mapping[str, Any]
+    headers: Mapping[str, str]
+
+    @property
+    def prompt(self) -> str:
+        return "\n".join(text for message in self.body["messages"] if isinstance(text := message["content"], str))
+
+    @property
+    def query(self) -> str:
+        found = _QUERY.search(self.prompt)
+        return found[1] if found else ""
+
+    @property
+    def documents(self) -> list[str]:
+        return [text for _, text in _DOCUMENT.findall(self.prompt)]
+
+    @property
+    def document(self) -> str:
+        return self.documents[0] if self.documents else ""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the server does with a request.
+
+    `tokens` are the probabilities of the tokens at each position, sent where the request asks for them. `arguments` are
+    those of a call of the request's first tool. `body` replaces the whole response. `reset` breaks the connection
+    before the response, `trickle` sends it a byte at a time with so many seconds between.
+    """
+
+    text: str | None = ""
+    tokens: Sequence[Mapping[str, float]] | None = None
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes | None = None
+    delay: float = 0.0
+    finish_reason: str = "stop"
+    arguments: Mapping[str, Any] | None = None
+    usage: bool = True
+    reset: bool = False
+    trickle: float | None = None
+
+
+def yes(probability: float) -> Reply:
+    """Answer yes with this probability, over several spellings."""
+    text = "Yes" if probability >= 0.5 else "No"
+    tokens = {"Yes": 0.9 * probability, " yes": 0.1 * probability, "No": 0.8 * (1 - probability)}
+    return Reply(text, [{**tokens, "▁no": 0.2 * (1 - probability)}])
+
+
+def error(status: int, message: str = "no", code: str | None = None, **headers: str) -> Reply:
+    """Answer with an error as OpenAI words it."""
+    body = json.dumps({"error": {"message": message, "type": "error", "code": code}}).encode()
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return Reply(status=status, body=body, headers=named)
+
+
+def overlap(question: Question) -> Reply:
+    """Grade by shared words."""
+    words = set(re.findall(r"\w{4,}", question.query.casefold()))
+    return yes(0.9 if words & set(re.findall(r"\w{4,}", question.document.casefold())) else 0.1)
+
+
+class ChatServer:
+    """The server. `calls` counts requests, `most_at_once` those open together, `questions` are the last thousand."""
+
+    def __init__(self, reply: Callable[[Question], Reply] = overlap) -> None:
+        self.reply = reply
+        self.calls = 0
+        self.most_at_once = 0
+        self.questions: list[Question] = []
+        self.port = 0
+        self._open = 0
+        self._ready = threading.Event()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    @property
+    def open_now(self) -> int:
+        """Requests being answered at this moment."""
+        return self._open
+
+    def start(self) -> ChatServer:
+        self._thread.start()
+        self._ready.wait(10)
+        return self
+
+    def stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+
+    def _serve(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        runner = self._loop.run_until_complete(self._listen())
+        self._ready.set()
+        self._loop.run_forever()
+        for task in asyncio.all_tasks(self._loop):
+            task.cancel()
+        self._loop.run_until_complete(runner.cleanup())
+        self._loop.close()
+
+    async def _listen(self, port: int = 0) -> web.AppRunner:
+        app = web.Application(client_max_size=2**26)
+        app.router.add_post("/v1/chat/completions", self._answer)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", port, backlog=4096)
+        await site.start()
+        self.port = runner.addresses[0][1]
+        return runner
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        self._open += 1
+        try:
+            self.calls += 1
+            self.most_at_once = max(self.most_at_once, self._open)
+            question = Question(await request.json(), dict(request.headers))
+            self.questions = [*self.questions[-999:], question] if self.calls <= 1000 else self.questions
+            reply = self.reply(question)
+            if reply.delay:
+                await asyncio.sleep(reply.delay)
+            return await self._send(request, question, reply)
+        finally:
+            self._open -= 1
+
+    async def _send(self, request: web.Request, question: Question, reply: Reply) -> web.StreamResponse:
+        if reply.reset and request.transport:
+            request.transport.abort()
+        body = completion(question.body, reply) if reply.body is None else reply.body
+        headers = {"Content-Type": "application/json", **reply.headers}
+        if reply.trickle is None:
+            return web.Response(body=body, status=reply.status, headers=headers)
+        response = web.StreamResponse(status=reply.status, headers=headers)
+        response.content_length = len(body)
+        await response.prepare(request)
+        for byte in body:
+            await response.write(bytes([byte]))
+            await asyncio.sleep(reply.trickle)
+        return response
+
+
+def completion(body: Mapping[str, Any], reply: Reply) -> bytes:
+    """Word a reply as a chat completion."""
+    message: dict[str, Any] = {"role": "assistant", "content": reply.text}
+    if reply.arguments is not None:
+        name = body["tools"][0]["function"]["name"]
+        call = {"name": name, "arguments": json.dumps(reply.arguments)}
+        message = {**message, "content": None, "tool_calls": [{"id": "call_1", "type": "function", "function": call}]}
+    choice: dict[str, Any] = {"index": 0, "message": message, "finish_reason": reply.finish_reason}
+    if body.get("logprobs") and reply.tokens is not None:
+        top = int(body.get("top_logprobs") or 0)
+        choice["logprobs"] = {"content": [_position(tokens, top) for tokens in reply.tokens]}
+    response = {"id": "c1", "object": "chat.completion", "created": 0, "model": body["model"], "choices": [choice]}
+    if reply.usage:
+        prompt = sum(len(str(message["content"]).split()) for message in body["messages"])
+        answer = len((reply.text or "").split())
+        response["usage"] = {
+            "prompt_tokens": prompt,
+            "completion_tokens": answer,
+            "total_tokens": prompt + answer,
+        }
+    return json.dumps(response).encode()
+
+
+def _position(tokens: Mapping[str, float], top: int) -> dict[str, Any]:
+    entries = [
+        {"token": token, "logprob": math.log(p) if p else -9999.0, "bytes": list(token.encode())}
+        for token, p in sorted(tokens.items(), key=lambda item: -item[1])
+    ]
+    return {**entries[0], "top_logprobs": entries[:top]}
+
+
+def unreliable(delay: float, failing: float, seed: int = 0) -> Callable[[Question], Reply]:
+    """Grade by shared words after a delay; a share of the answers are server errors, at random."""
+    chance = random.Random(seed)
+
+    def reply(question: Question) -> Reply:
+        if chance.random() < failing:
+            return replace(error(503), delay=delay)
+        return replace(overlap(question), delay=delay)
+
+    return reply
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--delay", type=float, default=0.05, help="seconds until each answer")
+    parser.add_argument("--failing", type=float, default=0.0, help="share of answers that are server errors")
+    arguments = parser.parse_args()
+    server = ChatServer(unreliable(arguments.delay, arguments.failing))
+
+    async def forever() -> None:
+        await server._listen(arguments.port)
+        print(server.url, flush=True)  # noqa: T201
+        await asyncio.Event().wait()
+
+    asyncio.run(forever())
+
+
+if __name__ == "__main__":
+    main()
