@@ -11,35 +11,18 @@ from torch import Tensor
 from llama_index_refine.collection import Found
 from llama_index_refine.geometry import Metric, score_of_similarity, similarity_of_score
 
-# A grade of 1 is worth this many nats more than one of 0.5.
-GRADE_WORTH = 0.75
 
-
-def bonus(grades: Tensor, tau: float, trust: float) -> Tensor:
-    """Return what each grade adds to its document's similarity.
-
-    :param grades: (K,) in [0, 1].
-    :param tau: the similarity that counts as one nat.
-    :param trust: in [0, 1].
-    :return: (K,)
-    """
-    return trust * GRADE_WORTH * tau * (2 * grades - 1)
-
-
-def fuse(
-    found: Found, graded: Found, similarities: Tensor, bonus: Tensor, metric: Metric, limit: int
-) -> list[NodeWithScore]:
-    """Move graded documents up or down by their bonus and merge them with the second search.
+def fuse(found: Found, graded: Found, similarities: Tensor, metric: Metric, limit: int) -> list[NodeWithScore]:
+    """Put the graded documents where their grades place them among those that the second search found.
 
     :param found: what the second search found.
     :param graded: the graded documents, with their nodes.
-    :param similarities: (K,) of the graded documents to the refined vector.
-    :param bonus: (K,) what each grade adds to the similarity.
+    :param similarities: (K,) of the graded documents, with their own grades weighed in.
     :param metric: the collection's distance, which says how a score is read.
     :param limit: the most nodes.
     :return: nodes, best first, with scores as Qdrant gives them for this distance.
     """
-    moved = dict(zip(graded.ids, (similarities + bonus).tolist(), strict=True))
+    moved = dict(zip(graded.ids, similarities.tolist(), strict=True))
     others = similarity_of_score(torch.tensor(found.scores, dtype=torch.float32), metric).tolist()
     pool = {i: (moved.get(i, own), node) for i, own, node in zip(found.ids, others, found.nodes, strict=True)}
     pool |= {i: (moved[i], node) for i, node in zip(graded.ids, graded.nodes, strict=True) if i not in pool}

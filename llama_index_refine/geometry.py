@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 Metric = Literal["cosine", "dot", "euclid"]
 METRICS: tuple[Metric, ...] = ("cosine", "dot", "euclid")
@@ -16,14 +17,20 @@ METRICS: tuple[Metric, ...] = ("cosine", "dot", "euclid")
 class Normal:
     """B problems in normal form: document i scores rows_i.x + offset_i, and x starts at start.
 
+    The background is kept apart from the graded documents, because many queries share it: b is 1 or B.
+
+    :param metric: the collection's distance.
     :param start: (B, d) where the query stands.
-    :param rows: (B, M, d) the documents.
-    :param offset: (B, M) what a document scores whatever the query.
+    :param graded: (B, K, d) rows of the graded documents.
+    :param background: (b, N, d) rows of the background; N may be 0.
+    :param offset: (B, K + N) what a document scores whatever the query.
     :param origin: (B, d) and scale (B,): the query in the collection's space is origin + scale * x.
     """
 
+    metric: Metric
     start: Tensor
-    rows: Tensor
+    graded: Tensor
+    background: Tensor
     offset: Tensor
     origin: Tensor
     scale: Tensor
@@ -32,29 +39,71 @@ class Normal:
         """(B, d) vectors of the normal form, in the collection's space."""
         return self.origin + self.scale[:, None] * x
 
+    def scores(self, x: Tensor) -> Tensor:
+        """(B, K + N) scores of all documents at x, (B, d)."""
+        graded = (self.graded @ x[:, :, None])[:, :, 0]
+        background = (self.background @ x[:, :, None])[:, :, 0]
+        return torch.cat([graded, background], dim=1) + self.offset
 
-def normal_form(query: Tensor, documents: Tensor, metric: Metric) -> Normal:
+    def gram(self) -> Tensor:
+        """(B, M, M) inner products of the rows less their mean, float64, M = K + N."""
+        across = self.graded @ self.background.mT
+        within = (self.background @ self.background.mT).expand(len(self.start), -1, -1)
+        upper = torch.cat([self.graded @ self.graded.mT, across], dim=2)
+        gram = torch.cat([upper, torch.cat([across.mT, within], dim=2)], dim=1).double()
+        means = gram.mean(1, keepdim=True)
+        return gram - means - means.mT + means.mean(2, keepdim=True)
+
+    def combine(self, weights: Tensor) -> Tensor:
+        """(B, d) sums of the rows by weights, (B, M), that sum to 0."""
+        count = self.graded.shape[1]
+        graded, background = weights[:, None, :count] @ self.graded, weights[:, None, count:] @ self.background
+        return (graded + background)[:, 0]
+
+    def similarity(self, scores: Tensor, x: Tensor) -> Tensor:
+        """Turn scores at x into similarities to that vector, in the collection's units.
+
+        :param scores: (B, n) scores of the normal form.
+        :param x: (B, d) the vectors they belong to.
+        :return: (B, n) as `similarity` gives them.
+        """
+        if self.metric == "euclid":
+            scores = scores - x.square().sum(-1, keepdim=True) / 2
+        return self.unit(x)[:, None] * scores
+
+    def unit(self, x: Tensor) -> Tensor:
+        """(B,) similarity in the collection's units per score of the normal form, at x."""
+        if self.metric == "cosine":
+            lengths: Tensor = x.norm(dim=-1)
+            return lengths.reciprocal()
+        return self.scale if self.metric == "dot" else self.scale.square()
+
+
+def normal_form(query: Tensor, documents: Tensor, background: Tensor, metric: Metric) -> Normal:
     """Write the collection's similarity as rows.x + offset.
 
     cosine: documents at unit length, so that the order by rows.x is the order by cosine. dot: as it is. In both the
     query's length does not change any order, so it is taken as 1. euclid: -|y - d|^2 / 2 with y = q + r x and
     e = (d - q) / r is r^2 (e.x - |e|^2 / 2) and a term that is the same for all documents; r, the root mean square
-    distance from query to documents, makes it independent of the vectors' unit.
+    distance from query to graded documents, makes it independent of the vectors' unit.
 
     :param query: (B, d), not zero for cosine and dot.
-    :param documents: (B, M, d), not zero for cosine.
+    :param documents: (B, K, d), not zero for cosine.
+    :param background: (b, N, d), b 1 or B, N may be 0.
     :param metric: the collection's distance.
     :return: the normal form.
     """
+    origin, scale = torch.zeros_like(query), query.norm(dim=-1)
     if metric == "euclid":
-        rows = documents - query[:, None]
-        scale = rows.square().sum(-1).mean(-1).sqrt().clamp_min(torch.finfo(rows.dtype).tiny)
-        rows = rows / scale[:, None, None]
-        return Normal(torch.zeros_like(query), rows, -rows.square().sum(-1) / 2, query, scale)
-    scale = query.norm(dim=-1)
-    rows = torch.nn.functional.normalize(documents, dim=-1) if metric == "cosine" else documents
-    offset = rows.new_zeros(rows.shape[:2])
-    return Normal(query / scale[:, None], rows, offset, torch.zeros_like(query), scale)
+        documents, background = documents - query[:, None], background - query[:, None]
+        origin, scale = query, documents.square().sum(-1).mean(-1).sqrt().clamp_min(1e-30)
+        documents, background = documents / scale[:, None, None], background / scale[:, None, None]
+        offset = -torch.cat([documents, background], dim=1).square().sum(-1) / 2
+        return Normal(metric, torch.zeros_like(query), documents, background, offset, origin, scale)
+    if metric == "cosine":
+        documents, background = normalize(documents, dim=-1), normalize(background, dim=-1)
+    offset = query.new_zeros(len(query), documents.shape[1] + background.shape[1])
+    return Normal(metric, query / scale[:, None], documents, background, offset, origin, scale)
 
 
 def similarity(query: Tensor, documents: Tensor, metric: Metric) -> Tensor:
@@ -68,8 +117,7 @@ def similarity(query: Tensor, documents: Tensor, metric: Metric) -> Tensor:
     if metric == "euclid":
         return -(documents - query).square().sum(-1) / 2
     if metric == "cosine":
-        query = torch.nn.functional.normalize(query, dim=-1)
-        documents = torch.nn.functional.normalize(documents, dim=-1)
+        query, documents = normalize(query, dim=-1), normalize(documents, dim=-1)
     return documents @ query
 
 

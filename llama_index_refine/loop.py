@@ -13,7 +13,7 @@ from llama_index.core.schema import NodeWithScore, QueryBundle
 from torch import Tensor
 
 from llama_index_refine.collection import Background, Found, PointId, QdrantCollection, Space
-from llama_index_refine.fusion import bonus, fuse
+from llama_index_refine.fusion import fuse
 from llama_index_refine.geometry import similarity, similarity_of_score
 from llama_index_refine.graders.account import Account, Budget
 from llama_index_refine.operations import Embedding, Grading, Lesson, Refining, Sheet
@@ -24,8 +24,8 @@ from llama_index_refine.steps import Step, Steps
 logger = logging.getLogger(__name__)
 
 # How far down the refined ranking the documents of a later round may lie. Ids and scores of that many points are some
-# 50 kB, and deeper down a few grades would hardly meet a relevant document.
-DEPTH = 1000
+# 15 kB; results deeper down concern few users, and a handful of grades cannot chart them.
+DEPTH = 300
 
 
 class NotRefinedError(Exception):
@@ -144,11 +144,8 @@ class FeedbackLoop:
         limit = self.similarity_top_k
         # Every graded document may sink below the last one returned; as many must be at hand to take its place.
         found = yield from self.collection.search(refinement.vector, limit + len(feedback.ids))
-        documents, grades = torch.stack(feedback.documents), torch.tensor(feedback.grades)
-        similarities = similarity(torch.from_numpy(refinement.vector), documents, space.metric)
-        graded = Found(feedback.ids, [], [entry.node for entry in feedback.nodes], documents)
-        worth = bonus(grades, refinement.tau, refinement.trust)
-        refinement.nodes = fuse(found, graded, similarities, worth, space.metric, limit)
+        graded = Found(feedback.ids, [], [entry.node for entry in feedback.nodes], torch.empty(0, 0))
+        refinement.nodes = fuse(found, graded, torch.as_tensor(refinement.fused), space.metric, limit)
         return refinement
 
     def _background(self, space: Space) -> Steps[Background | None]:

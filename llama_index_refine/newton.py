@@ -19,11 +19,13 @@ class Minimum:
     """Where the objective is least, for B problems at once.
 
     :param weights: (B, M) the a of the minimum.
+    :param push: (B, M) G a, by how much the logits have moved.
     :param iterations: (B,) Newton steps taken.
     :param converged: (B,) whether the decrement fell below its tolerance.
     """
 
     weights: Tensor
+    push: Tensor
     iterations: Tensor
     converged: Tensor
 
@@ -67,7 +69,7 @@ def minimise(gram: Tensor, logits: Tensor, target: Tensor, pull: float, max_iter
         converged = decrement <= 2 * DECREMENT
         if converged.all():
             break
-    return Minimum(weights, iterations, converged)
+    return Minimum(weights, push, iterations, converged)
 
 
 def _objective(logits: Tensor, target: Tensor, weights: Tensor, push: Tensor, pull: float) -> tuple[Tensor, Tensor]:
@@ -75,3 +77,25 @@ def _objective(logits: Tensor, target: Tensor, weights: Tensor, push: Tensor, pu
     log_student = logits.log_softmax(-1)
     value = (weights * push).sum(-1) * (pull / 2) - (target * log_student).sum(-1)
     return value, log_student.exp()
+
+
+def held_out(gram: Tensor, logits: Tensor, target: Tensor, variance: float) -> Tensor:
+    """Predict each document's logit without its own share of the target.
+
+    Laplace's approximation of leaving one out (Rasmussen and Williams, Gaussian Processes for Machine Learning (2006),
+    sections 3.4 and 5.4): with posterior variance v and curvature w = s(1 - s), the logit falls back by
+    v (p - s) / (1 - v w).
+
+    :param gram: (B, M, M) as in `minimise`.
+    :param logits: (B, M) at the minimum.
+    :param target: (B, M) the distributions p.
+    :param variance: prior variance of a logit's move, 1 / pull.
+    :return: (B, M) logits.
+    """
+    student = logits.softmax(-1)
+    curvature = student * (1 - student) + 1e-9
+    prior = variance * gram
+    noisy = prior + torch.diag_embed(curvature.reciprocal())
+    posterior = (prior - prior @ torch.linalg.solve(noisy, prior)).diagonal(dim1=1, dim2=2)
+    own_share: Tensor = posterior / (1 - posterior * curvature).clamp_min(0.05) * (target - student)
+    return logits - own_share

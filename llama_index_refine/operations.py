@@ -137,7 +137,7 @@ class Refining:
             return QueryRefiner(metric)
         if self.refiner.metric != metric:
             raise ValueError(
-                f"refiner is for {self.refiner.metric}, the collection is {metric}: pass QueryRefiner(metric={metric!r})"
+                f"refiner is for {self.refiner.metric}, but the collection is {metric}: use QueryRefiner(metric={metric!r})"
             )
         return self.refiner
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from llama_index_refine.refiner import Problem, QueryRefiner, Solution
 
@@ -30,20 +29,28 @@ class PublishedRefiner(QueryRefiner):
         self.rate = rate
 
     def _solve(self, problem: Problem) -> Solution:
-        start = problem.form.to_collection(problem.form.start)
+        form = problem.form
+        rows = torch.cat([form.graded, form.background.expand(len(form.start), -1, -1)], dim=1)
         target = problem.grades.softmax(-1)
+        start = form.to_collection(form.start)
         vectors = start.clone().requires_grad_()
         adam = torch.optim.Adam([vectors], lr=self.rate)
         for _ in range(self.steps):
-            student = F.cosine_similarity(problem.form.rows, vectors[:, None], dim=-1).softmax(-1)
+            student = F.cosine_similarity(rows, vectors[:, None], dim=-1).softmax(-1)
             loss = (target * ((target + 1e-8).log() - (student + 1e-8).log())).sum()
             adam.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             adam.step()
-        ones = torch.ones_like(start[:, 0])
-        step = (vectors.detach() - start) / problem.form.scale[:, None]
-        # A fixed number of steps has no test of convergence to pass.
-        return Solution(step, ones, target, (ones * self.steps).long(), ones.bool())
-
-    def _log_student(self, problem: Problem, vectors: Tensor, tau: Tensor) -> Tensor:
-        return F.cosine_similarity(problem.form.rows, vectors[:, None], dim=-1).log_softmax(-1)
+        refined = vectors.detach() / form.scale[:, None]
+        ones = torch.ones_like(form.scale)
+        return Solution(
+            refined,
+            ones,
+            target,
+            F.cosine_similarity(rows, start[:, None], dim=-1).log_softmax(-1),
+            F.cosine_similarity(rows, refined[:, None], dim=-1).log_softmax(-1),
+            form.scores(refined)[:, : form.graded.shape[1]],
+            (ones * self.steps).long(),
+            # A fixed number of steps has no test of convergence to pass.
+            ones.bool(),
+        )

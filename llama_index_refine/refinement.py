@@ -28,6 +28,7 @@ class Refinement:
     :param target: (K + N,) the distribution the student was drawn to; graded documents first, as in the next two.
     :param student_before: (K + N,) the student's distribution at `query`.
     :param student_after: (K + N,) and at `vector`.
+    :param fused: (K,) similarity of each graded document to `vector`, its own grade weighed in; the final order's.
     :param kl_before: KL divergence of student_before from target, in nats.
     :param kl_after: KL divergence of student_after from target, in nats.
     :param tau: the student's temperature: the similarity, in the collection's units, that counts as one nat.
@@ -57,6 +58,7 @@ class Refinement:
     target: Array
     student_before: Array
     student_after: Array
+    fused: Array
     kl_before: float
     kl_after: float
     tau: float
@@ -101,6 +103,7 @@ class Refinement:
             target=none,
             student_before=none,
             student_after=none,
+            fused=none,
             kl_before=0.0,
             kl_after=0.0,
             tau=0.0,

@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from llama_index_refine.arrays import like, to_tensor
 from llama_index_refine.geometry import METRICS, Metric, Normal, normal_form
-from llama_index_refine.newton import minimise
+from llama_index_refine.newton import held_out, minimise
 from llama_index_refine.refinement import Refinement
 
 # Without a background the spread of the documents stands in for the scatter of their similarities.
@@ -21,34 +22,40 @@ BANDWIDTH = 0.6
 
 @dataclass(frozen=True)
 class Problem:
-    """B refinements in normal form, the graded documents first and the background after them.
+    """B refinements in normal form. The graded documents come first, the background after them: M = K + N.
 
     :param form: queries and documents.
     :param grades: (B, M), 0 for the background.
+    :param trust: (B,) in [0, 1].
     :param log_weights: (M,) how many documents each one stands for, as a logarithm.
-    :param graded: K, how many of the M are graded.
     """
 
     form: Normal
     grades: Tensor
+    trust: Tensor
     log_weights: Tensor
-    graded: int
 
 
 @dataclass(frozen=True)
 class Solution:
     """Where the queries should go.
 
-    :param step: (B, d) in normal form.
-    :param tau: (B,) the student's temperature.
+    :param vectors: (B, d) in normal form.
+    :param tau: (B,) the student's temperature in normal form.
     :param target: (B, M) the distribution the student was drawn to.
+    :param log_before: (B, M) logarithm of the student's distribution before.
+    :param log_after: (B, M) and after.
+    :param fused: (B, K) scores of the graded documents in normal form, with their own grade weighed in.
     :param iterations: (B,)
     :param converged: (B,)
     """
 
-    step: Tensor
+    vectors: Tensor
     tau: Tensor
     target: Tensor
+    log_before: Tensor
+    log_after: Tensor
+    fused: Tensor
     iterations: Tensor
     converged: Tensor
 
@@ -58,16 +65,18 @@ class QueryRefiner:
 
     With the student s_i = x.d_i the refined vector x minimises
 
-        KL(p || softmax(log w + X x / tau)) + R^2 |x - q|^2 / (2 (reach tau)^2),  p ~ w exp(g / temperature + X q / tau)
+        KL(p || softmax(log w + X x / tau)) + R^2 |x - q|^2 / (2 (reach tau)^2)
 
-    over the graded documents, w = 1, and the background, g = 0 and w = sqrt(population) / N. R is the documents' root
-    mean square distance from their mean. The KL divergence between teacher and student is that of arXiv 2605.12487;
-    target, scale and quadratic term make it independent of the vectors' scale, and strictly convex.
+    with the target p ~ w exp(trust g / temperature + X q / tau), over the graded documents, w = 1, and the background,
+    g = 0 and w = sqrt(population) / N. R is the documents' root mean square distance from their mean. The KL divergence
+    between teacher and student is that of arXiv 2605.12487; target, scale and quadratic term make the result
+    independent of the vectors' scale, and unique.
 
     :param metric: the collection's distance: cosine, dot or euclid.
     :param temperature: how much a grade counts: grades 0 and 1 differ by 1 / temperature nats in the target.
     :param prior: how much the embedding counts: nats for one standard deviation of the background's similarity.
     :param reach: how far the student's logits may move at little cost, in nats.
+    :param own_grade: what a document's own grade adds to its place in the final order, in nats from 0.5 to 1.
     :param max_iterations: the most Newton steps.
     :param device: where to compute; None for where the query is.
     :raises ValueError: an argument outside its range.
@@ -81,6 +90,7 @@ class QueryRefiner:
         temperature: float = 0.3,
         prior: float = 0.15,
         reach: float = 5.0,
+        own_grade: float = 1.0,
         max_iterations: int = 50,
         device: str | torch.device | None = None,
     ) -> None:
@@ -89,12 +99,15 @@ class QueryRefiner:
         for name, value in (("temperature", temperature), ("prior", prior), ("reach", reach)):
             if not value > 0:
                 raise ValueError(f"{name} must be above 0, got {value}")
+        if not own_grade >= 0:
+            raise ValueError(f"own_grade must be at least 0, got {own_grade}")
         if max_iterations < 1:
             raise ValueError(f"max_iterations must be at least 1, got {max_iterations}")
         self.metric: Metric = metric
         self.temperature = temperature
         self.prior = prior
         self.reach = reach
+        self.own_grade = own_grade
         self.max_iterations = max_iterations
         self.device = device
 
@@ -128,7 +141,7 @@ class QueryRefiner:
         :param grades: (K,) in [0, 1].
         :param background: (N, d) vectors of documents taken as irrelevant, N at least 1; None for none.
         :param population: how many documents the background stands for; None for N.
-        :param trust: the share of the step to take, in [0, 1].
+        :param trust: how far the grades are believed, in [0, 1]; at 0 nothing moves.
         :return: the refinement.
         :raises ValueError: naming the argument and what is wrong with it.
         """
@@ -159,7 +172,7 @@ class QueryRefiner:
         :param grades: (B, K) in [0, 1].
         :param background: (N, d), the same for all queries, or (B, N, d); None for none.
         :param population: how many documents the background stands for; None for N.
-        :param trust: (B,) the share of the step to take, in [0, 1]; None for 1.
+        :param trust: (B,) how far the grades are believed, in [0, 1]; None for 1.
         :return: one refinement per query.
         :raises ValueError: naming the argument and what is wrong with it.
         """
@@ -186,33 +199,32 @@ class QueryRefiner:
     ) -> list[Refinement]:
         began = time.perf_counter()
         _check(self.metric, queries, documents, grades, background, population, trust)
-        graded = documents.shape[1]
-        rows, log_weights = documents, documents.new_zeros(graded)
-        if background is not None:
-            rows = torch.cat([documents, background.expand(len(queries), -1, -1)], dim=1)
-            size = background.shape[-2]
-            log_weights = torch.cat([log_weights, log_weights.new_full((size,), _log_weight(size, population))])
-        marks = torch.nn.functional.pad(grades, (0, rows.shape[1] - graded))
-        problem = Problem(normal_form(queries, rows, self.metric), marks, log_weights, graded)
-        solution = self._solve(problem)
-        vectors = problem.form.start + trust[:, None] * solution.step
-        before = self._log_student(problem, problem.form.start, solution.tau)
-        after = self._log_student(problem, vectors, solution.tau)
+        if background is None:
+            background = documents.new_zeros(1, 0, documents.shape[-1])
+        elif background.ndim == 2:
+            background = background[None]
+        graded, size = documents.shape[1], background.shape[1]
+        log_weights = documents.new_zeros(graded + size, dtype=torch.float64)
+        log_weights[graded:] = _log_weight(size, population)
+        form = normal_form(queries, documents, background, self.metric)
+        solution = self._solve(Problem(form, pad(grades, (0, size)), trust, log_weights))
+        vectors = form.to_collection(solution.vectors)
+        fused = form.similarity(solution.fused, solution.vectors)
+        tau = solution.tau * form.unit(solution.vectors)
+        before, after = solution.log_before.exp(), solution.log_after.exp()
+        kl_before, kl_after = _kl(solution.target, solution.log_before), _kl(solution.target, solution.log_after)
         seconds = time.perf_counter() - began
-        refined = problem.form.to_collection(vectors)
-        tau = solution.tau * self._similarity_unit(problem.form, vectors)
-        kl_before, kl_after = (_kl(solution.target, log_student) for log_student in (before, after))
-        empty = documents.new_zeros(0, documents.shape[-1])
         return [
             Refinement(
                 query=like(queries[at], example),
-                vector=like(refined[at], example),
+                vector=like(vectors[at], example),
                 documents=like(documents[at], example),
                 grades=like(grades[at], example),
-                background=like(rows[at, graded:] if background is not None else empty, example),
+                background=like(background[at % len(background)], example),
                 target=like(solution.target[at].float(), example),
-                student_before=like(before[at].exp().float(), example),
-                student_after=like(after[at].exp().float(), example),
+                student_before=like(before[at].float(), example),
+                student_after=like(after[at].float(), example),
+                fused=like(fused[at].float(), example),
                 kl_before=float(kl_before[at]),
                 kl_after=float(kl_after[at]),
                 tau=float(tau[at]),
@@ -225,33 +237,40 @@ class QueryRefiner:
         ]
 
     def _solve(self, problem: Problem) -> Solution:
-        form = problem.form
-        centred = form.rows - form.rows.mean(1, keepdim=True)
-        spread = centred.square().sum(-1).mean(-1)
-        start = (centred @ form.start[:, :, None])[:, :, 0] + form.offset
-        tau = self._tau(start, problem.graded, spread)
-        logits = (start / tau[:, None]).double() + problem.log_weights
-        target = (problem.grades / self.temperature + logits).softmax(-1)
-        gram = (centred @ centred.mT / spread[:, None, None]).double()
+        form, graded = problem.form, problem.form.graded.shape[1]
+        start = form.scores(form.start).double()
+        gram = form.gram()
+        spread = gram.diagonal(dim1=1, dim2=2).mean(-1)  # R^2
+        gram = gram / spread[:, None, None]
+        tau = self._tau(start, graded, spread)
+        logits = start / tau[:, None] + problem.log_weights
+        evidence = problem.trust[:, None] * problem.grades / self.temperature
+        target = (evidence + logits).softmax(-1)
         minimum = minimise(gram, logits, target, 1 / self.reach**2, self.max_iterations)
-        step = (minimum.weights.to(centred.dtype)[:, None, :] @ centred)[:, 0] * (tau / spread)[:, None]
-        return Solution(step, tau, target, minimum.iterations, minimum.converged)
+        step = form.combine((minimum.weights * (tau / spread)[:, None]).to(form.start.dtype))
+        after = logits + minimum.push
+        unseen = held_out(gram, after, target, self.reach**2)[:, :graded] - problem.log_weights[:graded]
+        worth = problem.trust[:, None] * self.own_grade * (2 * problem.grades[:, :graded] - 1)
+        # Logits leave open a constant; the mean score of all documents at the new vector fixes it.
+        vectors = form.start + step
+        constant = form.scores(vectors).mean(-1) - (after - problem.log_weights).mean(-1) * tau
+        fused = constant[:, None] + tau[:, None] * (unseen + worth)
+        return Solution(
+            vectors,
+            tau,
+            target,
+            logits.log_softmax(-1),
+            after.log_softmax(-1),
+            fused,
+            minimum.iterations,
+            minimum.converged,
+        )
 
     def _tau(self, start: Tensor, graded: int, spread: Tensor) -> Tensor:
         """Return the similarity that counts as one nat, from how the background's similarities scatter."""
         if start.shape[1] - graded < 2:
             return BANDWIDTH * spread.sqrt()
-        return start[:, graded:].std(-1) / self.prior
-
-    def _log_student(self, problem: Problem, vectors: Tensor, tau: Tensor) -> Tensor:
-        scores = (problem.form.rows @ vectors[:, :, None])[:, :, 0] + problem.form.offset
-        return ((scores / tau[:, None]).double() + problem.log_weights).log_softmax(-1)
-
-    def _similarity_unit(self, form: Normal, vectors: Tensor) -> Tensor:
-        """Return the collection's similarity per unit of the normal form's."""
-        if self.metric == "cosine":
-            return vectors.norm(dim=-1).reciprocal()
-        return form.scale if self.metric == "dot" else form.scale.square()
+        return start[:, graded:].std(-1, correction=0) / self.prior
 
 
 def _log_weight(size: int, population: int | None) -> float:
