@@ -1,0 +1,125 @@
+"""Teachers made from human labels, and the choice of a teacher by name."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+from llama_index.core.llms import LLM
+from llama_index.core.schema import BaseNode, QueryBundle
+
+from llama_index_refine.evaluation.datasets import Dataset
+from llama_index_refine.graders.base import BaseGrader
+
+QUALITIES = {"noisy": (0.933, 1.7), "weak": (0.76, 1.2), "random": (0.5, 1.2)}
+"""Label noise by name: area under the ROC curve, and spread of the logit."""
+
+_SHARPNESS = 1.5
+_SPREAD = 1.5
+
+
+@dataclass
+class LabelledQuery(QueryBundle):
+    """A query that knows its id in the data set, by which a label teacher finds its labels."""
+
+    query_id: str = ""
+
+
+def node_id(document_id: str) -> str:
+    """The node id of a document, a UUID as Qdrant wants it."""
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, document_id))
+
+
+class LabelTeacher(BaseGrader):
+    """Grades with the human labels: 1 for relevant, 0 for every other pair."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        """:param dataset: where the labels are; its queries come as `LabelledQuery`."""
+        super().__init__()
+        self.dataset = dataset
+        self._documents = {node_id(document.id): document.id for document in dataset.documents}
+
+    def grade(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> list[float]:
+        """Grade the nodes by their labels.
+
+        :raises TypeError: the query is not a `LabelledQuery`.
+        """
+        if not isinstance(query, LabelledQuery):
+            raise TypeError("a label teacher needs a LabelledQuery, which carries the query's id in the data set")
+        labels = self.dataset.qrels.get(query.query_id, {})
+        documents = [self._documents[node.node_id] for node in nodes]
+        return [self._grade(query.query_id, document, labels.get(document, 0) > 0) for document in documents]
+
+    async def agrade(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> list[float]:
+        """Grade the nodes; there is nothing to wait for."""
+        return self.grade(query, nodes)
+
+    def _grade(self, query: str, document: str, relevant: bool) -> float:
+        return float(relevant)
+
+
+class NoisyTeacher(LabelTeacher):
+    """Grades with labels and noise of a given quality; the same grade for the same pair in every run.
+
+    The logit of a grade is normal around +m for relevant and -m for irrelevant pairs. Two normals 2m apart with spread
+    s are told apart with area under ROC Phi(sqrt(2) m / s), which gives m.
+    """
+
+    def __init__(self, dataset: Dataset, auc: float, spread: float = _SPREAD) -> None:
+        """Set the quality.
+
+        :param auc: area under the ROC curve of the grades, in [0.5, 1): 0.5 is chance.
+        :param spread: standard deviation of the logit, above 0; more makes bolder grades of the same quality.
+        :raises ValueError: outside these ranges.
+        """
+        super().__init__(dataset)
+        if not 0.5 <= auc < 1:
+            raise ValueError(f"auc must be in [0.5, 1); got {auc}. For exact labels use LabelTeacher")
+        if not spread > 0:
+            raise ValueError(f"spread must be above 0; got {spread}")
+        self.auc = auc
+        self.spread = spread
+        self._mean = NormalDist().inv_cdf(auc) * spread / math.sqrt(2)
+
+    def _grade(self, query: str, document: str, relevant: bool) -> float:
+        pair = f"{self.dataset.name}|{query}|{document}".encode()
+        seed = int.from_bytes(hashlib.blake2b(pair, digest_size=8).digest(), "little")
+        logit = (self._mean if relevant else -self._mean) + self.spread * np.random.default_rng(seed).normal()
+        return float(1 / (1 + np.exp(-_SHARPNESS * logit)))
+
+
+def make_teacher(name: str, dataset: Dataset, llm: LLM | None = None) -> BaseGrader:
+    """Make a teacher from its name.
+
+    :param name: `gold` (the labels), `noisy`, `weak` or `random` (the labels with noise, area under ROC .93, .76 and
+        .5), `auc:0.85` (any quality), `cross-encoder` or `cross-encoder:MODEL`, or `llm`.
+    :param dataset: whose labels to use.
+    :param llm: the LLM of `llm`; None falls back to LlamaIndex's `Settings.llm`.
+    :raises ValueError: unknown name or a quality that is not a number in [0.5, 1).
+    """
+    kind, _, detail = name.partition(":")
+    if kind == "gold":
+        return LabelTeacher(dataset)
+    if kind in QUALITIES:
+        return NoisyTeacher(dataset, *QUALITIES[kind])
+    if kind == "auc":
+        try:
+            return NoisyTeacher(dataset, float(detail))
+        except ValueError as error:
+            raise ValueError(f"teacher {name!r}: write the quality as in auc:0.85, in [0.5, 1)") from error
+    if kind == "cross-encoder":
+        from llama_index_refine.graders.cross_encoder import CrossEncoderGrader
+
+        return CrossEncoderGrader(detail) if detail else CrossEncoderGrader()
+    if kind == "llm":
+        from llama_index_refine.graders.llm import LLMGrader
+
+        return LLMGrader(llm=llm)
+    raise ValueError(
+        f"unknown teacher {name!r}: use gold, noisy, weak, random, auc:0.85, cross-encoder, cross-encoder:MODEL or llm"
+    )
