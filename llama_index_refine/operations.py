@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
@@ -17,6 +18,7 @@ from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.schema import BaseNode, QueryBundle
 from torch import Tensor
 
+from llama_index_refine.events import GradingEvent, RefiningEvent, dispatcher
 from llama_index_refine.geometry import Metric
 from llama_index_refine.graders.account import Account
 from llama_index_refine.graders.base import BaseGrader, Grades
@@ -71,18 +73,49 @@ class Grading:
 
     async def arun(self, items: Sequence[Sheet]) -> Sequence[Any]:
         """Grade all queries side by side."""
+        if len(items) == 1:
+            return [await self._agrade(items[0])]
         return await asyncio.gather(*(self._agrade(item) for item in items), return_exceptions=True)
 
     def _grade(self, sheet: Sheet) -> Grades:
+        before, began = _spent(sheet.account), time.perf_counter()
         with sheet.account.active():
-            return checked(self.grader().grade(sheet.query, sheet.nodes), len(sheet.nodes))
+            grades = checked(self.grader().grade(sheet.query, sheet.nodes), len(sheet.nodes))
+        dispatcher.event(_graded(sheet, grades, before, time.perf_counter() - began))
+        return grades
 
     async def _agrade(self, sheet: Sheet) -> Grades:
+        before, began = _spent(sheet.account), time.perf_counter()
         left = sheet.account.seconds_left()
         with sheet.account.active():
             grading = self.grader().agrade(sheet.query, sheet.nodes)
-            grades = await asyncio.wait_for(grading, None if left is None else left + GRACE_SECONDS)
-        return checked(grades, len(sheet.nodes))
+            given = await asyncio.wait_for(grading, None if left is None else left + GRACE_SECONDS)
+        grades = checked(given, len(sheet.nodes))
+        dispatcher.event(_graded(sheet, grades, before, time.perf_counter() - began))
+        return grades
+
+
+def _spent(account: Account) -> dict[str, int]:
+    return {
+        "llm_calls": account.calls,
+        "prompt_tokens": account.prompt_tokens,
+        "completion_tokens": account.completion_tokens,
+        "cached_grades": account.cached,
+    }
+
+
+def _graded(sheet: Sheet, grades: Grades, before: dict[str, int], seconds: float) -> GradingEvent:
+    given = [(node.node_id, grade) for node, grade in zip(sheet.nodes, grades, strict=True) if grade is not None]
+    bill: dict[str, Any] = {name: spent - before[name] for name, spent in _spent(sheet.account).items()}
+    return GradingEvent(
+        query_str=sheet.query.query_str,
+        node_ids=[node_id for node_id, _ in given],
+        grades=[grade for _, grade in given],
+        ungraded=len(grades) - len(given),
+        failures=list(sheet.account.failures),
+        milliseconds=1000 * seconds,
+        **bill,
+    )
 
 
 def checked(grades: Sequence[float | None], count: int) -> Grades:
@@ -113,6 +146,7 @@ class Lesson:
     population: int | None
     metric: Metric
     trust: float
+    query_str: str = ""
 
     @property
     def shape(self) -> tuple[Any, ...]:
@@ -137,7 +171,7 @@ class Refining:
             return QueryRefiner(metric)
         if self.refiner.metric != metric:
             raise ValueError(
-                f"refiner is for {self.refiner.metric}, but the collection is {metric}: use QueryRefiner(metric={metric!r})"
+                f"refiner is for {self.refiner.metric}, the collection is {metric}: use QueryRefiner(metric={metric!r})"
             )
         return self.refiner
 
@@ -148,6 +182,8 @@ class Refining:
         for _, group in groupby(numbered, key=lambda entry: entry[1].shape):
             places, lessons = zip(*group, strict=True)
             results |= zip(places, self._refine(lessons), strict=True)
+        for place, lesson in enumerate(items):
+            dispatcher.event(_taught(lesson, results[place]))
         return [results[place] for place in range(len(items))]
 
     async def arun(self, items: Sequence[Lesson]) -> Sequence[Any]:
@@ -179,3 +215,18 @@ class Refining:
             population=first.population,
             trust=[lesson.trust for lesson in lessons],
         )
+
+
+def _taught(lesson: Lesson, refinement: Refinement) -> RefiningEvent:
+    return RefiningEvent(
+        query_str=lesson.query_str,
+        graded=len(refinement.grades),
+        background=len(refinement.background),
+        kl_before=refinement.kl_before,
+        kl_after=refinement.kl_after,
+        tau=refinement.tau,
+        trust=refinement.trust,
+        iterations=refinement.iterations,
+        converged=refinement.converged,
+        milliseconds=1000 * refinement.seconds,
+    )

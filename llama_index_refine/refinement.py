@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from llama_index.core.schema import NodeWithScore
     from torch import Tensor
 
+    from llama_index_refine.geometry import Metric
+
     Array = np.ndarray | Tensor
 
 
@@ -36,6 +38,8 @@ class Refinement:
     :param iterations: Newton steps, or the published procedure's Adam steps.
     :param converged: whether the optimum was reached to within the tolerance.
     :param seconds: time the optimisation took; of a batch, the whole batch's.
+    :param metric: the distance that the vectors are compared by: cosine, dot or euclid.
+    :param path: (d,) the refined vector after each round, the last one being `vector`.
     :param query_str: the query's text.
     :param nodes_before: what the first search found.
     :param nodes: what the retriever returns.
@@ -66,6 +70,8 @@ class Refinement:
     iterations: int
     converged: bool
     seconds: float
+    metric: Metric = "cosine"
+    path: Sequence[Array] = ()
     query_str: str = ""
     nodes_before: Sequence[NodeWithScore] = ()
     nodes: Sequence[NodeWithScore] = ()
@@ -83,6 +89,16 @@ class Refinement:
     def refined(self) -> bool:
         """Whether the query moved, and the nodes come from a second search."""
         return self.reason is None
+
+    @property
+    def gained(self) -> list[NodeWithScore]:
+        """The returned nodes that the first search had not returned, best first."""
+        return _without(self.nodes, self.nodes_before)
+
+    @property
+    def lost(self) -> list[NodeWithScore]:
+        """The nodes that the first search had returned and that are not returned any more, best first."""
+        return _without(self.nodes_before, self.nodes)
 
     @classmethod
     def unmoved(cls, query: np.ndarray, query_str: str, nodes: Sequence[NodeWithScore]) -> Refinement:
@@ -115,3 +131,8 @@ class Refinement:
             nodes_before=nodes,
             nodes=nodes,
         )
+
+
+def _without(nodes: Sequence[NodeWithScore], others: Sequence[NodeWithScore]) -> list[NodeWithScore]:
+    there = {entry.node_id for entry in others}
+    return [entry for entry in nodes if entry.node_id not in there]

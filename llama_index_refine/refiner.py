@@ -232,6 +232,8 @@ class QueryRefiner:
                 iterations=int(solution.iterations[at]),
                 converged=bool(solution.converged[at]),
                 seconds=seconds,
+                metric=self.metric,
+                path=[like(vectors[at], example)],
             )
             for at in range(len(queries))
         ]

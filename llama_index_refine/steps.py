@@ -12,6 +12,8 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
+from llama_index_refine.events import stage_span
+
 T = TypeVar("T")
 
 
@@ -79,7 +81,8 @@ def run(sequences: Sequence[Steps[Any]]) -> list[Outcome]:
         for (stage, operation), members in waves:
             began = time.perf_counter()
             try:
-                results = operation.run([member.step.item for member in members if member.step])
+                perform = stage_span(stage, operation.run)
+                results = perform([member.step.item for member in members if member.step])
             except Exception as error:
                 results = [error] * len(members)
             _continue(members, stage, results, time.perf_counter() - began)
@@ -97,7 +100,8 @@ async def arun(sequences: Sequence[Steps[Any]]) -> list[Outcome]:
         for (stage, operation), members in waves:
             began = time.perf_counter()
             try:
-                results = await operation.arun([member.step.item for member in members if member.step])
+                perform = stage_span(stage, operation.arun)
+                results = await perform([member.step.item for member in members if member.step])
             except Exception as error:
                 results = [error] * len(members)
             _continue(members, stage, results, time.perf_counter() - began)
