@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -49,6 +49,7 @@ class Feedback:
     documents: list[Tensor] = field(default_factory=list)
     grades: list[float] = field(default_factory=list)
     shown: set[PointId] = field(default_factory=set)
+    path: list[Any] = field(default_factory=list)
     rounds: int = 0
 
     def add(self, found: Found, grades: Sequence[float | None]) -> None:
@@ -117,6 +118,7 @@ class FeedbackLoop:
             refinement,
             query_str=query.query_str,
             nodes_before=before,
+            path=feedback.path,
             graded_nodes=feedback.nodes,
             ungraded=len(feedback.shown) - len(feedback.ids),
             rounds=feedback.rounds,
@@ -169,8 +171,10 @@ class FeedbackLoop:
                 vectors = background.vectors if len(keep) == len(background.ids) else background.vectors[keep]
                 population = max(background.population - len(feedback.shown), len(keep))
         documents, grades = torch.stack(feedback.documents), torch.tensor(feedback.grades)
-        lesson = Lesson(feedback.vector, documents, grades, vectors, population, space.metric, trust=1.0)
+        query_str = feedback.query.query_str
+        lesson = Lesson(feedback.vector, documents, grades, vectors, population, space.metric, 1.0, query_str)
         refinement: Refinement = yield Step("refine", self.refining, lesson)
+        feedback.path.append(refinement.vector)
         return refinement
 
     def _another_round(
