@@ -54,8 +54,8 @@ class Reply:
     """What the server does with a request.
 
     `tokens` are the probabilities of the tokens at each position, sent where the request asks for them. `arguments` are
-    those of a call of the request's first tool. `body` replaces the whole response. `reset` breaks the connection
-    before the response, `trickle` sends it a byte at a time with so many seconds between.
+    those of a call of the request's first tool, or the content where there is none. `body` replaces the whole response.
+    `reset` breaks the connection before the response, `trickle` sends it a byte at a time with so many seconds between.
     """
 
     text: str | None = ""
@@ -176,7 +176,9 @@ class ChatServer:
 def completion(body: Mapping[str, Any], reply: Reply) -> bytes:
     """Word a reply as a chat completion."""
     message: dict[str, Any] = {"role": "assistant", "content": reply.text}
-    if reply.arguments is not None:
+    if reply.arguments is not None and "tools" not in body:
+        message["content"] = json.dumps(reply.arguments)
+    elif reply.arguments is not None:
         name = body["tools"][0]["function"]["name"]
         call = {"name": name, "arguments": json.dumps(reply.arguments)}
         message = {**message, "content": None, "tool_calls": [{"id": "call_1", "type": "function", "function": call}]}

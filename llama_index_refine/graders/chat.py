@@ -7,16 +7,20 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from llama_index.core import Settings
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse
 from llama_index.core.callbacks.token_counting import get_tokens_from_response
 from llama_index.core.llms import LLM
 from llama_index.core.llms.custom import CustomLLM
+from llama_index.core.prompts import BasePromptTemplate, PromptTemplate
+from pydantic import BaseModel
 
 from llama_index_refine.graders.loop import in_thread
 from llama_index_refine.graders.text import count_tokens
+
+Model = TypeVar("Model", bound=BaseModel)
 
 # What servers with a lower limit than the protocol's 20 allow.
 _FEWEST_LOGPROBS = 5
@@ -109,6 +113,31 @@ class LlamaIndexChat(Chat):
             response = await llm.achat(messages, **options)
         return _answer(messages, response)
 
+    async def predict(
+        self,
+        output: type[Model],
+        prompt: BasePromptTemplate,
+        variables: Mapping[str, Any],
+        llm_kwargs: Mapping[str, Any],
+        blocking: bool,
+    ) -> Model:
+        """Ask for structured output, once.
+
+        :param output: what the answer must be.
+        :param prompt: the question.
+        :param variables: the prompt's variables.
+        :param llm_kwargs: arguments of the call.
+        :param blocking: the caller is synchronous code, and this coroutine runs outside its event loop.
+        :return: the answer.
+        :raises Exception: whatever the client raises, and where the answer was not of this form.
+        """
+        llm, question, options = self.llm, cast(PromptTemplate, prompt), dict(llm_kwargs)
+        if blocking or type(llm).achat is CustomLLM.achat:
+            answer = await in_thread(lambda: llm.structured_predict(output, question, options, **variables))
+        else:
+            answer = await llm.astructured_predict(output, question, options, **variables)
+        return cast(Model, answer)
+
     def fingerprint(self) -> str:
         """See `Chat.fingerprint`."""
         llm = self.llm
@@ -136,7 +165,11 @@ def _answer(messages: Sequence[ChatMessage], response: ChatResponse) -> Answer:
 
 def probabilities(logprobs: Any) -> dict[str, float]:
     """Turn pairs of token and log-probability into token: probability; what is not a number is left out."""
-    return {token: math.exp(min(logprob, 0.0)) for token, logprob in logprobs if not math.isnan(logprob)}
+    return {
+        token: math.exp(min(logprob, 0.0))
+        for token, logprob in logprobs
+        if isinstance(token, str) and isinstance(logprob, (int, float)) and not math.isnan(logprob)
+    }
 
 
 def _usage(response: ChatResponse) -> tuple[int, int]:

@@ -66,3 +66,12 @@ def in_thread(function: Callable[..., T], *args: Any) -> Awaitable[T]:
     future.set_running_or_notify_cancel()
     threading.Thread(target=work, name="llama-index-refine-call", daemon=True).start()
     return asyncio.wrap_future(future)
+
+
+def has_running_loop() -> bool:
+    """Whether the calling thread is inside an event loop, which a blocking call would hold up."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

@@ -1,0 +1,156 @@
+"""What every teacher that grades through other teachers has in common."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+
+from llama_index.core.prompts.mixin import PromptDictType
+from llama_index.core.schema import BaseNode, QueryBundle
+
+from llama_index_refine.graders.account import current_account
+from llama_index_refine.graders.base import BaseGrader, GraderError, Grades
+from llama_index_refine.graders.loop import has_running_loop, in_thread, run_blocking
+
+logger = logging.getLogger(__name__)
+
+# What a teacher that keeps the deadline itself may need after it to return what it has.
+_GRACE = 0.5
+
+
+class Caller:
+    """Asks a teacher the way its own teacher was asked: `agrade` from coroutines, `grade` from synchronous code.
+
+    :param blocking: the caller is synchronous code.
+    :param blocks_loop: the caller is synchronous code that holds up an event loop, which others may be waiting for.
+    """
+
+    def __init__(self, blocking: bool, blocks_loop: bool = False) -> None:
+        self.blocking = blocking
+        self.blocks_loop = blocks_loop
+
+    async def ask(self, teacher: BaseGrader, query: QueryBundle, nodes: Sequence[BaseNode]) -> Grades:
+        """Grade some nodes, at most until the query's deadline.
+
+        :param teacher: who grades.
+        :param query: the query.
+        :param nodes: the nodes.
+        :return: one grade a node, all None where the teacher failed or was late.
+        :raises GraderError: the teacher is set up wrongly and was told to say so.
+        """
+        if not nodes:
+            return Grades()
+        account = current_account()
+        left = account.seconds_left()
+        asked = in_thread(teacher.grade, query, nodes) if self.blocking else teacher.agrade(query, nodes)
+        try:
+            return valid(await asyncio.wait_for(asked, None if left is None else left + _GRACE), len(nodes))
+        except GraderError:
+            raise
+        except Exception as error:
+            reason = f"{type(teacher).__name__} failed ({type(error).__name__})"
+            if isinstance(error, asyncio.TimeoutError):
+                reason = f"{type(teacher).__name__} was still out at the deadline"
+            account.note(reason)
+            logger.warning("Some nodes got no grade: %s", reason)
+            return Grades([None] * len(nodes))
+
+
+def valid(grades: Sequence[float | None], count: int) -> Grades:
+    """Keep what is a grade.
+
+    :param grades: what a teacher returned.
+    :param count: how many nodes it was asked about.
+    :return: the grades, None for what is not a number in [0, 1].
+    :raises ValueError: it returned another number of grades.
+    """
+    if len(grades) != count:
+        raise ValueError(f"the teacher returned {len(grades)} grades for {count} nodes")
+    values = [None if grade is None or not 0 <= grade <= 1 else float(grade) for grade in grades]
+    return Grades(values, getattr(grades, "spread", None))
+
+
+def mean(gradings: Sequence[Grades], weights: Sequence[float] | None = None) -> Grades:
+    """Average several gradings of the same nodes.
+
+    :param gradings: one or more gradings.
+    :param weights: their weights; None for equal ones.
+    :return: for each node the weighted mean of the grades there are, with their standard deviation as its spread. Where
+        there is only one, it keeps the spread it came with.
+    """
+    weights = weights or [1.0] * len(gradings)
+    values: list[float | None] = []
+    spreads: list[float | None] = []
+    for place in range(len(gradings[0])):
+        given = [
+            (grade, spread_of(grades, place), weight)
+            for grades, weight in zip(gradings, weights, strict=True)
+            if (grade := grades[place]) is not None
+        ]
+        value, spread = _mean(given)
+        values.append(value)
+        spreads.append(spread)
+    return Grades(values, spreads)
+
+
+def _mean(given: Sequence[tuple[float, float | None, float]]) -> tuple[float | None, float | None]:
+    if not given:
+        return None, None
+    if len(given) == 1:
+        return given[0][:2]
+    total = sum(weight for _, _, weight in given)
+    average = sum(grade * weight for grade, _, weight in given) / total
+    variance = sum(weight * (grade - average) ** 2 for grade, _, weight in given) / total
+    return min(1.0, max(0.0, average)), math.sqrt(variance)
+
+
+def spread_of(grades: Grades, place: int) -> float | None:
+    """Read the spread of one grade, None where it is not known."""
+    return grades.spread[place] if grades.spread is not None else None
+
+
+class CombiningGrader(BaseGrader):
+    """Grades through other teachers; a subclass says how. Their prompts are reached through it.
+
+    :param teachers: the teachers, by the names that stand before their prompts' names; an empty name adds nothing.
+    """
+
+    def __init__(self, teachers: Mapping[str, BaseGrader]) -> None:
+        self._teachers = dict(teachers)
+
+    @abstractmethod
+    async def _combine(self, query: QueryBundle, nodes: Sequence[BaseNode], caller: Caller) -> Grades:
+        """Grade the nodes, asking the teachers through the caller."""
+
+    def grade(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> Grades:
+        """See `BaseGrader.grade`."""
+        return run_blocking(self._combine(query, nodes, Caller(True, has_running_loop())))
+
+    async def agrade(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> Grades:
+        """See `BaseGrader.agrade`."""
+        return await self._combine(query, nodes, Caller(False))
+
+    def fingerprint(self) -> str:
+        """See `BaseGrader.fingerprint`."""
+        teachers = [teacher.fingerprint() for teacher in self._teachers.values()]
+        return f"{type(self).__module__}.{type(self).__qualname__} {teachers}"
+
+    # One flat dictionary and not LlamaIndex's modules: `update_prompts` cannot reach modules inside modules.
+    def _get_prompts(self) -> PromptDictType:
+        return {
+            _prefixed(name, key): prompt
+            for name, teacher in self._teachers.items()
+            for key, prompt in teacher.get_prompts().items()
+        }
+
+    def _update_prompts(self, prompts: PromptDictType) -> None:
+        for name, teacher in self._teachers.items():
+            known = teacher.get_prompts()
+            teacher.update_prompts({key: prompts[full] for key in known if (full := _prefixed(name, key)) in prompts})
+
+
+def _prefixed(name: str, key: str) -> str:
+    return f"{name}_{key}" if name else key

@@ -1,0 +1,106 @@
+"""A cross-encoder: a small model that reads query and document together."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from llama_index.core.schema import BaseNode, MetadataMode, QueryBundle
+
+from llama_index_refine.graders.account import current_account
+from llama_index_refine.graders.base import BaseGrader, Grades
+from llama_index_refine.graders.loop import in_thread
+
+if TYPE_CHECKING:
+    from sentence_transformers import CrossEncoder
+
+DEFAULT_MODEL = "cross-encoder/ms-marco-MiniLM-L6-v2"
+
+
+class CrossEncoderGrader(BaseGrader):
+    """Grades with a sentence-transformers `CrossEncoder`, in batches. No LLM, no calls.
+
+    A model with one output is read as a logit and graded by 1 / (1 + exp(-logit / temperature)); one with two outputs
+    by the softmax of the second.
+
+    :param model: a model's name or folder, loaded at the first use, or a `CrossEncoder`.
+    :param batch_size: pairs in one forward pass, at least 1.
+    :param device: where to load the model: "cpu", "cuda", ...; None for what sentence-transformers picks.
+    :param temperature: divides the logits, above 0; higher makes milder grades.
+    :param metadata_mode: which of a node's metadata the model reads before its text.
+    :raises ImportError: sentence-transformers is not installed.
+    :raises ValueError: an argument out of its range.
+    """
+
+    def __init__(
+        self,
+        model: str | CrossEncoder = DEFAULT_MODEL,
+        batch_size: int = 32,
+        device: str | None = None,
+        temperature: float = 1.0,
+        metadata_mode: MetadataMode = MetadataMode.EMBED,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1; got {batch_size}")
+        if not temperature > 0:
+            raise ValueError(f"temperature must be above 0; got {temperature}")
+        self._name = model if isinstance(model, str) else str(getattr(model.config, "_name_or_path", ""))
+        self._model = None if isinstance(model, str) else model
+        self._batch_size = batch_size
+        self._device = device
+        self._temperature = temperature
+        self._metadata_mode = metadata_mode
+        self._lock = threading.Lock()
+
+    def grade(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> Grades:
+        """See `BaseGrader.grade`.
+
+        :raises ValueError: the model has more than two outputs.
+        """
+        pairs = [(query.query_str, node.get_content(self._metadata_mode)) for node in nodes]
+        if not pairs:
+            return Grades()
+        # Fast tokenizers must not be used by two threads at once.
+        with self._lock:
+            logits = self._loaded().predict(
+                pairs, batch_size=self._batch_size, show_progress_bar=False, activation_fn=torch.nn.Identity()
+            )
+        grades = _probability(np.asarray(logits, dtype=np.float64), self._temperature)
+        return Grades(None if np.isnan(grade) else float(grade) for grade in grades)
+
+    async def agrade(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> Grades:
+        """See `BaseGrader.agrade`. In a thread of its own, given up at the query's deadline."""
+        account = current_account()
+        try:
+            return await asyncio.wait_for(in_thread(self.grade, query, nodes), account.seconds_left())
+        except asyncio.TimeoutError:
+            account.note("the cross-encoder was still at work at the deadline")
+            return Grades([None] * len(nodes))
+
+    def fingerprint(self) -> str:
+        """See `BaseGrader.fingerprint`."""
+        return f"{super().fingerprint()} {self._name} {self._temperature} {self._metadata_mode.value}"
+
+    def _loaded(self) -> CrossEncoder:
+        if self._model is None:
+            try:
+                from sentence_transformers import CrossEncoder
+            except ImportError as error:
+                raise ImportError(
+                    "CrossEncoderGrader needs sentence-transformers: "
+                    'pip install "llama-index-refine[sentence-transformers]"'
+                ) from error
+            self._model = CrossEncoder(self._name, device=self._device)
+        return self._model
+
+
+def _probability(logits: np.ndarray, temperature: float) -> np.ndarray:
+    if logits.ndim == 2 and logits.shape[1] == 2:
+        logits = logits[:, 1] - logits[:, 0]
+    elif logits.ndim == 2 and logits.shape[1] > 2:
+        raise ValueError(f"model has {logits.shape[1]} outputs; a cross-encoder for ranking has one, or two classes")
+    return np.asarray(1 / (1 + np.exp(np.clip(-logits.reshape(-1) / temperature, -500, 500))))

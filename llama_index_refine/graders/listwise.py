@@ -1,0 +1,233 @@
+"""All nodes in one question."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from llama_index.core.base.llms.types import ChatMessage
+from llama_index.core.llms import LLM
+from llama_index.core.prompts import BasePromptTemplate, PromptTemplate
+from llama_index.core.prompts.mixin import PromptDictType
+from llama_index.core.schema import BaseNode, MetadataMode, QueryBundle
+from pydantic import BaseModel, Field
+
+from llama_index_refine.graders.account import Account, current_account
+from llama_index_refine.graders.base import BaseGrader, Grades
+from llama_index_refine.graders.calls import Call, Calls, OnError, Unreadable
+from llama_index_refine.graders.chat import LlamaIndexChat, NoModelError
+from llama_index_refine.graders.combining import mean
+from llama_index_refine.graders.loop import run_blocking
+from llama_index_refine.graders.prompts import LISTWISE, LISTWISE_FORM, instruction_line
+from llama_index_refine.graders.text import count_tokens, fenced
+from llama_index_refine.graders.verdicts import HIGHEST, grades_of, verdicts_in
+
+_PROMPT_KEY = "grade_prompt"
+_TOKENS_PER_VERDICT = 16
+
+
+class Verdict(BaseModel):
+    """How relevant one document is."""
+
+    document: int = Field(description="the number of the document, from 1")
+    relevance: float = Field(description=f"from 0 (about something else) to {HIGHEST} (exactly what is looked for)")
+
+
+class Verdicts(BaseModel):
+    """How relevant each of the documents is, one entry for each document."""
+
+    verdicts: list[Verdict]
+
+
+class ListwiseGrader(BaseGrader):
+    """Asks an LLM about all nodes at once, or a few times within a token budget: the fewest calls of all LLM teachers.
+
+    The answer is structured output (`structured_predict`) where the LLM calls functions, else JSON that is read
+    leniently. Documents that the answer forgets get None, invented ones are dropped, repeated ones are averaged.
+    Documents can see each other, so a hostile one can also talk down the others: where that matters, grade one by one.
+
+    :param llm: any LlamaIndex LLM; None is `Settings.llm`, looked up when it is needed.
+    :param instruction: what the search is for, in a sentence; None for none.
+    :param prompt: a prompt of your own with the variables query, documents, count and instruction.
+    :param batch_size: the most nodes in one question, at least 1.
+    :param max_prompt_tokens: the most tokens of documents in one question; more nodes go into another one.
+    :param both_orders: ask again with the documents in reversed order and average, against the favour that LLMs do to
+        what stands first. The spread then says how much the order mattered.
+    :param max_document_tokens: longer documents are cut to this many tokens, at least 1.
+    :param metadata_mode: which of a node's metadata the LLM sees before its text.
+    :param llm_kwargs: arguments for each call of the LLM.
+    :param concurrency: questions out at the same time, over all queries that share this grader.
+    :param timeout: seconds one question may take.
+    :param retries: how often a rate limit, a server error, a timeout or a broken connection is tried again.
+    :param cooldown: seconds the LLM is left alone after five questions in a row have failed.
+    :param on_error: "ignore" or "raise", see `LLMGrader`.
+    :raises ValueError: an argument out of its range.
+    """
+
+    def __init__(
+        self,
+        llm: LLM | None = None,
+        instruction: str | None = None,
+        prompt: PromptTemplate | None = None,
+        batch_size: int = 20,
+        max_prompt_tokens: int = 8000,
+        both_orders: bool = False,
+        max_document_tokens: int = 512,
+        metadata_mode: MetadataMode = MetadataMode.LLM,
+        llm_kwargs: Mapping[str, Any] | None = None,
+        concurrency: int = 4,
+        timeout: float = 60.0,
+        retries: int = 2,
+        cooldown: float = 30.0,
+        on_error: OnError = "ignore",
+    ) -> None:
+        for name, value in (("batch_size", batch_size), ("max_document_tokens", max_document_tokens)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1; got {value}")
+        if max_prompt_tokens < max_document_tokens:
+            raise ValueError(f"max_prompt_tokens must be at least max_document_tokens; got {max_prompt_tokens}")
+        self._chat = LlamaIndexChat(llm)
+        self.instruction = instruction
+        self._prompt: BasePromptTemplate = _checked(prompt or LISTWISE)
+        self._batch_size = batch_size
+        self._max_prompt_tokens = max_prompt_tokens
+        self._both_orders = both_orders
+        self._max_document_tokens = max_document_tokens
+        self._metadata_mode = metadata_mode
+        self._llm_kwargs = {**(llm_kwargs or {})}
+        self._calls = Calls(concurrency, timeout, retries, cooldown, on_error)
+        self._structured: bool | None = None
+
+    def grade(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> Grades:
+        """See `BaseGrader.grade`."""
+        return run_blocking(self._grade(query, nodes, blocking=True))
+
+    async def agrade(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> Grades:
+        """See `BaseGrader.agrade`."""
+        return await self._grade(query, nodes, blocking=False)
+
+    def fingerprint(self) -> str:
+        """See `BaseGrader.fingerprint`."""
+        settings = (self.instruction, self._batch_size, self._max_prompt_tokens, self._both_orders, self._llm_kwargs)
+        return f"{super().fingerprint()} {self._chat.fingerprint()} {settings} {self._max_document_tokens}"
+
+    def _get_prompts(self) -> PromptDictType:
+        return {_PROMPT_KEY: self._prompt}
+
+    def _update_prompts(self, prompts: PromptDictType) -> None:
+        if _PROMPT_KEY in prompts:
+            self._prompt = _checked(prompts[_PROMPT_KEY])
+
+    async def _grade(self, query: QueryBundle, nodes: Sequence[BaseNode], blocking: bool) -> Grades:
+        account = current_account()
+        if not nodes:
+            return Grades()
+        try:
+            self._chat.check()
+        except NoModelError as error:
+            self._calls.fail(str(error), account)
+            return Grades([None] * len(nodes))
+        texts = [node.get_content(self._metadata_mode) for node in nodes]
+        orders = [list(range(len(nodes)))]
+        if self._both_orders:
+            orders.append(orders[0][::-1])
+        return mean(await asyncio.gather(*(self._pass(query, texts, order, account, blocking) for order in orders)))
+
+    async def _pass(
+        self, query: QueryBundle, texts: Sequence[str], order: Sequence[int], account: Account, blocking: bool
+    ) -> Grades:
+        batches = self._batches(texts, order)
+        questions = [_Question(self, query, [texts[place] for place in batch], account, blocking) for batch in batches]
+        calls = [Call(question.ask, question.tokens, question.adapt) for question in questions]
+        grades: list[float | None] = [None] * len(texts)
+        for batch, answer in zip(batches, await self._calls.gather(calls, account), strict=True):
+            for place, grade in zip(batch, answer or [None] * len(batch), strict=True):
+                grades[place] = grade
+        return Grades(grades)
+
+    def _batches(self, texts: Sequence[str], order: Sequence[int]) -> list[list[int]]:
+        batches: list[list[int]] = []
+        left = 0
+        for place in order:
+            if not texts[place].strip():
+                continue
+            tokens = count_tokens(fenced(texts[place], self._max_document_tokens))
+            if not batches or tokens > left or len(batches[-1]) == self._batch_size:
+                batches.append([])
+                left = self._max_prompt_tokens
+            batches[-1].append(place)
+            left -= tokens
+        return batches
+
+
+class _Question:
+    """One question about several documents: structured output first, then plain text."""
+
+    def __init__(
+        self, grader: ListwiseGrader, query: QueryBundle, texts: Sequence[str], account: Account, blocking: bool
+    ) -> None:
+        self._grader = grader
+        self._texts = texts
+        self._account = account
+        self._blocking = blocking
+        self._plain = grader._structured is False or not grader._chat.llm.metadata.is_function_calling_model
+        self._variables = {
+            "query": query.query_str,
+            "count": str(len(texts)),
+            "instruction": instruction_line(grader.instruction),
+            "documents": "\n\n".join(
+                fenced(text, grader._max_document_tokens, f"document-{number}") for number, text in enumerate(texts, 1)
+            ),
+        }
+
+    async def ask(self) -> list[float | None]:
+        grades = grades_of(await (self._ask_plainly() if self._plain else self._ask_structured()), len(self._texts))
+        if all(grade is None for grade in grades):
+            raise Unreadable("an answer graded none of the documents")
+        if not self._plain:
+            self._grader._structured = True
+        elif self._grader._structured is None:
+            self._grader._structured = False
+        return grades
+
+    def tokens(self) -> int:
+        return self._prompt_tokens() + _TOKENS_PER_VERDICT * len(self._texts)
+
+    def adapt(self, error: Exception) -> bool:
+        """Ask for plain text where structured output failed and never worked."""
+        if self._plain:
+            return False
+        self._plain = True
+        return True
+
+    async def _ask_structured(self) -> list[tuple[float, float]]:
+        grader = self._grader
+        found = await grader._chat.predict(
+            Verdicts, grader._prompt, self._variables, grader._llm_kwargs, blocking=self._blocking
+        )
+        # structured_predict keeps the server's own count to itself.
+        self._account.charge(self._prompt_tokens(), count_tokens(found.model_dump_json()))
+        return [(verdict.document, verdict.relevance) for verdict in found.verdicts]
+
+    async def _ask_plainly(self) -> list[tuple[float, float]]:
+        grader = self._grader
+        *before, last = self._messages()
+        form = LISTWISE_FORM.replace("{count}", str(len(self._texts)))
+        asked = [*before, ChatMessage(role=last.role, content=f"{last.content}{form}")]
+        answer = await grader._chat.ask(asked, grader._llm_kwargs, self._blocking)
+        self._account.charge(answer.prompt_tokens, answer.completion_tokens)
+        return verdicts_in(answer.text, len(self._texts))
+
+    def _messages(self) -> list[ChatMessage]:
+        return self._grader._prompt.format_messages(llm=None, **self._variables)
+
+    def _prompt_tokens(self) -> int:
+        return sum(count_tokens(message.content or "") for message in self._messages())
+
+
+def _checked(prompt: BasePromptTemplate) -> BasePromptTemplate:
+    missing = {"query", "documents"} - set(prompt.template_vars)
+    if missing:
+        raise ValueError(f"prompt must contain {' and '.join(f'{{{name}}}' for name in sorted(missing))}")
+    return prompt

@@ -1,0 +1,124 @@
+"""Yes or no from any server that speaks OpenAI's protocol, without a LlamaIndex LLM."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from llama_index.core.base.llms.types import ChatMessage
+from llama_index.core.prompts import BasePromptTemplate
+from llama_index.core.schema import MetadataMode
+
+from llama_index_refine.graders.calls import Calls, OnError
+from llama_index_refine.graders.chat import Answer, Chat, NoModelError, probabilities
+from llama_index_refine.graders.pointwise import PointwiseGrader, yes_no_options
+from llama_index_refine.graders.prompts import YES_NO
+from llama_index_refine.graders.reading import yes_or_no
+from llama_index_refine.graders.text import count_tokens
+
+try:
+    from openai import AsyncOpenAI
+except ImportError as error:
+    raise ImportError('OpenAIGrader needs the openai client: pip install "llama-index-refine[openai]"') from error
+
+
+class OpenAIGrader(PointwiseGrader):
+    """`LLMGrader` on the openai client: for OpenAI, vLLM, LiteLLM, Ollama and llama.cpp servers.
+
+    Calls are asynchronous from synchronous code too, so that those still out at the deadline are really cancelled.
+
+    :param model: the model's name on the server.
+    :param base_url: the server's address up to and with /v1; None for OPENAI_BASE_URL or OpenAI.
+    :param api_key: the key; None for OPENAI_API_KEY, or none at all where base_url is given.
+    :param instruction: see `LLMGrader`, as for all that follow.
+    :param prompt: a prompt of your own with the variables query, document and instruction.
+    :param concurrency: questions out at the same time, over all queries that share this grader.
+    :param max_document_tokens: longer documents are cut to this many tokens.
+    :param metadata_mode: which of a node's metadata the model sees before its text.
+    :param llm_kwargs: arguments for each call, such as {"temperature": 0.0, "extra_body": {...}}.
+    :param timeout: seconds one question may take.
+    :param retries: how often a rate limit, a server error, a timeout or a broken connection is tried again.
+    :param cooldown: seconds the server is left alone after five questions in a row have failed.
+    :param on_error: "ignore" or "raise".
+    :raises ValueError: an argument out of its range.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        instruction: str | None = None,
+        prompt: BasePromptTemplate | None = None,
+        concurrency: int = 16,
+        max_document_tokens: int = 512,
+        metadata_mode: MetadataMode = MetadataMode.LLM,
+        llm_kwargs: Mapping[str, Any] | None = None,
+        timeout: float = 30.0,
+        retries: int = 2,
+        cooldown: float = 30.0,
+        on_error: OnError = "ignore",
+    ) -> None:
+        if not model:
+            raise ValueError("model must be the name of a model on the server; got none")
+        super().__init__(
+            chat=_OpenAIChat(model, base_url, api_key),
+            prompt=prompt or YES_NO,
+            instruction=instruction,
+            max_document_tokens=max_document_tokens,
+            metadata_mode=metadata_mode,
+            calls=Calls(concurrency, timeout, retries, cooldown, on_error),
+            options=yes_no_options({"temperature": 0.0, **(llm_kwargs or {})}),
+        )
+
+    def _read(self, answer: Answer) -> float | None:
+        return yes_or_no(answer)
+
+
+class _OpenAIChat(Chat):
+    """One client an event loop, because its connections belong to the loop that opened them."""
+
+    def __init__(self, model: str, base_url: str | None, api_key: str | None) -> None:
+        self._model = model
+        self._base_url = base_url
+        self._api_key = api_key
+        self._clients: dict[asyncio.AbstractEventLoop, AsyncOpenAI] = {}
+
+    def check(self) -> None:
+        """See `Chat.check`."""
+        if not (self._base_url or self._api_key or os.environ.get("OPENAI_API_KEY")):
+            raise NoModelError("there is no key for OpenAI: pass api_key or set OPENAI_API_KEY, or pass a base_url")
+
+    async def ask(self, messages: Sequence[ChatMessage], options: Mapping[str, Any], blocking: bool) -> Answer:
+        """See `Chat.ask`."""
+        asked: list[Any] = [{"role": message.role.value, "content": message.content or ""} for message in messages]
+        response: Any = await self._client().chat.completions.create(model=self._model, messages=asked, **options)
+        choice = response.choices[0]
+        text = choice.message.content or ""
+        usage = response.usage
+        return Answer(
+            text=text,
+            tokens=[
+                probabilities((item.token, item.logprob) for item in position.top_logprobs or ())
+                for position in (choice.logprobs and choice.logprobs.content) or ()
+            ],
+            cut_short=choice.finish_reason == "length",
+            prompt_tokens=usage.prompt_tokens if usage else sum(count_tokens(each["content"]) for each in asked),
+            completion_tokens=usage.completion_tokens if usage else count_tokens(text),
+        )
+
+    def fingerprint(self) -> str:
+        """See `Chat.fingerprint`."""
+        return f"openai {self._model} {self._base_url}"
+
+    def _client(self) -> AsyncOpenAI:
+        loop = asyncio.get_running_loop()
+        client = self._clients.get(loop)
+        if client is None:
+            key = self._api_key or os.environ.get("OPENAI_API_KEY") or "none"
+            client = AsyncOpenAI(base_url=self._base_url, api_key=key, max_retries=0)
+            alive = {known: other for known, other in self._clients.copy().items() if not known.is_closed()}
+            self._clients = {**alive, loop: client}
+        return client

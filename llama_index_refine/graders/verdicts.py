@@ -1,0 +1,105 @@
+"""Grades of numbered documents, from whatever an LLM makes of a request for JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+HIGHEST = 10
+
+# Brackets to try as the beginning of JSON. Real answers have a few for each document; a flood of them is none.
+_MOST_ATTEMPTS = 1000
+
+_DOCUMENT_KEYS = ("document", "doc", "document_number", "number", "id", "index")
+_RELEVANCE_KEYS = ("relevance", "score", "relevance_score", "grade", "rating")
+_LINE = re.compile(
+    r"^\W*(?:doc(?:ument)?)?\W*(?P<document>\d+)\W*?\s*[:,=)\]|\-]+\W*(?:relevance|score|grade|rating)?\W*"
+    r"(?P<relevance>\d+(?:\.\d+)?)\b",
+    re.IGNORECASE | re.MULTILINE,
+)
+
+
+def grades_of(verdicts: Iterable[tuple[float, float]], count: int) -> list[float | None]:
+    """Turn verdicts into grades.
+
+    :param verdicts: pairs of a document's number, from 1, and its relevance, from 0 to 10.
+    :param count: how many documents there are.
+    :return: one grade in [0, 1] a document: the mean where it was judged repeatedly, None where it was forgotten or its
+        relevance is not on the scale. Numbers of documents that do not exist are dropped.
+    """
+    found = defaultdict(list)
+    for document, relevance in verdicts:
+        if math.isfinite(relevance) and 0 <= relevance <= HIGHEST:
+            found[document].append(relevance / HIGHEST)
+    return [sum(found[n]) / len(found[n]) if n in found else None for n in range(1, count + 1)]
+
+
+def verdicts_in(text: str, count: int) -> list[tuple[float, float]]:
+    """Find verdicts in a text that should have been JSON.
+
+    :param text: an LLM's answer: JSON in any of the usual shapes, alone or in prose or cut off, or lines like
+        "Document 3: 7".
+    :param count: how many documents there are; a bare list of so many numbers is their relevances.
+    :return: pairs of number and relevance, none where there are none.
+    """
+    found = [verdict for value in _json_in(text) for verdict in _verdicts(value, count)]
+    if found:
+        return found
+    return [(float(match["document"]), float(match["relevance"])) for match in _LINE.finditer(text)]
+
+
+def _json_in(text: str) -> Iterator[Any]:
+    """Decode every JSON array or object in a text that is not part of another one."""
+    decoder = json.JSONDecoder()
+    place = 0
+    for start in islice(re.finditer(r"[\[{]", text), _MOST_ATTEMPTS):
+        if start.start() < place:
+            continue
+        try:
+            value, place = decoder.raw_decode(text, start.start())
+        except json.JSONDecodeError:
+            continue
+        except RecursionError:
+            return
+        yield value
+
+
+def _verdicts(value: Any, count: int) -> Iterator[tuple[float, float]]:
+    if isinstance(value, dict):
+        document = _first(value, _DOCUMENT_KEYS)
+        relevance = _first(value, _RELEVANCE_KEYS)
+        if document is not None and relevance is not None:
+            yield document, relevance
+            return
+        for key, inner in value.items():
+            number, relevance = _number(str(key).lower().removeprefix("document").strip(" _-")), _number(inner)
+            if number is not None and relevance is not None:
+                yield number, relevance
+            else:
+                yield from _verdicts(inner, count)
+    elif isinstance(value, list):
+        numbers = [_number(item) for item in value]
+        if len(numbers) == count and all(number is not None for number in numbers):
+            yield from ((place, number) for place, number in enumerate(numbers, start=1) if number is not None)
+            return
+        for item in value:
+            yield from _verdicts(item, count)
+
+
+def _first(value: dict[str, Any], keys: tuple[str, ...]) -> float | None:
+    lowered = {str(key).lower(): inner for key, inner in value.items()}
+    return next((number for key in keys if (number := _number(lowered.get(key))) is not None), None)
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return None

@@ -1,0 +1,80 @@
+"""OpenAIGrader on the openai client."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from llama_index_refine.graders.account import Account
+from llama_index_refine.graders.base import GraderError
+from llama_index_refine.graders.openai import OpenAIGrader
+from tests.chat_server import Reply, error
+from tests.graders.conftest import NODES, QUERY, SECRET
+
+
+@pytest.fixture
+def grader(chat_server):
+    return OpenAIGrader("m", chat_server.url, SECRET, retries=0)
+
+
+async def test_grades_from_coroutines_and_from_synchronous_code(grader, chat_server):
+    expected = pytest.approx([0.9, 0.1, 0.9])
+    assert await grader.agrade(QUERY, NODES) == expected
+    assert grader.grade(QUERY, NODES) == expected
+    assert chat_server.questions[0].headers["Authorization"] == f"Bearer {SECRET}"
+    assert chat_server.questions[0].body["temperature"] == 0
+
+
+def test_one_grader_serves_many_event_loops(grader):
+    for _ in range(3):
+        assert asyncio.run(grader.agrade(QUERY, NODES)) == pytest.approx([0.9, 0.1, 0.9])
+
+
+def test_a_local_server_needs_no_key(chat_server, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    assert OpenAIGrader("m", chat_server.url).grade(QUERY, NODES[:1]) == pytest.approx([0.9])
+
+
+def test_openai_needs_a_key(monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(GraderError, match="api_key"):
+        OpenAIGrader("m", on_error="raise").grade(QUERY, NODES)
+    assert OpenAIGrader("m").grade(QUERY, NODES) == [None, None, None]
+
+
+def test_bad_arguments_are_named():
+    with pytest.raises(ValueError, match="model"):
+        OpenAIGrader("")
+    with pytest.raises(ValueError, match="timeout"):
+        OpenAIGrader("m", timeout=0)
+
+
+def test_the_key_is_nowhere_to_be_seen(grader, chat_server):
+    chat_server.reply = lambda question: error(401, f"Incorrect API key provided: {SECRET}")
+    account = Account()
+    with account.active():
+        grader.grade(QUERY, NODES)
+    assert SECRET not in f"{account} {grader!r} {vars(grader)} {grader.fingerprint()}"
+    failing = OpenAIGrader("m", chat_server.url, SECRET, on_error="raise")
+    with pytest.raises(GraderError) as caught:
+        failing.grade(QUERY, NODES)
+    assert SECRET not in f"{caught.value!r} {caught.value.__cause__!r}"
+    assert caught.value.__suppress_context__
+
+
+def test_usage_is_the_servers_or_counted(grader, chat_server):
+    account = Account()
+    with account.active():
+        grader.grade(QUERY, NODES[:1])
+    assert account.prompt_tokens == len(chat_server.questions[0].prompt.split())
+    chat_server.reply = lambda question: Reply("No", usage=False)
+    account = Account()
+    with account.active():
+        assert grader.grade(QUERY, NODES[:1]) == [0.0]
+    assert account.completion_tokens == 1
+
+
+def test_no_choices_at_all(grader, chat_server):
+    chat_server.reply = lambda question: Reply(body=b'{"choices": []}')
+    assert grader.grade(QUERY, NODES) == [None, None, None]
