@@ -54,6 +54,10 @@ class Normal:
         means = gram.mean(1, keepdim=True)
         return gram - means - means.mT + means.mean(2, keepdim=True)
 
+    def size(self) -> Tensor:
+        """(B,) mean squared length of the graded rows."""
+        return self.graded.square().sum(-1).mean(-1).clamp_min(torch.finfo(self.graded.dtype).tiny)
+
     def combine(self, weights: Tensor) -> Tensor:
         """(B, d) sums of the rows by weights, (B, M), that sum to 0."""
         count = self.graded.shape[1]

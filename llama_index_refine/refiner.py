@@ -18,6 +18,8 @@ from llama_index_refine.refinement import Refinement
 
 # Without a background the spread of the documents stands in for the scatter of their similarities.
 BANDWIDTH = 0.6
+# Vectors or similarities that differ by less, as a share of their squared length, are the same in float32.
+RESOLUTION = 1e-6
 
 
 @dataclass(frozen=True)
@@ -68,9 +70,9 @@ class QueryRefiner:
         KL(p || softmax(log w + X x / tau)) + R^2 |x - q|^2 / (2 (reach tau)^2)
 
     with the target p ~ w exp(trust g / temperature + X q / tau), over the graded documents, w = 1, and the background,
-    g = 0 and w = sqrt(population) / N. R is the documents' root mean square distance from their mean. The KL divergence
-    between teacher and student is that of arXiv 2605.12487; target, scale and quadratic term make the result
-    independent of the vectors' scale, and unique.
+    g = 0 and w = sqrt(population) / N, or 1 where the population is not known. R is the documents' root mean square
+    distance from their mean. The KL divergence between teacher and student is that of arXiv 2605.12487; target, scale
+    and quadratic term make the result independent of the vectors' scale, and unique.
 
     :param metric: the collection's distance: cosine, dot or euclid.
     :param temperature: how much a grade counts: grades 0 and 1 differ by 1 / temperature nats in the target.
@@ -140,7 +142,7 @@ class QueryRefiner:
         :param documents: (K, d) vectors of the graded documents, K at least 2.
         :param grades: (K,) in [0, 1].
         :param background: (N, d) vectors of documents taken as irrelevant, N at least 1; None for none.
-        :param population: how many documents the background stands for; None for N.
+        :param population: how many documents the background stands for; None where each is only itself.
         :param trust: how far the grades are believed, in [0, 1]; at 0 nothing moves.
         :return: the refinement.
         :raises ValueError: naming the argument and what is wrong with it.
@@ -171,7 +173,7 @@ class QueryRefiner:
         :param documents: (B, K, d).
         :param grades: (B, K) in [0, 1].
         :param background: (N, d), the same for all queries, or (B, N, d); None for none.
-        :param population: how many documents the background stands for; None for N.
+        :param population: how many documents the background stands for; None where each is only itself.
         :param trust: (B,) how far the grades are believed, in [0, 1]; None for 1.
         :return: one refinement per query.
         :raises ValueError: naming the argument and what is wrong with it.
@@ -205,7 +207,8 @@ class QueryRefiner:
             background = background[None]
         graded, size = documents.shape[1], background.shape[1]
         log_weights = documents.new_zeros(graded + size, dtype=torch.float64)
-        log_weights[graded:] = _log_weight(size, population)
+        if size and population is not None:
+            log_weights[graded:] = math.log(math.sqrt(max(population, size)) / size)
         form = normal_form(queries, documents, background, self.metric)
         solution = self._solve(Problem(form, pad(grades, (0, size)), trust, log_weights))
         vectors = form.to_collection(solution.vectors)
@@ -242,7 +245,7 @@ class QueryRefiner:
         form, graded = problem.form, problem.form.graded.shape[1]
         start = form.scores(form.start).double()
         gram = form.gram()
-        spread = gram.diagonal(dim1=1, dim2=2).mean(-1)  # R^2
+        spread = gram.diagonal(dim1=1, dim2=2).mean(-1).clamp_min(RESOLUTION * form.size())  # R^2
         gram = gram / spread[:, None, None]
         tau = self._tau(start, graded, spread)
         logits = start / tau[:, None] + problem.log_weights
@@ -272,11 +275,7 @@ class QueryRefiner:
         """Return the similarity that counts as one nat, from how the background's similarities scatter."""
         if start.shape[1] - graded < 2:
             return BANDWIDTH * spread.sqrt()
-        return start[:, graded:].std(-1, correction=0) / self.prior
-
-
-def _log_weight(size: int, population: int | None) -> float:
-    return math.log(math.sqrt(max(population, size)) / size) if population is not None else 0.0
+        return start[:, graded:].std(-1, correction=0).clamp_min((RESOLUTION * spread).sqrt()) / self.prior
 
 
 def _kl(target: Tensor, log_student: Tensor) -> Tensor:
