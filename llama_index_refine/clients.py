@@ -4,17 +4,34 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from grpc import RpcError, StatusCode  # type: ignore[import-untyped]
 from llama_index.vector_stores.qdrant import QdrantVectorStore
-from qdrant_client import AsyncQdrantClient, QdrantClient, models
+from qdrant_client import models
+from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
+from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
+
+# Queries in one request to Qdrant. At two lists of a hundred nodes a query, an answer stays at some 20 MB.
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a client: the method, and its arguments after the collection's name."""
+
+    method: str
+    arguments: dict[str, Any]
+
+
+Calls = Generator[Call, Any, list[Any]]
 
 
 @dataclass(eq=False)
 class ClientOperation(ABC):
-    """One method of Qdrant's client, on the client that is there for the way it is called.
+    """Some calls of Qdrant's client, on the client that is there for the way it is called.
 
     :param store: the store that holds the clients.
     """
@@ -26,25 +43,48 @@ class ClientOperation(ABC):
 
         :raises ValueError: the store has only an asynchronous client.
         """
-        client: QdrantClient | None = self.store._client
+        client = self.store._client
         if client is None:
             raise ValueError(
-                "vector_store has only an asynchronous client: call aretrieve, or give QdrantVectorStore a `client` too"
+                "the vector store has only an asynchronous client: call the asynchronous method (aretrieve), or give "
+                "the store a blocking `client` too"
             )
-        return self._blocking(client, items)
+        calls = self._calls(items)
+        try:
+            call = next(calls)
+            while True:
+                try:
+                    answer = getattr(client, call.method)(self.store.collection_name, **call.arguments)
+                except Exception as error:
+                    call = calls.throw(error)
+                else:
+                    call = calls.send(answer)
+        except StopIteration as end:
+            results: list[Any] = end.value
+            return results
 
     async def arun(self, items: Sequence[Any]) -> Sequence[Any]:
         """Call the asynchronous client; where there is none, the blocking one in a worker thread."""
-        aclient: AsyncQdrantClient | None = self.store._aclient
-        if aclient is None:
+        client = self.store._aclient
+        if client is None:
             return await asyncio.to_thread(self.run, items)
-        return await self._awaiting(aclient, items)
+        calls = self._calls(items)
+        try:
+            call = next(calls)
+            while True:
+                try:
+                    answer = await getattr(client, call.method)(self.store.collection_name, **call.arguments)
+                except Exception as error:
+                    call = calls.throw(error)
+                else:
+                    call = calls.send(answer)
+        except StopIteration as end:
+            results: list[Any] = end.value
+            return results
 
     @abstractmethod
-    def _blocking(self, client: QdrantClient, items: Sequence[Any]) -> Sequence[Any]: ...
-
-    @abstractmethod
-    async def _awaiting(self, client: AsyncQdrantClient, items: Sequence[Any]) -> Sequence[Any]: ...
+    def _calls(self, items: Sequence[Any]) -> Calls:
+        """Yield the calls, are sent their answers, and return one result for each item."""
 
 
 @dataclass(frozen=True)
@@ -62,51 +102,103 @@ class Batch:
 
 
 class QueryPoints(ClientOperation):
-    """Run batches of queries in one request. An item is a `Batch`, its result a list of `QueryResponse`."""
+    """Run batches of queries in as few requests as can be. An item is a `Batch`, its result a list of `QueryResponse`.
 
-    def _blocking(self, client: QdrantClient, items: Sequence[Batch]) -> Sequence[Any]:
-        return _split(items, client.query_batch_points(self.store.collection_name, **_merged(items)))
+    Qdrant refuses a batch for one bad query in it. The others are then asked again by themselves, so that each item's
+    exception is its own.
+    """
 
-    async def _awaiting(self, client: AsyncQdrantClient, items: Sequence[Batch]) -> Sequence[Any]:
-        return _split(items, await client.query_batch_points(self.store.collection_name, **_merged(items)))
+    def _calls(self, items: Sequence[Batch]) -> Calls:
+        results: list[Any] = []
+        for chunk in _chunks(items):
+            try:
+                answers = yield _query(chunk)
+            except Exception as error:
+                if not refused(error):
+                    return results + [error] * (len(items) - len(results))
+                if len(chunk) == 1:
+                    results.append(error)
+                    continue
+                for item in chunk:
+                    results.append((yield from self._calls([item]))[0])
+            else:
+                rest = iter(answers)
+                results += [[next(rest) for _ in item.requests] for item in chunk]
+        return results
+
+
+class SamplePoints(ClientOperation):
+    """Run one batch of queries on behalf of all who wait for it. The result is a list of `QueryResponse`."""
+
+    def _calls(self, items: Sequence[Batch]) -> Calls:
+        answers = yield _query(items[:1])
+        return [answers] * len(items)
+
+
+@dataclass(frozen=True)
+class Fetch:
+    """Points to fetch.
+
+    :param ids: the points.
+    :param arguments: further arguments of `retrieve`, the same for all that are fetched together.
+    """
+
+    ids: list[Any]
+    arguments: dict[str, Any]
 
 
 class FetchPoints(ClientOperation):
-    """Fetch points by id. An item is the keyword arguments of `retrieve`, its result a list of `Record`."""
+    """Fetch points by id, of several items in one request. An item is a `Fetch`, its result a list of `Record`."""
 
-    def _blocking(self, client: QdrantClient, items: Sequence[dict[str, Any]]) -> Sequence[Any]:
-        return [client.retrieve(self.store.collection_name, **item) for item in items]
-
-    async def _awaiting(self, client: AsyncQdrantClient, items: Sequence[dict[str, Any]]) -> Sequence[Any]:
-        return await asyncio.gather(*(client.retrieve(self.store.collection_name, **item) for item in items))
+    def _calls(self, items: Sequence[Fetch]) -> Calls:
+        wanted = list(dict.fromkeys(point for item in items for point in item.ids))
+        records = yield Call("retrieve", {"ids": wanted, **items[0].arguments})
+        found = {record.id: record for record in records}
+        return [[found[point] for point in item.ids if point in found] for item in items]
 
 
 class CountPoints(ClientOperation):
-    """Count points. An item is the keyword arguments of `count`, its result a number."""
+    """Count points for all who wait for it. An item is the keyword arguments of `count`, the result a number."""
 
-    def _blocking(self, client: QdrantClient, items: Sequence[dict[str, Any]]) -> Sequence[Any]:
-        return [client.count(self.store.collection_name, **item).count for item in items]
-
-    async def _awaiting(self, client: AsyncQdrantClient, items: Sequence[dict[str, Any]]) -> Sequence[Any]:
-        counts = await asyncio.gather(*(client.count(self.store.collection_name, **item) for item in items))
-        return [result.count for result in counts]
+    def _calls(self, items: Sequence[dict[str, Any]]) -> Calls:
+        result = yield Call("count", items[0])
+        return [result.count] * len(items)
 
 
 class DescribeCollection(ClientOperation):
     """Read the collection's configuration. The result is a `CollectionInfo`."""
 
-    def _blocking(self, client: QdrantClient, items: Sequence[Any]) -> Sequence[Any]:
-        return [client.get_collection(self.store.collection_name)] * len(items)
-
-    async def _awaiting(self, client: AsyncQdrantClient, items: Sequence[Any]) -> Sequence[Any]:
-        return [await client.get_collection(self.store.collection_name)] * len(items)
+    def _calls(self, items: Sequence[Any]) -> Calls:
+        info = yield Call("get_collection", {})
+        return [info] * len(items)
 
 
-def _merged(items: Sequence[Batch]) -> dict[str, Any]:
+def refused(error: Exception) -> bool:
+    """Tell an answer that says what is wrong with the request from a failure on the way.
+
+    :param error: what a client raised.
+    :return: False where the same request may succeed later: no connection, no answer in time, overload, server error.
+    """
+    if isinstance(error, UnexpectedResponse):
+        return error.status_code in (400, 404, 422)
+    if isinstance(error, RpcError):
+        code = error.code() if callable(getattr(error, "code", None)) else None
+        return code in (StatusCode.INVALID_ARGUMENT, StatusCode.NOT_FOUND)
+    return not isinstance(error, ResponseHandlingException | ResourceExhaustedResponse | OSError)
+
+
+def _query(items: Sequence[Batch]) -> Call:
     requests = [request for item in items for request in item.requests]
-    return {"requests": requests, "consistency": items[0].consistency, "timeout": items[0].timeout}
+    arguments = {"requests": requests, "consistency": items[0].consistency, "timeout": items[0].timeout}
+    return Call("query_batch_points", arguments)
 
 
-def _split(items: Sequence[Batch], responses: Sequence[Any]) -> list[Any]:
-    rest = iter(responses)
-    return [[next(rest) for _ in item.requests] for item in items]
+def _chunks(items: Sequence[Batch]) -> Iterator[Sequence[Batch]]:
+    start, size = 0, 0
+    for at, item in enumerate(items):
+        if at > start and size + len(item.requests) > BATCH:
+            yield items[start:at]
+            start, size = at, 0
+        size += len(item.requests)
+    if items:
+        yield items[start:]

@@ -3,71 +3,39 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 import numpy as np
 import torch
 from llama_index.core.schema import BaseNode
-from llama_index.core.vector_stores.types import MetadataFilters, VectorStoreQuery
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 from qdrant_client import models
 from torch import Tensor
 
-from llama_index_refine.clients import Batch, CountPoints, DescribeCollection, FetchPoints, QueryPoints
-from llama_index_refine.geometry import Metric
-from llama_index_refine.steps import Step, Steps
+from llama_index_refine.clients import (
+    Batch,
+    CountPoints,
+    DescribeCollection,
+    Fetch,
+    FetchPoints,
+    QueryPoints,
+    SamplePoints,
+    refused,
+)
+from llama_index_refine.encoding import SparseEncoding
+from llama_index_refine.known import Background, Known, shelf
+from llama_index_refine.options import SearchOptions
+from llama_index_refine.space import Space, read_space
+from llama_index_refine.steps import Operation, Step, Steps
+
+__all__ = ["Background", "Found", "PointId", "QdrantCollection", "SearchOptions", "Space"]
 
 PointId = int | str | UUID
 Array = np.ndarray | Tensor
-
-METRIC_OF: dict[models.Distance, Metric] = {
-    models.Distance.COSINE: "cosine",
-    models.Distance.DOT: "dot",
-    models.Distance.EUCLID: "euclid",
-}
-
-
-@dataclass(frozen=True)
-class SearchOptions:
-    """What restricts and steers every search of one retriever, in Qdrant's words.
-
-    :param filters: LlamaIndex metadata filters.
-    :param qdrant_filter: a raw Qdrant filter, instead of the other filters.
-    :param node_ids: search these points only.
-    :param doc_ids: search the nodes of these documents only.
-    :param score_threshold: drop results that score worse.
-    :param search_params: hnsw_ef, exact search, quantisation, ...
-    :param shard_key: search these shards only.
-    :param consistency: how many replicas must agree.
-    :param timeout: seconds that Qdrant may take for one request.
-    """
-
-    filters: MetadataFilters | None = None
-    qdrant_filter: models.Filter | None = None
-    node_ids: Sequence[str] | None = None
-    doc_ids: Sequence[str] | None = None
-    score_threshold: float | None = None
-    search_params: models.SearchParams | None = None
-    shard_key: Any = None
-    consistency: Any = None
-    timeout: int | None = None
-
-
-@dataclass(frozen=True)
-class Space:
-    """The vector space that is searched.
-
-    :param name: the vector's name, empty where it has none.
-    :param size: its dimension.
-    :param metric: the distance.
-    """
-
-    name: str
-    size: int
-    metric: Metric
+Points = Sequence[models.ScoredPoint | models.Record]
 
 
 @dataclass(frozen=True)
@@ -86,35 +54,13 @@ class Found:
     vectors: Tensor
 
 
-@dataclass(frozen=True)
-class Background:
-    """A random sample of the documents that a filter admits.
-
-    :param vectors: (N, d) float32.
-    :param ids: their points.
-    :param population: how many documents the filter admits.
-    """
-
-    vectors: Tensor
-    ids: list[PointId]
-    population: int
-
-
-@dataclass
-class _Kept:
-    """A background sample and when its size was last compared with the collection's."""
-
-    background: Background
-    checked: float = field(default_factory=time.monotonic)
-
-
 class QdrantCollection:
-    """One collection, seen through a `QdrantVectorStore`: its name, vector name, filters and parsing.
+    """One collection, seen through a `QdrantVectorStore`: its clients and its way of reading payloads.
 
     :param store: the vector store.
     :param options: what restricts and steers every search.
     :param background_size: how many background vectors to keep.
-    :param check_after: seconds after which the collection's size is asked for again.
+    :param check_after: seconds after which the collection's description and size are asked for again.
     :param refresh_share: the background is drawn anew when the size has changed by more than this share.
     """
 
@@ -131,174 +77,251 @@ class QdrantCollection:
         self.background_size = background_size
         self.check_after = check_after
         self.refresh_share = refresh_share
-        self._space: Space | None = None
-        self._kept: _Kept | None = None
+        self._encoding = SparseEncoding(store)
         self._query_points = QueryPoints(store)
+        self._sample_points = SamplePoints(store)
         self._fetch_points = FetchPoints(store)
         self._count_points = CountPoints(store)
         self._describe = DescribeCollection(store)
 
     def space(self) -> Steps[Space]:
-        """Read the vector's name, size and distance, once.
+        """Return the vector's name, size and distance, read when first needed and again after a while.
 
         :return: the space.
         :raises ValueError: the collection has no such vector, or one that a single vector cannot search.
         """
-        if self._space is None:
-            info = yield Step("describe", self._describe, None)
-            self._space = _space(info, self.store.dense_vector_name, self.store.collection_name)
-        return self._space
+        known = self._known()
+        if known.space is None or time.monotonic() - known.described > self.check_after:
+            info = yield from self._ask("describe", self._describe, None)
+            sparse = self.store.sparse_vector_name if self.options.hybrid else None
+            known.learn(read_space(info, self.store.collection_name, self.store.dense_vector_name, sparse))
+        space = known.space
+        assert space is not None
+        return space
 
-    def search(self, vector: Array, limit: int) -> Steps[Found]:
+    def words(self, query_str: str) -> Steps[dict[str, models.SparseVector]]:
+        """Encode the query's text for the sparse search of hybrid mode.
+
+        :param query_str: the text.
+        :return: what every search for this query takes beside the vector; empty where the dense search is alone.
+        """
+        if self.options.hybrid is None:
+            return {}
+        sparse = yield Step("embed", self._encoding, query_str)
+        return {"sparse": sparse}
+
+    def search(self, vector: Array, limit: int, sparse: models.SparseVector | None = None) -> Steps[Found]:
         """Find the nearest points, with their nodes and without vectors.
 
         :param vector: (d,) the query.
         :param limit: the most points.
+        :param sparse: the query of the sparse search that takes part, None for none.
         :return: the points.
         """
-        (response,) = yield self._queries("search", self._nearest(vector, limit))
-        return self._found(response)
+        request = yield from self._nearest(vector, limit, limit, sparse)
+        (response,) = yield from self._queries("search", request)
+        return self._listed(response.points)
 
-    def search_with_vectors(self, vector: Array, limit: int, vectors: int) -> Steps[tuple[Found, Found]]:
+    def search_with_vectors(
+        self, vector: Array, limit: int, vectors: int, sparse: models.SparseVector | None = None
+    ) -> Steps[tuple[Found, Found]]:
         """Find the nearest points, and in the same request the first few of them with their vectors.
 
         :param vector: (d,) the query.
         :param limit: the most points.
         :param vectors: how many to bring with their vectors.
-        :return: the points without vectors, and the first of them with vectors.
+        :param sparse: the query of the sparse search that takes part, None for none.
+        :return: the points without vectors, and the first of them that have one with it.
         """
-        first = self._nearest(vector, vectors, with_vector=True)
+        space = yield from self.space()
+        first = yield from self._nearest(vector, vectors, max(limit, vectors), sparse, with_vector=True)
         if limit <= vectors:
-            (response,) = yield self._queries("search", first)
-            found = self._found(response)
-            return Found(found.ids[:limit], found.scores[:limit], found.nodes[:limit], torch.empty(0, 0)), found
-        listed, graded = yield self._queries("search", self._nearest(vector, limit), first)
-        return self._found(listed), self._found(graded)
+            (response,) = yield from self._queries("search", first)
+            return self._listed(response.points[:limit]), self._with_vectors(response.points, space)
+        all_of_them = yield from self._nearest(vector, limit, limit, sparse)
+        listed, graded = yield from self._queries("search", all_of_them, first)
+        return self._listed(listed.points), self._with_vectors(graded.points, space)
 
-    def rank(self, vector: Array, limit: int) -> Steps[Found]:
+    def rank(self, vector: Array, limit: int, sparse: models.SparseVector | None = None) -> Steps[Found]:
         """Find the nearest points: ids and scores only.
 
         :param vector: (d,) the query.
         :param limit: the most points.
+        :param sparse: the query of the sparse search that takes part, None for none.
         :return: the points, without nodes and vectors.
         """
-        (response,) = yield self._queries("search", self._nearest(vector, limit, with_payload=False))
-        return self._found(response)
+        request = yield from self._nearest(vector, limit, limit, sparse, with_payload=False)
+        (response,) = yield from self._queries("search", request)
+        points = response.points
+        return Found([point.id for point in points], _scores(points), [], torch.empty(0, 0))
 
     def fetch(self, ids: Sequence[PointId]) -> Steps[Found]:
-        """Fetch points with nodes and vectors. Those deleted in the meantime are left out.
+        """Fetch points with nodes and vectors. Those deleted in the meantime, or without a vector, are left out.
 
         :param ids: the points.
         :return: the points that are there, in the order asked for, without scores.
         """
+        space = yield from self.space()
         options = self.options
-        item = {
-            "ids": list(ids),
+        arguments = {
             "with_payload": True,
-            "with_vectors": self._with_vector(),
+            "with_vectors": [space.name] if space.name else True,
             "consistency": options.consistency,
             "timeout": options.timeout,
             "shard_key_selector": options.shard_key,
         }
-        records = yield Step("fetch", self._fetch_points, item)
-        place = {point_id: at for at, point_id in enumerate(ids)}
-        return self._parsed(sorted(records, key=lambda record: place[record.id]))
+        records = yield from self._ask("fetch", self._fetch_points, Fetch(list(ids), arguments))
+        return self._with_vectors(records, space)
 
     def background(self) -> Steps[Background]:
         """Return the background sample, drawn when first needed and again when the collection has changed enough.
 
         :return: the sample.
         """
-        kept = self._kept
-        if kept is not None and time.monotonic() - kept.checked < self.check_after:
-            return kept.background
-        count = {"count_filter": self._filter(), "exact": False, "shard_key_selector": self.options.shard_key}
-        population = yield Step("background", self._count_points, count)
-        if kept is not None and abs(population - kept.background.population) <= self.refresh_share * population:
-            kept.checked = time.monotonic()
-            return kept.background
+        space = yield from self.space()
+        known, options = self._known(), self.options
+        kept = known.background
+        if kept is not None and time.monotonic() - known.counted < self.check_after:
+            return kept
+        count = {"count_filter": options.filter, "exact": False, "shard_key_selector": options.shard_key}
+        population = yield from self._ask("background", self._count_points, count | self._patience())
+        if kept is not None and abs(population - kept.population) <= self.refresh_share * population:
+            known.counted = time.monotonic()
+            return kept
         sample = models.SampleQuery(sample=models.Sample.RANDOM)
-        request = self._request(sample, self.background_size, with_payload=False, with_vector=True)
-        (response,) = yield self._queries("background", request)
-        found = self._found(response)
-        background = Background(found.vectors, found.ids, max(population, len(found.ids)))
-        self._kept = _Kept(background)
+        request = self._request(space, self.background_size, with_payload=False, with_vector=True, query=sample)
+        request.filter = options.filter
+        batch = Batch([request], options.consistency, options.timeout)
+        responses = yield from self._ask("background", self._sample_points, batch)
+        if known.sampled is responses and known.background is not None:
+            # Many queries waited for one sample. They share what the first made of it.
+            return known.background
+        points, vectors = _vectors(responses[0].points, space)
+        background = Background(vectors, [point.id for point in points], max(population, len(points)))
+        known.background, known.counted, known.sampled = background, time.monotonic(), responses
         return background
 
-    def _queries(self, stage: str, *requests: models.QueryRequest) -> Step:
-        return Step(stage, self._query_points, Batch(list(requests), self.options.consistency, self.options.timeout))
+    def _known(self) -> Known:
+        store, options = self.store, self.options
+        key = (
+            store.collection_name,
+            store.dense_vector_name,
+            store.sparse_vector_name if options.hybrid else None,
+            options.filter.model_dump_json() if options.filter else None,
+            repr(options.shard_key),
+            self.background_size,
+        )
+        return shelf.entry(store._client or store._aclient, key)
+
+    def _ask(self, stage: str, operation: Operation, item: Any) -> Generator[Step, Any, Any]:
+        """Take one step to Qdrant. A refusal may mean that the collection is another one by now."""
+        try:
+            answer = yield Step(stage, operation, item)
+        except Exception as error:
+            if refused(error):
+                self._known().forget()
+            raise
+        return answer
+
+    def _queries(self, stage: str, *requests: models.QueryRequest) -> Generator[Step, Any, Any]:
+        batch = Batch(list(requests), self.options.consistency, self.options.timeout)
+        return (yield from self._ask(stage, self._query_points, batch))
+
+    def _patience(self) -> dict[str, Any]:
+        return {"timeout": self.options.timeout} if self.options.timeout is not None else {}
 
     def _nearest(
-        self, vector: Array, limit: int, with_payload: bool = True, with_vector: bool = False
-    ) -> models.QueryRequest:
-        request = self._request(vector.tolist(), limit, with_payload, with_vector)
-        request.score_threshold = self.options.score_threshold
-        request.params = self.options.search_params
-        return request
-
-    def _request(self, query: Any, limit: int, with_payload: bool, with_vector: bool) -> models.QueryRequest:
-        return models.QueryRequest(
-            query=query,
-            using=self.store.dense_vector_name or None,
-            limit=limit,
-            filter=self._filter(),
-            with_payload=with_payload,
-            with_vector=self._with_vector() if with_vector else False,
-            shard_key=self.options.shard_key,
-        )
-
-    def _with_vector(self) -> list[str] | bool:
-        return [self.store.dense_vector_name] if self.store.dense_vector_name else True
-
-    def _filter(self) -> models.Filter | None:
-        if self.options.qdrant_filter is not None:
-            return self.options.qdrant_filter
+        self,
+        vector: Array,
+        limit: int,
+        depth: int,
+        sparse: models.SparseVector | None,
+        with_payload: bool = True,
+        with_vector: bool = False,
+    ) -> Steps[models.QueryRequest]:
+        """Ask for the nearest points; with a sparse query, for the first of two rankings of `depth` points fused."""
+        space = yield from self.space()
         options = self.options
-        query = VectorStoreQuery(
-            filters=options.filters,
-            node_ids=list(options.node_ids) if options.node_ids else None,
-            doc_ids=list(options.doc_ids) if options.doc_ids else None,
+        dense: dict[str, Any] = {
+            "query": space.query(vector),
+            "using": space.name or None,
+            "filter": options.filter,
+            "params": options.search_params,
+            "score_threshold": options.score_threshold,
+        }
+        if sparse is None or options.hybrid is None:
+            return self._request(space, limit, with_payload, with_vector, **dense)
+        dense_ranking = models.Prefetch(**dense, limit=depth)
+        if not sparse.indices:
+            fused = models.FusionQuery(fusion=models.Fusion.RRF)
+            return self._request(space, limit, with_payload, with_vector, prefetch=[dense_ranking], query=fused)
+        words = models.Prefetch(
+            query=sparse,
+            using=space.sparse,
+            filter=options.filter,
+            params=options.search_params,
+            limit=options.hybrid.sparse_top_k or depth,
         )
-        built: models.Filter | None = self.store._build_query_filter(query)
-        return built
+        prefetch = [dense_ranking, words]
+        return self._request(space, limit, with_payload, with_vector, prefetch=prefetch, query=options.hybrid.query())
 
-    def _found(self, response: models.QueryResponse) -> Found:
-        return self._parsed(response.points)
+    def _request(
+        self, space: Space, limit: int, with_payload: bool, with_vector: bool, **query: Any
+    ) -> models.QueryRequest:
+        return models.QueryRequest(
+            limit=limit,
+            with_payload=with_payload,
+            with_vector=([space.name] if space.name else True) if with_vector else False,
+            shard_key=self.options.shard_key,
+            **query,
+        )
 
-    def _parsed(self, points: Sequence[models.ScoredPoint | models.Record]) -> Found:
-        """Take the vectors out and have the store parse the rest, so that nodes are those of its own query."""
-        vectors = [_dense(point.vector, self.store.dense_vector_name) for point in points]
-        if any(vector is not None for vector in vectors):
-            lost = [point.id for point, vector in zip(points, vectors, strict=True) if vector is None]
-            if lost:
-                points = [point for point in points if point.id not in lost]
-                vectors = [vector for vector in vectors if vector is not None]
-            stacked = torch.tensor(vectors, dtype=torch.float32)
-        else:
-            stacked = torch.empty(0, 0)
+    def _listed(self, points: Points) -> Found:
+        return Found([point.id for point in points], _scores(points), self._nodes(points), torch.empty(0, 0))
+
+    def _with_vectors(self, points: Points, space: Space) -> Found:
+        points, vectors = _vectors(points, space)
+        return Found([point.id for point in points], _scores(points), self._nodes(points), vectors)
+
+    def _nodes(self, points: Points) -> list[BaseNode]:
+        """Have the store read the payloads, so that nodes are those of its own query."""
         plain = [point.model_copy(update={"vector": None}) for point in points]
-        nodes = list(self.store.parse_to_query_result(plain).nodes or []) if plain and plain[0].payload else []
-        scores = [float(getattr(point, "score", 0.0)) for point in points]
-        return Found([point.id for point in points], scores, nodes, stacked)
+        if not plain:
+            return []
+        try:
+            return list(self.store.parse_to_query_result(plain).nodes or [])
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ValueError(self._unreadable(plain)) from error
+        except ValueError as error:
+            if type(error) is ValueError:
+                raise
+            raise ValueError(self._unreadable(plain)) from error
 
-
-def _dense(vector: Any, name: str) -> list[float] | None:
-    if isinstance(vector, dict):
-        vector = vector.get(name)
-    return vector if isinstance(vector, list) and vector and not isinstance(vector[0], list) else None
-
-
-def _space(info: models.CollectionInfo, name: str, collection: str) -> Space:
-    vectors = info.config.params.vectors
-    named = vectors if isinstance(vectors, dict) else {"": vectors}
-    params = named.get(name)
-    if params is None:
-        there = ", ".join(repr(key) for key in named) or "none"
-        raise ValueError(f"collection {collection!r} has no vector {name!r}; it has {there}: set dense_vector_name")
-    if params.multivector_config is not None:
-        raise ValueError(f"vector {name!r} of {collection!r} is a multivector; refining needs one vector per point")
-    if params.distance not in METRIC_OF:
-        raise ValueError(
-            f"distance {params.distance.value} of {collection!r} cannot be refined: use Cosine, Dot or Euclid"
+    def _unreadable(self, points: Points) -> str:
+        fields = sorted({key for point in points for key in point.payload or {}})
+        return (
+            f"LlamaIndex did not write all of collection {self.store.collection_name!r}, whose points have the fields "
+            f"{', '.join(map(repr, fields)) or 'none'}: use RefinedRetriever.from_collection with text_key"
         )
-    return Space(name, params.size, METRIC_OF[params.distance])
+
+
+def _scores(points: Points) -> list[float]:
+    return [float(getattr(point, "score", 0.0)) for point in points]
+
+
+def _vectors(points: Points, space: Space) -> tuple[Points, Tensor]:
+    """Return the points that have a vector to refine by, and their vectors."""
+    rows = [_dense(point.vector, space) for point in points]
+    kept = [(point, row) for point, row in zip(points, rows, strict=True) if row is not None]
+    if not kept:
+        return [], torch.empty(0, space.size)
+    return [point for point, _ in kept], torch.tensor([row for _, row in kept], dtype=torch.float32)
+
+
+def _dense(vector: Any, space: Space) -> list[float] | None:
+    if isinstance(vector, dict):
+        vector = vector.get(space.name)
+    if not isinstance(vector, list) or len(vector) != space.size:
+        return None
+    # A zero vector has no direction.
+    return vector if any(vector) or space.metric != "cosine" else None

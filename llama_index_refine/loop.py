@@ -10,10 +10,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from llama_index.core.schema import NodeWithScore, QueryBundle
+from qdrant_client import models
 from torch import Tensor
 
 from llama_index_refine.collection import Background, Found, PointId, QdrantCollection, Space
-from llama_index_refine.fusion import fuse
+from llama_index_refine.fusion import fuse, fuse_ranked, standing
 from llama_index_refine.geometry import similarity, similarity_of_score
 from llama_index_refine.graders.account import Account, Budget
 from llama_index_refine.operations import Embedding, Grading, Lesson, Refining, Sheet
@@ -39,11 +40,13 @@ class Feedback:
     :param query: its text and vector.
     :param vector: (d,) float32.
     :param account: what grading it may cost, and has.
+    :param words: what its searches take beside the vector; not empty in hybrid mode.
     """
 
     query: QueryBundle
     vector: np.ndarray
     account: Account
+    words: dict[str, models.SparseVector]
     ids: list[PointId] = field(default_factory=list)
     nodes: list[NodeWithScore] = field(default_factory=list)
     documents: list[Tensor] = field(default_factory=list)
@@ -102,9 +105,10 @@ class FeedbackLoop:
         vector = np.asarray(embedding, dtype=np.float32)
         space = yield from self.collection.space()
         _check(vector, space)
+        words = yield from self.collection.words(query.query_str)
         shares = split_budget(self.feedback_top_k, self.rounds)
-        first, shown = yield from self.collection.search_with_vectors(vector, self.similarity_top_k, shares[0])
-        feedback = Feedback(query, vector, Account(self.budget))
+        first, shown = yield from self.collection.search_with_vectors(vector, self.similarity_top_k, shares[0], **words)
+        feedback = Feedback(query, vector, Account(self.budget), words)
         before = [NodeWithScore(node=node, score=score) for node, score in zip(first.nodes, first.scores, strict=True)]
         try:
             refinement = yield from self._refined(feedback, shown, shares[1:], space)
@@ -130,7 +134,7 @@ class FeedbackLoop:
 
     def _refined(self, feedback: Feedback, shown: Found, shares: Sequence[int], space: Space) -> Steps[Refinement]:
         if len(shown.ids) < 2:
-            raise NotRefinedError(f"the first search found {len(shown.ids)} nodes, and refining needs 2")
+            raise NotRefinedError(f"the first search found {len(shown.ids)} nodes with a vector, and refining needs 2")
         background = yield from self._background(space)
         yield from self._grade(feedback, shown)
         if len(feedback.grades) < 2:
@@ -145,9 +149,14 @@ class FeedbackLoop:
             refinement = yield from self._move(feedback, background, space)
         limit = self.similarity_top_k
         # Every graded document may sink below the last one returned; as many must be at hand to take its place.
-        found = yield from self.collection.search(refinement.vector, limit + len(feedback.ids))
+        found = yield from self.collection.search(refinement.vector, limit + len(feedback.ids), **feedback.words)
         graded = Found(feedback.ids, [], [entry.node for entry in feedback.nodes], torch.empty(0, 0))
-        refinement.nodes = fuse(found, graded, torch.as_tensor(refinement.fused), space.metric, limit)
+        similarities = torch.as_tensor(refinement.fused)
+        if feedback.words:
+            own = similarity(torch.as_tensor(refinement.vector), torch.as_tensor(refinement.documents), space.metric)
+            refinement.nodes = fuse_ranked(found, graded, (similarities - own) / refinement.tau, limit)
+        else:
+            refinement.nodes = fuse(found, graded, similarities, space.metric, limit)
         return refinement
 
     def _background(self, space: Space) -> Steps[Background | None]:
@@ -181,17 +190,22 @@ class FeedbackLoop:
         self, feedback: Feedback, refinement: Refinement, share: int, background: Background | None, space: Space
     ) -> Steps[bool]:
         """Grade documents that the refined ranking brings up. What was graded before stands if this fails."""
-        ranking = yield from self.collection.rank(refinement.vector, DEPTH)
+        ranking = yield from self.collection.rank(refinement.vector, DEPTH, **feedback.words)
         new = [at for at, point in enumerate(ranking.ids) if point not in feedback.shown]
-        known = torch.from_numpy(np.concatenate([refinement.documents, refinement.background]))
         grades = torch.nn.functional.pad(torch.from_numpy(refinement.grades), (0, len(refinement.background)))
-        candidates = similarity_of_score(torch.tensor([ranking.scores[at] for at in new]), space.metric)
-        places = next_to_grade(
-            similarity(torch.from_numpy(refinement.vector), known, space.metric), grades, candidates, share
-        )
+        if feedback.words:
+            known = standing(ranking, [*feedback.ids, *[None] * len(refinement.background)])
+            candidates = standing(ranking, [ranking.ids[at] for at in new])
+        else:
+            documents = torch.from_numpy(np.concatenate([refinement.documents, refinement.background]))
+            known = similarity(torch.from_numpy(refinement.vector), documents, space.metric)
+            candidates = similarity_of_score(torch.tensor([ranking.scores[at] for at in new]), space.metric)
+        places = next_to_grade(known, grades, candidates, share)
         if not places:
             return False
         shown = yield from self.collection.fetch([ranking.ids[new[place]] for place in places])
+        if not shown.ids:
+            return False
         try:
             yield from self._grade(feedback, shown)
         except Exception as error:

@@ -40,7 +40,13 @@ class Embedding:
     def run(self, items: Sequence[QueryBundle]) -> Sequence[Any]:
         """Embed one after the other."""
         embed = self.model().get_agg_embedding_from_queries
-        return [embed(item.embedding_strs) for item in items]
+        results: list[Any] = []
+        for item in items:
+            try:
+                results.append(embed(item.embedding_strs))
+            except Exception as error:
+                results.append(error)
+        return results
 
     async def arun(self, items: Sequence[QueryBundle]) -> Sequence[Any]:
         """Embed side by side."""
@@ -151,7 +157,8 @@ class Lesson:
     @property
     def shape(self) -> tuple[Any, ...]:
         """What must agree for lessons to be refined together."""
-        return len(self.query), len(self.grades), self.population, self.metric, self.background is None
+        background = None if self.background is None else len(self.background)
+        return len(self.query), len(self.grades), self.population, self.metric, background
 
 
 @dataclass(frozen=True)
@@ -177,18 +184,26 @@ class Refining:
 
     def run(self, items: Sequence[Lesson]) -> Sequence[Any]:
         """Refine lessons of one shape in one batch."""
-        results: dict[int, Refinement] = {}
+        results: dict[int, Any] = {}
         numbered = sorted(enumerate(items), key=lambda entry: repr(entry[1].shape))
         for _, group in groupby(numbered, key=lambda entry: entry[1].shape):
             places, lessons = zip(*group, strict=True)
-            results |= zip(places, self._refine(lessons), strict=True)
+            results |= zip(places, self._refined(lessons), strict=True)
         for place, lesson in enumerate(items):
-            dispatcher.event(_taught(lesson, results[place]))
+            if isinstance(results[place], Refinement):
+                dispatcher.event(_taught(lesson, results[place]))
         return [results[place] for place in range(len(items))]
 
     async def arun(self, items: Sequence[Lesson]) -> Sequence[Any]:
         """Refine at once: it takes milliseconds, less than handing it to a thread would be worth."""
         return self.run(items)
+
+    def _refined(self, lessons: Sequence[Lesson]) -> list[Any]:
+        try:
+            return list(self._refine(lessons))
+        except Exception as error:
+            # One bad lesson must not fail those it shares a batch with.
+            return [error] if len(lessons) == 1 else [self._refined([lesson])[0] for lesson in lessons]
 
     def _refine(self, lessons: Sequence[Lesson]) -> list[Refinement]:
         first = lessons[0]

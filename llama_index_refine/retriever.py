@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -10,20 +10,27 @@ from llama_index.core import Settings
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.callbacks.base import CallbackManager
+from llama_index.core.indices.vector_store import VectorStoreIndex
 from llama_index.core.prompts.mixin import PromptMixinType
 from llama_index.core.schema import IndexNode, NodeWithScore, QueryBundle, QueryType
-from llama_index.core.vector_stores.types import MetadataFilters
+from llama_index.core.storage.docstore import BaseDocumentStore
+from llama_index.core.vector_stores.types import MetadataFilters, VectorStoreQueryMode
 from llama_index.vector_stores.qdrant import QdrantVectorStore
-from qdrant_client import models
+from qdrant_client import AsyncQdrantClient
 
-from llama_index_refine.collection import QdrantCollection, SearchOptions
+from llama_index_refine.collection import QdrantCollection
+from llama_index_refine.events import RefinementEvent, dispatcher, span
 from llama_index_refine.graders.account import Budget
 from llama_index_refine.graders.base import BaseGrader
+from llama_index_refine.index import Docstore, read_index
 from llama_index_refine.loop import FeedbackLoop
+from llama_index_refine.notes import annotated
 from llama_index_refine.operations import Embedding, Grading, Refining
+from llama_index_refine.options import QdrantKwargs, read_hybrid, read_options
 from llama_index_refine.refinement import Refinement
 from llama_index_refine.refiner import QueryRefiner
-from llama_index_refine.steps import Outcome, arun, run
+from llama_index_refine.steps import Outcome, Steps, arun, run
+from llama_index_refine.stores import SparseEncoder, open_store
 
 
 class RefinedRetriever(BaseRetriever):
@@ -43,9 +50,13 @@ class RefinedRetriever(BaseRetriever):
     :param on_error: "fallback" returns the first search's nodes when anything after it fails, "raise" raises.
     :param node_ids: search these nodes only.
     :param doc_ids: search the nodes of these documents only.
-    :param qdrant_filter: a raw Qdrant filter, instead of filters, node_ids and doc_ids.
-    :param search_params: Qdrant's search parameters: hnsw_ef, exact, quantization.
-    :param score_threshold: drop nodes that score worse.
+    :param vector_store_query_mode: "default", or "hybrid" to have every search fused with a sparse one.
+    :param alpha: in hybrid mode the dense search's share, in [0, 1]; None for equal shares.
+    :param sparse_top_k: in hybrid mode, how many nodes the sparse search contributes; None for as many as the dense.
+    :param hybrid_top_k: in hybrid mode, the most nodes to return; None for similarity_top_k.
+    :param vector_store_kwargs: Qdrant's own options, for both searches and the background. See `QdrantKwargs`.
+    :param docstore: where nodes that are not text are kept whole, as a `VectorStoreIndex` does; None for nowhere else.
+    :param node_metadata: note on each returned node its `refine_grade` and its `refine_rank_before`, hidden from LLMs.
     :param callback_manager: LlamaIndex's callbacks.
     :param object_map: objects behind `IndexNode`s, by index id.
     :param objects: the same as a list.
@@ -69,16 +80,19 @@ class RefinedRetriever(BaseRetriever):
         on_error: Literal["fallback", "raise"] = "fallback",
         node_ids: Sequence[str] | None = None,
         doc_ids: Sequence[str] | None = None,
-        qdrant_filter: models.Filter | None = None,
-        search_params: models.SearchParams | None = None,
-        score_threshold: float | None = None,
+        vector_store_query_mode: VectorStoreQueryMode | str = VectorStoreQueryMode.DEFAULT,
+        alpha: float | None = None,
+        sparse_top_k: int | None = None,
+        hybrid_top_k: int | None = None,
+        vector_store_kwargs: QdrantKwargs | None = None,
+        docstore: BaseDocumentStore | None = None,
+        node_metadata: bool = False,
         callback_manager: CallbackManager | None = None,
         object_map: dict[str, Any] | None = None,
         objects: list[IndexNode] | None = None,
         verbose: bool = False,
     ) -> None:
         for name, value, least in (
-            ("similarity_top_k", similarity_top_k, 1),
             ("feedback_top_k", feedback_top_k, 2),
             ("rounds", rounds, 1),
             ("background_size", background_size, 0),
@@ -94,14 +108,74 @@ class RefinedRetriever(BaseRetriever):
         self.rounds = rounds
         self.budget = budget or Budget()
         self.on_error: Literal["fallback", "raise"] = on_error
+        self._hybrid_top_k = hybrid_top_k
         self._embed_model = embed_model
         self._grader = grader
-        options = SearchOptions(filters, qdrant_filter, node_ids, doc_ids, score_threshold, search_params)
+        fusion = (vector_store_kwargs or {}).get("fusion", "rrf")
+        hybrid = read_hybrid(vector_store, vector_store_query_mode, alpha, sparse_top_k, hybrid_top_k, fusion)
+        options = read_options(vector_store, filters, node_ids, doc_ids, hybrid, vector_store_kwargs)
         self._collection = QdrantCollection(vector_store, options, background_size)
         self._embedding = Embedding(lambda: self.embed_model)
         self._grading = Grading(lambda: self.grader)
         self._refining = Refining(refiner)
+        self._docstore = Docstore(docstore) if docstore is not None else None
+        self.node_metadata = node_metadata
         super().__init__(callback_manager, object_map, objects, verbose)
+
+    @classmethod
+    def from_index(cls, index: VectorStoreIndex, **kwargs: Any) -> RefinedRetriever:
+        """Retrieve from an index over Qdrant, in the place of `index.as_retriever()`.
+
+        The index's vector store, embedding model, docstore, callbacks and objects are taken over, and, where it lists
+        nodes of its own, the search is restricted to those, as in its own retriever.
+
+        :param index: a `VectorStoreIndex` over a `QdrantVectorStore`.
+        :param kwargs: the arguments of `RefinedRetriever`, to replace what is taken over or to add to it.
+        :return: the retriever.
+        :raises ValueError: an index over another vector store, or an argument outside its range.
+        """
+        return cls(**{**read_index(index), **kwargs})
+
+    @classmethod
+    def from_collection(
+        cls,
+        client: Any,
+        collection_name: str,
+        text_key: str | None = None,
+        vector_name: str | None = None,
+        *,
+        aclient: AsyncQdrantClient | None = None,
+        sparse_vector_name: str | None = None,
+        sparse_query_fn: SparseEncoder | None = None,
+        **kwargs: Any,
+    ) -> RefinedRetriever:
+        """Retrieve from a collection, whoever wrote it.
+
+        :param client: a `QdrantClient`, an `AsyncQdrantClient` or an `EdgeClient`.
+        :param collection_name: the collection.
+        :param text_key: the payload field that is the text, "a.b" for b inside a; the others become metadata. None for
+            a collection that LlamaIndex wrote.
+        :param vector_name: the vector to search; None for the only one there is.
+        :param aclient: an asynchronous client beside a blocking one.
+        :param sparse_vector_name: the sparse vector of hybrid mode; None for the only one there is.
+        :param sparse_query_fn: turns texts into the indices and values of sparse vectors, for hybrid mode.
+        :param kwargs: the arguments of `RefinedRetriever`.
+        :return: the retriever.
+        :raises ValueError: an argument outside its range.
+        """
+        store = open_store(client, collection_name, text_key, vector_name, aclient, sparse_vector_name, sparse_query_fn)
+        return cls(store, **kwargs)
+
+    @property
+    def similarity_top_k(self) -> int:
+        """The most nodes to return."""
+        return self._similarity_top_k
+
+    @similarity_top_k.setter
+    def similarity_top_k(self, similarity_top_k: int) -> None:
+        if similarity_top_k < 1:
+            raise ValueError(f"similarity_top_k must be at least 1, got {similarity_top_k}")
+        self._similarity_top_k = similarity_top_k
 
     @property
     def grader(self) -> BaseGrader:
@@ -117,6 +191,7 @@ class RefinedRetriever(BaseRetriever):
         """The model that embeds queries."""
         return self._embed_model or Settings.embed_model
 
+    @span
     def refine(self, query: QueryType) -> Refinement:
         """Retrieve, and tell how.
 
@@ -124,12 +199,71 @@ class RefinedRetriever(BaseRetriever):
         :return: the refinement, with the nodes that `retrieve` would return.
         :raises Exception: the embedding or the first search failed; with on_error="raise", anything that failed.
         """
-        return _result(run([self._loop().steps(_bundle(query))])[0])
+        return _result(run([self._steps(_bundle(query))])[0])
 
+    @span
     async def arefine(self, query: QueryType) -> Refinement:
         """Retrieve, and tell how, without blocking the event loop. See `refine`."""
-        (outcome,) = await arun([self._loop().steps(_bundle(query))])
+        (outcome,) = await arun([self._steps(_bundle(query))])
         return _result(outcome)
+
+    @span
+    def refine_batch(
+        self, queries: Sequence[QueryType], batch_size: int = 32, return_exceptions: bool = False
+    ) -> list[Any]:
+        """Refine many queries, whose searches share requests to Qdrant and whose optimisations share a batch.
+
+        :param queries: the queries.
+        :param batch_size: queries on their way at a time, which bounds the memory; at least 1.
+        :param return_exceptions: return a failed query's exception in its place; otherwise the first one is raised
+            when all queries of its batch are done.
+        :return: one `Refinement` for each query.
+        :raises Exception: as for `refine`.
+        """
+        results = []
+        for batch in _batches(queries, batch_size):
+            results += _results(run([self._steps(query) for query in batch]), return_exceptions)
+        return results
+
+    @span
+    async def arefine_batch(
+        self, queries: Sequence[QueryType], batch_size: int = 32, return_exceptions: bool = False
+    ) -> list[Any]:
+        """Refine many queries without blocking the event loop. See `refine_batch`."""
+        results = []
+        for batch in _batches(queries, batch_size):
+            results += _results(await arun([self._steps(query) for query in batch]), return_exceptions)
+        return results
+
+    def retrieve_batch(
+        self, queries: Sequence[QueryType], batch_size: int = 32, return_exceptions: bool = False
+    ) -> list[Any]:
+        """Retrieve for many queries. See `refine_batch`.
+
+        :return: what `retrieve` returns, for each query.
+        """
+        self._check_callback_manager()
+        results: list[Any] = []
+        for batch in _batches(queries, batch_size):
+            for query, refinement in zip(batch, self.refine_batch(batch, batch_size, return_exceptions), strict=True):
+                failed = isinstance(refinement, Exception)
+                results.append(refinement if failed else self._handle_recursive_retrieval(query, [*refinement.nodes]))
+        return results
+
+    async def aretrieve_batch(
+        self, queries: Sequence[QueryType], batch_size: int = 32, return_exceptions: bool = False
+    ) -> list[Any]:
+        """Retrieve for many queries without blocking the event loop. See `retrieve_batch`."""
+        self._check_callback_manager()
+        results: list[Any] = []
+        for batch in _batches(queries, batch_size):
+            refinements = await self.arefine_batch(batch, batch_size, return_exceptions)
+            for query, refinement in zip(batch, refinements, strict=True):
+                if isinstance(refinement, Exception):
+                    results.append(refinement)
+                else:
+                    results.append(await self._ahandle_recursive_retrieval(query, [*refinement.nodes]))
+        return results
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         return list(self.refine(query_bundle).nodes)
@@ -140,13 +274,19 @@ class RefinedRetriever(BaseRetriever):
     def _get_prompt_modules(self) -> PromptMixinType:
         return {"grader": self.grader}
 
+    def _steps(self, query: QueryBundle) -> Steps[Refinement]:
+        refinement = yield from self._loop().steps(query)
+        if self._docstore is not None:
+            refinement = yield from self._docstore.complete(refinement)
+        return annotated(refinement) if self.node_metadata else refinement
+
     def _loop(self) -> FeedbackLoop:
         return FeedbackLoop(
             self._collection,
             self._embedding,
             self._grading,
             self._refining,
-            self.similarity_top_k,
+            self._hybrid_top_k or self.similarity_top_k,
             self.feedback_top_k,
             self.rounds,
             self.budget,
@@ -158,8 +298,23 @@ def _bundle(query: QueryType) -> QueryBundle:
     return QueryBundle(query) if isinstance(query, str) else query
 
 
+def _batches(queries: Sequence[QueryType], size: int) -> Iterator[list[QueryBundle]]:
+    if size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {size}")
+    for start in range(0, len(queries), size):
+        yield [_bundle(query) for query in queries[start : start + size]]
+
+
+def _results(outcomes: Sequence[Outcome], return_exceptions: bool) -> list[Any]:
+    return [
+        outcome.result if return_exceptions and isinstance(outcome.result, Exception) else _result(outcome)
+        for outcome in outcomes
+    ]
+
+
 def _result(outcome: Outcome) -> Refinement:
     if isinstance(outcome.result, Exception):
         raise outcome.result
     refinement: Refinement = replace(outcome.result, timings=outcome.seconds)
+    dispatcher.event(RefinementEvent.of(refinement))
     return refinement

@@ -1,0 +1,215 @@
+"""What restricts and steers a retriever's searches: LlamaIndex's words for it, and Qdrant's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypedDict
+
+from llama_index.core.vector_stores.types import MetadataFilters, VectorStoreQuery, VectorStoreQueryMode
+from llama_index.vector_stores.qdrant import QdrantVectorStore
+from llama_index.vector_stores.qdrant.utils import relative_score_fusion
+from qdrant_client import models
+
+FusionName = Literal["rrf", "dbsf"]
+
+
+class QdrantKwargs(TypedDict, total=False):
+    """What `vector_store_kwargs` may hold. The first three are those that `QdrantVectorStore.query` knows too.
+
+    - qdrant_filters: a raw Qdrant filter, instead of `filters`, `node_ids` and `doc_ids`.
+    - search_params: `hnsw_ef`, `exact`, `quantization` (rescoring), ...
+    - shard_identifier: what the store's `shard_key_selector_fn` turns into a shard key.
+    - shard_key_selector: the shard key, or keys, themselves.
+    - score_threshold: leave out nodes that score worse; in hybrid mode, of the dense search.
+    - consistency: how many replicas must agree: a number, "majority", "quorum" or "all".
+    - timeout: seconds that one request may take; None for the client's own timeout.
+    - fusion: how hybrid mode fuses, "rrf" (default) or "dbsf".
+    """
+
+    qdrant_filters: models.Filter | None
+    search_params: models.SearchParams | dict[str, Any] | None
+    shard_identifier: Any
+    shard_key_selector: models.ShardKeySelector | None
+    score_threshold: float | None
+    consistency: models.ReadConsistency | None
+    timeout: int | None
+    fusion: FusionName
+
+
+@dataclass(frozen=True)
+class Hybrid:
+    """How a dense and a sparse search become one.
+
+    :param fusion: reciprocal ranks, or scores in units of their own spread.
+    :param alpha: the dense search's share, in [0, 1]; None for equal shares.
+    :param sparse_top_k: how many nodes the sparse search contributes; None for as many as the dense one.
+    :param hybrid_top_k: how many nodes a retrieval returns; None for similarity_top_k.
+    :raises ValueError: an argument outside its range.
+    """
+
+    fusion: FusionName = "rrf"
+    alpha: float | None = None
+    sparse_top_k: int | None = None
+    hybrid_top_k: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.fusion not in ("rrf", "dbsf"):
+            raise ValueError(f"fusion must be 'rrf' or 'dbsf', got {self.fusion!r}")
+        if self.alpha is not None and not 0 <= self.alpha <= 1:
+            raise ValueError(f"alpha must be in [0, 1], got {self.alpha}")
+        if self.fusion == "dbsf" and self.alpha not in (None, 0.5):
+            raise ValueError("alpha weighs ranks, which fusion='dbsf' does not use: leave one of them out")
+        for name in ("sparse_top_k", "hybrid_top_k"):
+            count = getattr(self, name)
+            if count is not None and count < 1:
+                raise ValueError(f"{name} must be at least 1, got {count}")
+
+    def query(self) -> models.FusionQuery | models.RrfQuery:
+        """Write it in Qdrant's words; the dense search comes first."""
+        if self.alpha is None or self.alpha == 0.5:
+            return models.FusionQuery(fusion=models.Fusion(self.fusion))
+        return models.RrfQuery(rrf=models.Rrf(weights=[self.alpha, 1 - self.alpha]))
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """What restricts and steers every search of one retriever, in Qdrant's words.
+
+    :param filter: the points that count, None for all.
+    :param score_threshold: drop results that score worse.
+    :param search_params: hnsw_ef, exact search, quantisation, ...
+    :param shard_key: search these shards only.
+    :param consistency: how many replicas must agree.
+    :param timeout: seconds that Qdrant may take for one request.
+    :param hybrid: how a sparse search takes part; None for a dense search alone.
+    """
+
+    filter: models.Filter | None = None
+    score_threshold: float | None = None
+    search_params: models.SearchParams | None = None
+    shard_key: Any = None
+    consistency: Any = None
+    timeout: int | None = None
+    hybrid: Hybrid | None = None
+
+
+def read_options(
+    store: QdrantVectorStore,
+    filters: MetadataFilters | None = None,
+    node_ids: Sequence[str] | None = None,
+    doc_ids: Sequence[str] | None = None,
+    hybrid: Hybrid | None = None,
+    kwargs: QdrantKwargs | None = None,
+) -> SearchOptions:
+    """Put a retriever's arguments into Qdrant's words.
+
+    :param store: the vector store, which builds the filter.
+    :param filters: metadata filters, nested as one likes.
+    :param node_ids: search these nodes only.
+    :param doc_ids: search the nodes of these documents only.
+    :param hybrid: how a sparse search takes part.
+    :param kwargs: Qdrant's own options.
+    :return: the options.
+    :raises ValueError: an option that is not known, out of range, or at odds with another.
+    """
+    given: dict[str, Any] = dict(kwargs or {})
+    unknown = sorted(set(given) - set(QdrantKwargs.__annotations__))
+    if unknown:
+        raise ValueError(
+            f"vector_store_kwargs has no {unknown[0]!r}; it takes {', '.join(sorted(QdrantKwargs.__annotations__))}"
+        )
+    timeout = given.get("timeout")
+    if timeout is not None and not (isinstance(timeout, int) and timeout >= 1):
+        raise ValueError(f"timeout must be whole seconds, at least 1, got {timeout!r}")
+    params = given.get("search_params")
+    return SearchOptions(
+        filter=_filter(store, filters, node_ids, doc_ids, given.get("qdrant_filters")),
+        score_threshold=given.get("score_threshold"),
+        search_params=models.SearchParams(**params) if isinstance(params, dict) else params,
+        shard_key=_shard_key(store, given.get("shard_identifier"), given.get("shard_key_selector")),
+        consistency=given.get("consistency"),
+        timeout=timeout,
+        hybrid=hybrid,
+    )
+
+
+def read_hybrid(
+    store: QdrantVectorStore,
+    mode: VectorStoreQueryMode | str,
+    alpha: float | None,
+    sparse_top_k: int | None,
+    hybrid_top_k: int | None,
+    fusion: FusionName = "rrf",
+) -> Hybrid | None:
+    """Say how a sparse search takes part.
+
+    :param store: the vector store, which makes the sparse vectors.
+    :param mode: LlamaIndex's query mode, "default" or "hybrid".
+    :param alpha: the dense search's share, in [0, 1].
+    :param sparse_top_k: how many nodes the sparse search contributes.
+    :param hybrid_top_k: how many nodes a retrieval returns.
+    :param fusion: "rrf" or "dbsf".
+    :return: how, or None in default mode.
+    :raises ValueError: another mode, a store without sparse vectors, or an argument that would have no effect.
+    """
+    mode = VectorStoreQueryMode(mode)
+    if mode not in (VectorStoreQueryMode.DEFAULT, VectorStoreQueryMode.HYBRID):
+        raise ValueError(
+            f"vector_store_query_mode {mode.value!r} has no single dense ranking to refine: use 'default' or 'hybrid'"
+        )
+    if mode == VectorStoreQueryMode.DEFAULT:
+        given = {"alpha": alpha, "sparse_top_k": sparse_top_k, "hybrid_top_k": hybrid_top_k}
+        lost = [name for name, value in given.items() if value is not None]
+        if lost:
+            raise ValueError(f"{lost[0]} has no effect without vector_store_query_mode='hybrid'")
+        return None
+    if not store.enable_hybrid or store._sparse_query_fn is None:
+        raise ValueError(
+            "vector_store_query_mode='hybrid' needs sparse vectors: QdrantVectorStore(..., enable_hybrid=True), or "
+            "from_collection(..., sparse_query_fn=...)"
+        )
+    if store._hybrid_fusion_fn is not relative_score_fusion:
+        raise ValueError("hybrid_fusion_fn is not called, as Qdrant fuses: leave it out, and choose fusion")
+    return Hybrid(fusion, alpha, sparse_top_k, hybrid_top_k)
+
+
+def _filter(
+    store: QdrantVectorStore,
+    filters: MetadataFilters | None,
+    node_ids: Sequence[str] | None,
+    doc_ids: Sequence[str] | None,
+    raw: models.Filter | None,
+) -> models.Filter | None:
+    given = {"filters": filters, "node_ids": node_ids, "doc_ids": doc_ids}
+    if raw is not None:
+        # LlamaIndex lets a raw filter replace the others without a word, which may be the one that keeps tenants apart.
+        both = [name for name, value in given.items() if value is not None]
+        if both:
+            raise ValueError(f"pass qdrant_filters or {both[0]}, not both: say it all in qdrant_filters")
+        return raw
+    for name in ("node_ids", "doc_ids"):
+        if given[name] is not None and not given[name]:
+            raise ValueError(f"{name} is empty, so nothing could be found; None is for no restriction")
+    query = VectorStoreQuery(
+        filters=filters,
+        # Qdrant tells the integer 7 from the text "7", which it takes for no id at all.
+        node_ids=[int(i) if str(i).isdecimal() else i for i in node_ids] if node_ids else None,  # type: ignore[misc]
+        doc_ids=list(doc_ids) if doc_ids else None,
+    )
+    built: models.Filter | None = store._build_query_filter(query)
+    return built
+
+
+def _shard_key(store: QdrantVectorStore, identifier: Any, selector: Any) -> Any:
+    if identifier is None:
+        return selector
+    if selector is not None:
+        raise ValueError("pass shard_identifier or shard_key_selector, not both")
+    key = store._generate_shard_key_selector(identifier)
+    if key is None:
+        raise ValueError(
+            "shard_identifier needs a store with sharding_method=CUSTOM and a shard_key_selector_fn; otherwise pass "
+            "the shard key itself as shard_key_selector"
+        )
+    return key

@@ -1,0 +1,129 @@
+"""A LlamaIndex vector store on a collection that LlamaIndex did not write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from typing import Any
+
+from llama_index.core.bridge.pydantic import Field
+from llama_index.core.schema import BaseNode, TextNode
+from llama_index.core.vector_stores.types import VectorStoreQueryResult
+from llama_index.vector_stores.qdrant import QdrantVectorStore
+from qdrant_client import AsyncQdrantClient
+
+SparseEncoder = Callable[[list[str]], tuple[list[list[int]], list[list[float]]]]
+
+
+class PayloadVectorStore(QdrantVectorStore):
+    """Reads nodes from plain payloads: one field is the text, the others are metadata. For reading only.
+
+    :param text_field: where the text is; "a.b" for b inside a.
+    """
+
+    text_field: str = Field(default="text")
+
+    @classmethod
+    def class_name(cls) -> str:
+        """Return the name under which LlamaIndex knows this class."""
+        return "PayloadVectorStore"
+
+    def parse_to_query_result(self, response: list[Any]) -> VectorStoreQueryResult:
+        """Make nodes of points.
+
+        :param response: points with payload.
+        :return: their nodes, whose ids are the points'.
+        :raises ValueError: none of them has the text field.
+        """
+        texts, nodes = 0, []
+        for point in response:
+            payload = point.payload or {}
+            text, metadata = split_payload(payload, self.text_field)
+            texts += text is not None
+            nodes.append(TextNode(id_=str(point.id), text=text or "", metadata=metadata))
+        if response and not texts:
+            fields = sorted({key for point in response for key in point.payload or {}})
+            raise ValueError(
+                f"no point found in collection {self.collection_name!r} has the field {self.text_field!r}; they have "
+                f"{', '.join(map(repr, fields)) or 'none'}: set text_key"
+            )
+        scores = [float(getattr(point, "score", 1.0)) for point in response]
+        return VectorStoreQueryResult(nodes=nodes, similarities=scores, ids=[str(point.id) for point in response])
+
+    def add(self, nodes: list[BaseNode], *args: Any, **kwargs: Any) -> list[str]:  # type: ignore[override]
+        """Refuse: LlamaIndex's payloads would be mixed with the collection's own.
+
+        :raises NotImplementedError: always.
+        """
+        raise NotImplementedError(f"collection {self.collection_name!r} is read only: whoever fills it adds to it")
+
+    async def async_add(self, nodes: list[BaseNode], *args: Any, **kwargs: Any) -> list[str]:  # type: ignore[override]
+        """Refuse. See `add`."""
+        return self.add(nodes)
+
+
+def open_store(
+    client: Any,
+    collection_name: str,
+    text_key: str | None = None,
+    vector_name: str | None = None,
+    aclient: AsyncQdrantClient | None = None,
+    sparse_vector_name: str | None = None,
+    sparse_query_fn: SparseEncoder | None = None,
+) -> QdrantVectorStore:
+    """Open a collection as a vector store.
+
+    :param client: a blocking or asynchronous client, or an `EdgeClient`.
+    :param collection_name: the collection.
+    :param text_key: the payload field that is the text; None for a collection that LlamaIndex wrote.
+    :param vector_name: the vector to search; None for the only one.
+    :param aclient: an asynchronous client beside a blocking one.
+    :param sparse_vector_name: the sparse vector of hybrid mode; None for the only one.
+    :param sparse_query_fn: turns texts into the indices and values of sparse vectors, for hybrid mode.
+    :return: the store.
+    """
+    if isinstance(client, AsyncQdrantClient):
+        client, aclient = None, client
+    shared: dict[str, Any] = {
+        "collection_name": collection_name,
+        "client": client,
+        "aclient": aclient,
+        "dense_vector_name": vector_name,
+        "sparse_vector_name": sparse_vector_name,
+        # Documents are not written, but without a function for them LlamaIndex would load a model.
+        "sparse_doc_fn": sparse_query_fn,
+        "sparse_query_fn": sparse_query_fn,
+        "enable_hybrid": sparse_query_fn is not None,
+    }
+    if text_key is None:
+        return QdrantVectorStore(**shared)
+    store = PayloadVectorStore(**shared)
+    store.text_field = text_key
+    return store
+
+
+def split_payload(payload: dict[str, Any], text_field: str) -> tuple[str | None, dict[str, Any]]:
+    """Take the text out of a payload.
+
+    :param payload: a point's payload.
+    :param text_field: where the text is; "a.b" for b inside a, unless there is a field of that very name.
+    :return: the text, None where there is none, and the rest.
+    """
+    if text_field in payload:
+        return _text(payload[text_field]), {key: deepcopy(value) for key, value in payload.items() if key != text_field}
+    rest = deepcopy(payload)
+    *parents, last = text_field.split(".")
+    inner: Any = rest
+    for key in parents:
+        inner = inner.get(key) if isinstance(inner, dict) else None
+    if not isinstance(inner, dict) or last not in inner:
+        return None, rest
+    return _text(inner.pop(last)), rest
+
+
+def _text(value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, Sequence):
+        return "\n".join(str(part) for part in value)
+    return str(value)
