@@ -100,6 +100,16 @@ class Refinement:
         """The nodes that the first search had returned and that are not returned any more, best first."""
         return _without(self.nodes_before, self.nodes)
 
+    @property
+    def grade_of(self) -> dict[str, float]:
+        """The grade in [0, 1] of each graded node, by node id."""
+        return {entry.node_id: float(grade) for entry, grade in zip(self.graded_nodes, self.grades, strict=False)}
+
+    @property
+    def rank_before(self) -> dict[str, int]:
+        """The rank, from 1, of each node that the first search returned, by node id."""
+        return {entry.node_id: rank for rank, entry in enumerate(self.nodes_before, 1)}
+
     @classmethod
     def unmoved(cls, query: np.ndarray, query_str: str, nodes: Sequence[NodeWithScore]) -> Refinement:
         """Return the refinement of a query that has not moved yet.

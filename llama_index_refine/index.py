@@ -1,0 +1,87 @@
+"""What a retriever takes over from a `VectorStoreIndex`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from llama_index.core.indices.vector_store import VectorStoreIndex
+from llama_index.core.schema import BaseNode, NodeWithScore, ObjectType
+from llama_index.core.storage.docstore import BaseDocumentStore
+from llama_index.vector_stores.qdrant import QdrantVectorStore
+
+from llama_index_refine.refinement import Refinement
+from llama_index_refine.steps import Step, Steps
+
+
+def read_index(index: VectorStoreIndex) -> dict[str, Any]:
+    """Return the arguments of a retriever that searches what the index's own retriever would.
+
+    :param index: an index over a `QdrantVectorStore`.
+    :return: vector_store, embed_model, node_ids, docstore, callback_manager and object_map.
+    :raises ValueError: another kind of index, or over another vector store.
+    """
+    if not isinstance(index, VectorStoreIndex):
+        raise ValueError(f"index must be a VectorStoreIndex over a QdrantVectorStore, got {type(index).__name__}")
+    store = index.vector_store
+    if not isinstance(store, QdrantVectorStore):
+        raise ValueError(
+            f"index keeps its vectors in a {type(store).__name__}, and refining needs Qdrant: build the index with "
+            "storage_context=StorageContext.from_defaults(vector_store=QdrantVectorStore(...))"
+        )
+    return {
+        "vector_store": store,
+        "embed_model": index._embed_model,
+        # Like `index.as_retriever`: where the index has nodes in its docstore, it searches those only.
+        "node_ids": list(index.index_struct.nodes_dict.values()) or None,
+        "docstore": index.docstore,
+        "callback_manager": index._callback_manager,
+        "object_map": index._object_map,
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class Docstore:
+    """Fetches nodes that a docstore keeps whole: those that are not text. An item is a list of node ids.
+
+    :param docstore: the index's docstore.
+    """
+
+    docstore: BaseDocumentStore
+
+    def run(self, items: Sequence[list[str]]) -> Sequence[Any]:
+        """Return the nodes that are there, for each item."""
+        return [self.docstore.get_nodes(ids, raise_error=False) for ids in items]
+
+    async def arun(self, items: Sequence[list[str]]) -> Sequence[Any]:
+        """Return the same without blocking the event loop."""
+        return await asyncio.gather(*(self.docstore.aget_nodes(ids, raise_error=False) for ids in items))
+
+    def complete(self, refinement: Refinement) -> Steps[Refinement]:
+        """Put the docstore's nodes in the place of the collection's, as `VectorIndexRetriever` does.
+
+        :param refinement: what was found in the collection.
+        :return: the same with whole nodes.
+        """
+        lists = (refinement.nodes, refinement.nodes_before, refinement.graded_nodes)
+        wanted = dict.fromkeys(entry.node_id for entries in lists for entry in entries if not _is_text(entry.node))
+        if not wanted:
+            return refinement
+        fetched: list[BaseNode] = yield Step("docstore", self, list(wanted))
+        whole = {node.node_id: node for node in fetched}
+        return replace(
+            refinement,
+            nodes=_exchanged(refinement.nodes, whole),
+            nodes_before=_exchanged(refinement.nodes_before, whole),
+            graded_nodes=_exchanged(refinement.graded_nodes, whole),
+        )
+
+
+def _is_text(node: BaseNode) -> bool:
+    return node.as_related_node_info().node_type == ObjectType.TEXT
+
+
+def _exchanged(entries: Iterable[NodeWithScore], whole: dict[str, BaseNode]) -> list[NodeWithScore]:
+    return [NodeWithScore(node=whole.get(entry.node_id, entry.node), score=entry.score) for entry in entries]
