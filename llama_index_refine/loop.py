@@ -190,7 +190,9 @@ class FeedbackLoop:
         self, feedback: Feedback, refinement: Refinement, share: int, background: Background | None, space: Space
     ) -> Steps[bool]:
         """Grade documents that the refined ranking brings up. What was graded before stands if this fails."""
-        ranking = yield from self.collection.rank(refinement.vector, DEPTH, **feedback.words)
+        ranking = yield from self.collection.rank(
+            refinement.vector, max(DEPTH, share + len(feedback.shown)), **feedback.words
+        )
         new = [at for at, point in enumerate(ranking.ids) if point not in feedback.shown]
         grades = torch.nn.functional.pad(torch.from_numpy(refinement.grades), (0, len(refinement.background)))
         if feedback.words:

@@ -1,0 +1,333 @@
+"""The loop on a real collection: what it finds, what it asks of Qdrant and the teacher, what it does when things fail."""
+
+import asyncio
+import json
+import logging
+
+import numpy as np
+import pytest
+from llama_index.core import Settings
+from llama_index.core.embeddings import MockEmbedding
+from llama_index.core.prompts import PromptTemplate
+from llama_index.core.schema import QueryBundle
+from llama_index.core.vector_stores import ExactMatchFilter, MetadataFilters
+from llama_index.vector_stores.qdrant import QdrantVectorStore
+from qdrant_client import AsyncQdrantClient, QdrantClient
+
+from llama_index_refine import Budget, LLMGrader, QueryRefiner, RefinedRetriever
+from tests.planted import SIZE, TOPICS, AnswerGrader, Planted, TopicGrader
+
+PLANTED = Planted()
+
+
+class CountingClient(QdrantClient):
+    """Qdrant's own client, counting what is asked of it."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.batches = []
+        self.fetches = 0
+
+    def query_batch_points(self, collection_name, requests, **kwargs):
+        self.batches.append(requests)
+        return super().query_batch_points(collection_name, requests, **kwargs)
+
+    def retrieve(self, *args, **kwargs):
+        self.fetches += 1
+        return super().retrieve(*args, **kwargs)
+
+
+class NoEmbedding(MockEmbedding):
+    """An embedding model that must not be asked."""
+
+    def _get_query_embedding(self, query):
+        raise AssertionError("embedded a query that brought its vector")
+
+
+@pytest.fixture
+def store():
+    return PLANTED.store()
+
+
+def retriever(store, grader=None, **kwargs):
+    return RefinedRetriever(
+        vector_store=store, embed_model=NoEmbedding(embed_dim=SIZE), grader=grader or TopicGrader(), **kwargs
+    )
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 3])
+def test_finds_more_of_the_topic_than_the_first_search(store, rounds):
+    refined = retriever(store, rounds=rounds, similarity_top_k=40)
+    before, after = [], []
+    for topic in range(TOPICS):
+        refinement = refined.refine(PLANTED.query(topic))
+        assert refinement.refined
+        assert refinement.rounds == rounds
+        before.append(PLANTED.precision(refinement.nodes_before, topic))
+        after.append(PLANTED.precision(refinement.nodes, topic))
+    assert np.mean(after) > np.mean(before) + 0.1
+
+
+@pytest.mark.parametrize("feedback_top_k", [2, 3, 8, 20, 500])
+@pytest.mark.parametrize("rounds", [1, 2, 5])
+def test_never_grades_more_than_it_may_nor_a_node_twice(store, feedback_top_k, rounds):
+    grader = TopicGrader()
+    retriever(store, grader, feedback_top_k=feedback_top_k, rounds=rounds).retrieve(PLANTED.query(1))
+    shown = [node for wave in grader.shown for node in wave]
+    assert len(shown) == len(set(shown)) == min(feedback_top_k, len(PLANTED.labels))
+
+
+def test_returns_what_retrieve_returns_and_all_there_is_to_know(store):
+    refined = retriever(store)
+    refinement = refined.refine(PLANTED.query(2))
+    nodes = refined.retrieve(PLANTED.query(2))
+    assert [entry.node.node_id for entry in nodes] == [entry.node.node_id for entry in refinement.nodes]
+    assert len(refinement.nodes) == len(refinement.nodes_before) == 10
+    assert len(refinement.graded_nodes) == len(refinement.grades) == len(refinement.documents) == 20
+    assert refinement.ungraded == 0
+    assert refinement.query_str == "topic 2"
+    np.testing.assert_allclose(refinement.query, PLANTED.queries[2], atol=1e-6)
+    assert refinement.vector.shape == (SIZE,)
+    assert {"search", "grade", "refine"} <= set(refinement.timings)
+    assert all(seconds >= 0 for seconds in refinement.timings.values())
+    scores = [entry.score for entry in refinement.nodes]
+    assert scores == sorted(scores, reverse=True)
+    assert refinement.reason is None
+
+
+def test_one_round_sends_two_searches_once_the_background_is_there():
+    client = CountingClient(":memory:")
+    refined = retriever(PLANTED.store(client), rounds=1)
+    refined.retrieve(PLANTED.query(0))
+    assert len(client.batches) == 3
+    client.batches.clear()
+    refined.retrieve(PLANTED.query(1))
+    assert [len(requests) for requests in client.batches] == [1, 1]
+    assert client.fetches == 0
+
+
+def test_two_rounds_send_one_search_more_and_fetch_only_what_they_grade():
+    client = CountingClient(":memory:")
+    grader = TopicGrader()
+    refined = retriever(PLANTED.store(client), grader, rounds=2)
+    refined.retrieve(PLANTED.query(0))
+    client.batches.clear()
+    client.fetches = 0
+    refined.retrieve(PLANTED.query(1))
+    first, ranking, last = (requests[0] for requests in client.batches)
+    assert first.limit == 10
+    assert first.with_vector
+    assert not ranking.with_vector
+    assert not ranking.with_payload
+    assert not last.with_vector
+    assert client.fetches == 1
+    assert [len(wave) for wave in grader.shown[-2:]] == [10, 10]
+
+
+def test_background_is_left_out_when_not_wanted():
+    client = CountingClient(":memory:")
+    refinement = retriever(PLANTED.store(client), rounds=1, background_size=0).refine(PLANTED.query(0))
+    assert len(client.batches) == 2
+    assert refinement.background.shape == (0, SIZE)
+    published = retriever(PLANTED.store(client), rounds=1, refiner=QueryRefiner.paper()).refine(PLANTED.query(0))
+    assert published.iterations == 100
+    assert published.background.shape == (0, SIZE)
+
+
+def test_background_on_a_tiny_collection_does_no_harm():
+    """Twelve documents, half of them relevant: nearly every background document is a graded one."""
+    planted = Planted(3)
+    client = QdrantClient(":memory:")
+    store = QdrantVectorStore(collection_name="tiny", client=client)
+    rows = [*range(6), *range(40, 46)]
+    store.add([planted.nodes()[row] for row in rows])
+    nodes = retriever(store, feedback_top_k=8, similarity_top_k=6).retrieve(planted.query(0))
+    assert planted.precision(nodes, 0) == 1
+    without = retriever(store, feedback_top_k=8, similarity_top_k=6, background_size=0).retrieve(planted.query(0))
+    assert planted.precision(nodes, 0) >= planted.precision(without, 0)
+
+
+def test_filters_hold_in_every_search_and_in_the_background():
+    client = CountingClient(":memory:")
+    filters = MetadataFilters(filters=[ExactMatchFilter(key="half", value=1)])
+    refinement = retriever(PLANTED.store(client), filters=filters).refine(PLANTED.query(4))
+    assert all(entry.node.metadata["half"] == 1 for entry in [*refinement.nodes, *refinement.graded_nodes])
+    assert all(request.filter is not None for requests in client.batches for request in requests)
+
+
+def test_more_results_than_grades_cost_no_second_request():
+    client = CountingClient(":memory:")
+    refinement = retriever(PLANTED.store(client), rounds=1, similarity_top_k=60).refine(PLANTED.query(0))
+    assert len(refinement.nodes) == len(refinement.nodes_before) == 60
+    listed, graded = client.batches[0]
+    assert (listed.limit, graded.limit) == (60, 20)
+    assert not listed.with_vector
+
+
+async def test_asynchronously_the_same(store):
+    refined = retriever(store)
+    expected = refined.retrieve(PLANTED.query(5))
+    found = await refined.aretrieve(PLANTED.query(5))
+    assert [entry.node.node_id for entry in found] == [entry.node.node_id for entry in expected]
+
+
+async def test_asynchronous_client_alone_serves_aretrieve_and_says_so_to_retrieve():
+    aclient = AsyncQdrantClient(":memory:")
+    store = QdrantVectorStore(collection_name="planted", aclient=aclient)
+    await store.async_add(PLANTED.nodes())
+    refined = retriever(store)
+    assert len(await refined.aretrieve(PLANTED.query(0))) == 10
+    with pytest.raises(ValueError, match="only an asynchronous client"):
+        refined.retrieve(PLANTED.query(0))
+
+
+async def test_grading_does_not_block_the_event_loop(store):
+    """Two queries whose teachers wait for each other: one alone would wait for ever."""
+    meeting = asyncio.Barrier(2) if hasattr(asyncio, "Barrier") else None
+    if meeting is None:
+        pytest.skip("asyncio.Barrier needs Python 3.11")
+
+    class Meeting(TopicGrader):
+        async def agrade(self, query, nodes):
+            await asyncio.wait_for(meeting.wait(), 60)
+            return self.grade(query, nodes)
+
+    refined = retriever(store, Meeting(), rounds=1)
+    both = await asyncio.gather(refined.aretrieve(PLANTED.query(0)), refined.aretrieve(PLANTED.query(1)))
+    assert [len(nodes) for nodes in both] == [10, 10]
+
+
+def test_on_disk_the_same(tmp_path, store):
+    on_disk = PLANTED.store(QdrantClient(path=str(tmp_path / "qdrant")))
+    args = {"rounds": 1, "background_size": 0}
+    expected = [entry.node.node_id for entry in retriever(store, **args).retrieve(PLANTED.query(3))]
+    assert [entry.node.node_id for entry in retriever(on_disk, **args).retrieve(PLANTED.query(3))] == expected
+
+
+def test_embeds_a_bare_question_with_the_model_of_the_settings(store):
+    class Fixed(MockEmbedding):
+        def _get_query_embedding(self, query):
+            return PLANTED.queries[int(query.split()[-1])].tolist()
+
+    before = Settings._embed_model
+    Settings.embed_model = Fixed(embed_dim=SIZE)
+    try:
+        nodes = RefinedRetriever(vector_store=store, grader=TopicGrader()).retrieve("topic 6")
+    finally:
+        Settings._embed_model = before
+    assert PLANTED.precision(nodes, 6) == 1
+
+
+class TestFallback:
+    """Whatever the teacher does, the application gets nodes."""
+
+    @pytest.fixture(autouse=True)
+    def _log(self, caplog):
+        caplog.set_level(logging.WARNING, logger="llama_index_refine")
+        self.caplog = caplog
+
+    def assert_first_search_stands(self, refined, reason):
+        query = PLANTED.query(0)
+        refinement = refined.refine(query)
+        assert not refinement.refined
+        assert reason in refinement.reason
+        assert reason in self.caplog.text
+        ids = [entry.node.node_id for entry in refinement.nodes]
+        assert ids == [entry.node.node_id for entry in refinement.nodes_before]
+        np.testing.assert_array_equal(refinement.vector, refinement.query)
+        assert [entry.node.node_id for entry in refined.retrieve(query)] == ids
+
+    @pytest.mark.parametrize(
+        ("answer", "reason"),
+        [
+            (lambda nodes: 1 / 0, "ZeroDivisionError"),
+            (lambda nodes: [None] * len(nodes), "graded 0 of 10"),
+            (lambda nodes: [1.0] + [None] * (len(nodes) - 1), "graded 1 of 10"),
+            (lambda nodes: [float("nan")] * len(nodes), "graded 0 of 10"),
+            (lambda nodes: [1.0], "1 grades for 10 nodes"),
+            (lambda nodes: [7.0] * len(nodes), "must be in [0, 1]"),
+            (lambda nodes: None, "TypeError"),
+        ],
+    )
+    def test_teacher_fails(self, store, answer, reason):
+        self.assert_first_search_stands(retriever(store, AnswerGrader(answer)), reason)
+
+    def test_nothing_to_refine_by(self, store):
+        refined = retriever(store, node_ids=[PLANTED.nodes()[0].node_id])
+        self.assert_first_search_stands(refined, "found 1 nodes")
+        empty = retriever(store, filters=MetadataFilters(filters=[ExactMatchFilter(key="half", value=9)]))
+        assert empty.retrieve(PLANTED.query(0)) == []
+
+    def test_raises_when_asked_to(self, store):
+        refined = retriever(store, AnswerGrader(lambda nodes: 1 / 0), on_error="raise")
+        with pytest.raises(ZeroDivisionError):
+            refined.retrieve(PLANTED.query(0))
+        silent = retriever(store, AnswerGrader(lambda nodes: [None] * len(nodes)), on_error="raise")
+        assert len(silent.retrieve(PLANTED.query(0))) == 10
+
+    def test_a_later_round_that_fails_leaves_the_grades_of_the_first(self, store):
+        class Once(TopicGrader):
+            def grade(self, query, nodes):
+                if self.shown:
+                    raise RuntimeError("gone")
+                return super().grade(query, nodes)
+
+        refinement = retriever(store, Once()).refine(PLANTED.query(0))
+        assert refinement.refined
+        assert len(refinement.grades) == 10
+        assert "gone" in self.caplog.text
+
+    def test_nodes_without_a_grade_teach_nothing_and_are_not_asked_again(self, store):
+        class Half(TopicGrader):
+            def grade(self, query, nodes):
+                grades = super().grade(query, nodes)
+                return [None if at % 2 else grade for at, grade in enumerate(grades)]
+
+        grader = Half()
+        refinement = retriever(store, grader).refine(PLANTED.query(0))
+        assert refinement.refined
+        assert (len(refinement.grades), refinement.ungraded) == (10, 10)
+        shown = [node for wave in grader.shown for node in wave]
+        assert len(shown) == len(set(shown)) == 20
+
+
+def test_misuse_is_refused_before_anything_is_searched(store):
+    for arguments, name in [
+        ({"similarity_top_k": 0}, "similarity_top_k"),
+        ({"feedback_top_k": 1}, "feedback_top_k"),
+        ({"rounds": 0}, "rounds"),
+        ({"background_size": -1}, "background_size"),
+        ({"on_error": "ignore"}, "on_error"),
+    ]:
+        with pytest.raises(ValueError, match=name):
+            retriever(store, **arguments)
+    with pytest.raises(ValueError, match="vector_store must be a QdrantVectorStore"):
+        RefinedRetriever(vector_store="planted")
+    with pytest.raises(ValueError, match=f"7 dimensions.*{SIZE}"):
+        retriever(store).retrieve(QueryBundle("short", embedding=[0.1] * 7))
+    with pytest.raises(ValueError, match="NaN"):
+        retriever(store).retrieve(QueryBundle("nan", embedding=[float("nan")] * SIZE))
+    with pytest.raises(ValueError, match="refiner is for euclid"):
+        retriever(store, refiner=QueryRefiner("euclid"), on_error="raise").retrieve(PLANTED.query(0))
+
+
+def test_prompts_of_the_teacher_are_within_reach(store):
+    refined = retriever(store, LLMGrader())
+    (name,) = [key for key in refined.get_prompts() if key.startswith("grader:")][:1]
+    text = refined.get_prompts()[name].get_template()
+    refined.update_prompts({name: PromptTemplate("Briefly. " + text)})
+    assert refined.get_prompts()[name].get_template().startswith("Briefly.")
+
+
+def test_budget_bounds_what_a_query_may_cost(store):
+    class Counting(TopicGrader):
+        def grade(self, query, nodes):
+            from llama_index_refine.graders.account import current_account
+
+            account = current_account()
+            return [grade if account.open_call() else None for grade in super().grade(query, nodes)]
+
+    refinement = retriever(store, Counting(), budget=Budget(calls=7)).refine(PLANTED.query(0))
+    assert refinement.llm_calls == 7
+    assert len(refinement.grades) == 7
+    assert json.dumps(refinement.timings)
