@@ -1,0 +1,1 @@
+"""What the commands share: errors in one line, ranked lists, and the command `search`."""

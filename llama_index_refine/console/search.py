@@ -1,0 +1,112 @@
+"""The command `search`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from llama_index_refine.console.errors import plain_errors, tell
+from llama_index_refine.console.ranking import Place, grades_by_node, ranking_table
+from llama_index_refine.console.teacher import NO_LLM, LLMBaseUrl, LLMModel, make_grader
+
+if TYPE_CHECKING:
+    from llama_index.core.schema import NodeWithScore
+
+    from llama_index_refine.refinement import Refinement
+
+COMPARED = 100
+"""How far down the first search a document's rank before is known."""
+
+_Url = Annotated[str, typer.Option(help="Address of the Qdrant server.")]
+_ApiKey = Annotated[
+    str | None,
+    typer.Option(help="Qdrant's key; better in the variable.", envvar="QDRANT_API_KEY", show_envvar=True),
+]
+_Path = Annotated[Path | None, typer.Option(help="Folder of a local Qdrant, instead of a server.", show_default=False)]
+_TextKey = Annotated[
+    str | None, typer.Option(help="Payload field with the text.", show_default="as LlamaIndex writes it")
+]
+_VectorName = Annotated[str | None, typer.Option(help="Name of the vector to search.", show_default="the only one")]
+_EmbedModel = Annotated[
+    str,
+    typer.Option(help="What embedded the collection: minilm, or a SentenceTransformer's name or folder."),
+]
+_Instruction = Annotated[
+    str | None, typer.Option(help="What the search is for, in a sentence for the LLM.", show_default=False)
+]
+
+
+def search(
+    query: Annotated[str, typer.Option(help="What to search for.", show_default=False)],
+    collection: Annotated[str, typer.Option(help="The collection.", show_default=False)],
+    url: _Url = "http://localhost:6333",
+    api_key: _ApiKey = None,
+    path: _Path = None,
+    text_key: _TextKey = None,
+    vector_name: _VectorName = None,
+    embed_model: _EmbedModel = "minilm",
+    llm_base_url: LLMBaseUrl = None,
+    llm_model: LLMModel = None,
+    instruction: _Instruction = None,
+    top_k: Annotated[int, typer.Option(min=1, help="Documents to show.")] = 10,
+    feedback_top_k: Annotated[int, typer.Option(min=2, help="Documents that the LLM grades.")] = 20,
+) -> None:
+    """Search your own collection with one query, before and after an LLM's feedback."""
+    console = Console(highlight=False)
+    with plain_errors() as warned:
+        with console.status("Searching"):
+            grader = make_grader(llm_base_url, llm_model, instruction)
+            if grader is None:
+                raise ValueError(f"grading needs an LLM: {NO_LLM}")
+            from llama_index_refine.console.connection import connect, plain_qdrant_errors
+            from llama_index_refine.evaluation.embeddings import SentenceTransformerEmbedding
+            from llama_index_refine.retriever import RefinedRetriever
+
+            client = connect(url, api_key, path, collection)
+            with plain_qdrant_errors(url):
+                retriever = RefinedRetriever.from_collection(
+                    client,
+                    collection,
+                    text_key=text_key,
+                    vector_name=vector_name,
+                    embed_model=SentenceTransformerEmbedding(embed_model),
+                    grader=grader,
+                    similarity_top_k=max(top_k, COMPARED),
+                    feedback_top_k=feedback_top_k,
+                    on_error="raise",
+                )
+                refinement = retriever.refine(query)
+            client.close()
+        if refinement.reason is not None:
+            raise RuntimeError(": ".join([refinement.reason, *warned.messages]))
+        _show(console, refinement, top_k)
+        tell(console, warned)
+
+
+def _show(console: Console, refinement: Refinement, top_k: int) -> None:
+    grades = grades_by_node(refinement)
+    ranks = {entry.node.node_id: rank for rank, entry in enumerate(refinement.nodes_before, 1)}
+
+    def places(nodes: Sequence[NodeWithScore], compared: bool) -> list[Place]:
+        return [
+            Place(
+                text=entry.node.get_content(),
+                grade=grades.get(entry.node.node_id),
+                was=str(ranks.get(entry.node.node_id, f">{len(ranks)}")) if compared else "",
+            )
+            for entry in nodes[:top_k]
+        ]
+
+    for title, nodes, compared in (
+        ("First search", refinement.nodes_before, False),
+        ("Refined", refinement.nodes, True),
+    ):
+        console.print(ranking_table(title, places(nodes, compared)))
+        console.print()
+    graded = len(refinement.graded_nodes)
+    seconds = sum(refinement.timings.values())
+    console.print(f"{graded} documents graded in {refinement.llm_calls} LLM calls; {seconds:.1f} s in all.")
