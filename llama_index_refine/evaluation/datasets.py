@@ -66,9 +66,9 @@ class Dataset:
         return [row for row, query in enumerate(self.queries) if self.relevant(query)]
 
     def relevant(self, query: Query) -> set[int]:
-        """Rows of the documents that are relevant to a query."""
-        labels = self.qrels.get(query.id, {})
-        return {self.rows[doc] for doc, label in labels.items() if label > 0 and doc in self.rows}
+        """Rows of the documents that are relevant to a query, among those it searches."""
+        found = (self.rows.get(document, -1) for document, label in self.qrels.get(query.id, {}).items() if label > 0)
+        return {row for row in found if row >= 0 and _searches(query, self.documents[row])}
 
     @cached_property
     def rows(self) -> dict[str, int]:
@@ -106,6 +106,10 @@ class Dataset:
         if query.exclude is not None and query.exclude in self.rows:
             rows = rows[rows != self.rows[query.exclude]]
         return rows
+
+
+def _searches(query: Query, document: Document) -> bool:
+    return document.id != query.exclude and (query.group is None or query.group in document.groups)
 
 
 def load_folder(folder: Path, split: str = "test") -> Dataset:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 from llama_index.core.embeddings import MockEmbedding
@@ -146,7 +147,8 @@ def measure_refined(
                 **options,  # type: ignore[arg-type]
             )
         replayed = _replayed(grader)
-        refinement = retrievers[where].refine(corpus.bundle(row))
+        with _same_samples(row):
+            refinement = retrievers[where].refine(corpus.bundle(row))
         rankings[query.id] = [str(node.node.metadata["document"]) for node in refinement.nodes]
         vector = np.asarray(refinement.vector, dtype=np.float32)
         scores.append(corpus.searched(query)[1] @ (vector / max(float(np.linalg.norm(vector)), 1e-12)))
@@ -161,6 +163,17 @@ def measure_refined(
     _charge(measured, bills, len(corpus.queries))
     before = [corpus.searched(query)[1] @ corpus.query_vectors[row] for row, query in enumerate(corpus.queries)]
     return measured, _distribution(judge, judge.drop_excluded(before), after)
+
+
+@contextmanager
+def _same_samples(seed: int) -> Iterator[None]:
+    """Let Qdrant's local mode draw the same random points in every run: it takes them from numpy's global generator."""
+    state = np.random.get_state()
+    np.random.seed(seed)
+    try:
+        yield
+    finally:
+        np.random.set_state(state)
 
 
 def _replayed(grader: BaseGrader) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -58,14 +58,22 @@ def _is_network_error(error: BaseException | None) -> bool:
     return False
 
 
-def _table(source: str, config: str | None = None, split: str = "test") -> Any:
+def _table(source: str, config: str, split: str = "test") -> Any:
     """One table of a repository, in the split asked for or its only one."""
-    from datasets import DatasetDict, load_dataset
+    from datasets import load_dataset
 
     tables = load_dataset(source, config)
-    if not isinstance(tables, DatasetDict):
-        return tables
     return tables[split] if split in tables else next(iter(tables.values()))
+
+
+def _labels(source: str) -> dict[str, dict[str, int]]:
+    """The labels, which stand in the configuration `default` of older and `qrels` of newer repositories."""
+    from datasets import get_dataset_config_names
+
+    qrels: dict[str, dict[str, int]] = {}
+    for row in _table(source, "qrels" if "qrels" in get_dataset_config_names(source) else "default"):
+        qrels.setdefault(str(row["query-id"]), {})[str(row["corpus-id"])] = int(row["score"])
+    return qrels
 
 
 def _csv(source: str, name: str) -> Any:
@@ -78,20 +86,13 @@ def _id(row: Mapping[str, Any]) -> str:
     return str(row["_id"] if "_id" in row else row["id"])
 
 
-def _labels(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
-    qrels: dict[str, dict[str, int]] = {}
-    for row in rows:
-        qrels.setdefault(str(row["query-id"]), {})[str(row["corpus-id"])] = int(row["score"])
-    return qrels
-
-
 def _titled(row: Mapping[str, Any]) -> str:
     return f"{row.get('title') or ''} {row['text']}".strip()
 
 
 def _retrieval(source: str) -> Dataset:
-    """A repository with the configurations `corpus`, `queries` and `default`, the labels."""
-    qrels = _labels(_table(source, "default"))
+    """A repository with the configurations `corpus`, `queries` and the labels."""
+    qrels = _labels(source)
     documents = [Document(_id(row), _titled(row)) for row in _table(source, "corpus")]
     queries = [Query(_id(row), row["text"]) for row in _table(source, "queries") if _id(row) in qrels]
     return Dataset(source, documents, queries, qrels)
@@ -154,7 +155,7 @@ def _argkp21(source: str) -> Dataset:
 
 def _followir(source: str) -> Dataset:
     """Queries with an instruction, as given and as changed; each searches its own candidates."""
-    qrels = _labels(_table(source, "default"))
+    qrels = _labels(source)
     instructions = {str(row["query-id"]): row["instruction"] for row in _table(source, "instruction")}
     candidates = {str(row["query-id"]): row["corpus-ids"] for row in _table(source, "top_ranked")}
     groups: dict[str, list[str]] = {}

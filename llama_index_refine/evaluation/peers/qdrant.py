@@ -175,9 +175,11 @@ def feedback_vector(query: Evidence, weights: Weights) -> Floats:
     """Turn a relevance feedback query into the vector whose similarities rank alike.
 
     :param query: the query and its grades.
-    :return: (d,) a q + c sum over pairs (i, j) with g_i > g_j of (g_i - g_j)^b (d_i - d_j).
+    :return: (d,) a q + c sum over pairs (i, j) with g_i > g_j of (g_i - g_j)^b (d_i - d_j); q where there is no pair.
     """
     confidence = np.maximum(query.grades[:, None] - query.grades[None, :], 0)
+    if not confidence.any():
+        return query.query
     strength = np.where(confidence > 0, np.power(confidence, weights.b, where=confidence > 0, out=confidence.copy()), 0)
     share = strength.sum(axis=1) - strength.sum(axis=0)
     moved: Floats = (weights.a * query.query + weights.c * (share @ query.graded_documents)).astype(np.float32)

@@ -1,0 +1,67 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from llama_index.core.schema import QueryBundle, TextNode
+from sklearn.metrics import roc_auc_score
+
+from llama_index_refine.evaluation.datasets import Dataset, Document, Query, load_folder
+from llama_index_refine.evaluation.teachers import LabelledQuery, LabelTeacher, NoisyTeacher, make_teacher, node_id
+
+MANY = Dataset(
+    "many",
+    [Document(f"d{i}", "text") for i in range(6000)],
+    [Query("q", "query")],
+    {"q": {f"d{i}": 1 for i in range(0, 6000, 2)}},
+)
+
+
+def nodes_of(dataset: Dataset) -> list[TextNode]:
+    return [TextNode(id_=node_id(document.id), text=document.text) for document in dataset.documents]
+
+
+async def test_labels_are_the_grades(toy: Path) -> None:
+    data = load_folder(toy)
+    query, nodes = LabelledQuery("anything", query_id="q1"), nodes_of(data)
+    grades = LabelTeacher(data).grade(query, nodes)
+    assert grades == [float(40 <= i < 80) for i in range(240)]
+    assert await LabelTeacher(data).agrade(query, nodes[38:42]) == [0.0, 0.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(("name", "auc"), [("noisy", 0.933), ("weak", 0.76), ("random", 0.5), ("auc:0.85", 0.85)])
+def test_noise_has_the_quality_asked_for(name: str, auc: float) -> None:
+    query = LabelledQuery("query", query_id="q")
+    grades = make_teacher(name, MANY).grade(query, nodes_of(MANY))
+    assert roc_auc_score([i % 2 == 0 for i in range(6000)], grades) == pytest.approx(auc, abs=0.012)
+    assert 0 <= min(grades) < max(grades) <= 1
+
+
+def test_noise_is_the_same_for_the_same_pair() -> None:
+    query, nodes = LabelledQuery("query", query_id="q"), nodes_of(MANY)[:50]
+    whole = make_teacher("noisy", MANY).grade(query, nodes)
+    assert make_teacher("noisy", MANY).grade(query, nodes[::-1]) == whole[::-1]
+    other = Dataset("other", MANY.documents, MANY.queries, MANY.qrels)
+    assert make_teacher("noisy", other).grade(query, nodes) != whole
+
+
+def test_more_spread_is_bolder_and_not_better() -> None:
+    query, nodes = LabelledQuery("query", query_id="q"), nodes_of(MANY)
+    shy, bold = (np.array(NoisyTeacher(MANY, 0.8, spread).grade(query, nodes)) for spread in (0.5, 3.0))
+    assert abs(bold - 0.5).mean() > abs(shy - 0.5).mean()
+    assert (bold.argsort() == shy.argsort()).mean() > 0.99
+
+
+def test_a_query_without_id_is_refused(toy: Path) -> None:
+    with pytest.raises(TypeError, match="LabelledQuery"):
+        LabelTeacher(load_folder(toy)).grade(QueryBundle("query"), [])
+
+
+@pytest.mark.parametrize("name", ["gould", "auc:high", "auc:1", "auc:0.4", "auc"])
+def test_unknown_teacher_tells_the_known(toy: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=r"auc:0.85"):
+        make_teacher(name, load_folder(toy))
+
+
+def test_spread_must_be_positive() -> None:
+    with pytest.raises(ValueError, match="spread"):
+        NoisyTeacher(MANY, 0.8, 0.0)
