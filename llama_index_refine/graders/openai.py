@@ -19,7 +19,7 @@ from llama_index_refine.graders.reading import yes_or_no
 from llama_index_refine.graders.text import count_tokens
 
 try:
-    from openai import AsyncOpenAI
+    from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 except ImportError as error:
     raise ImportError('OpenAIGrader needs the openai client: pip install "llama-index-refine[openai]"') from error
 
@@ -118,7 +118,9 @@ class _OpenAIChat(Chat):
         client = self._clients.get(loop)
         if client is None:
             key = self._api_key or os.environ.get("OPENAI_API_KEY") or "none"
-            client = AsyncOpenAI(base_url=self._base_url, api_key=key, max_retries=0)
+            # openai's own HTTP client closes itself on whatever loop runs when it is collected, and fails at that.
+            http_client = DefaultAsyncHttpxClient()
+            client = AsyncOpenAI(base_url=self._base_url, api_key=key, max_retries=0, http_client=http_client)
             alive = {known: other for known, other in self._clients.copy().items() if not known.is_closed()}
             self._clients = {**alive, loop: client}
         return client

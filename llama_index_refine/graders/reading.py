@@ -11,14 +11,15 @@ from llama_index_refine.graders.words import NO, YES, word
 # Where the answer is a sentence: the last statement of this kind counts.
 _STATEMENT = re.compile(
     r"\b(?:answer|verdict|judge?ment|conclusion|relevant|relevance)\b\W*(?:is|=|:)\W*\b(?P<word>yes|no|true|false)\b"
-    r"|\b(?:it|(?:the|this)\s+(?:document|text|passage|article))\s*(?:is|seems|appears|'s)\b"
-    r"(?P<negation>n't|\s+not)?(?:\s+\w+ly)?\s+(?P<relevance>(?:ir)?relevant)\b",
+    r"|\b(?:it|(?:the|this)\s+(?:document|text|passage|article))\s*(?:is|seems|appears|'s)"
+    r"(?P<negation>n.t|\s+not)?(?:\s+\w+ly)?\s+(?P<relevance>(?:ir)?relevant)\b",
     re.IGNORECASE,
 )
 _REFUSAL = re.compile(
     r"\b(?:sorry|apologi[sz]e|cannot|can.t|unable|won.t|not able to|as an ai|not comfortable|decline)\b",
     re.IGNORECASE,
 )
+_ECHO = re.compile(r"\W*(?:yes\W+(?:or\W+)?no|no\W+(?:or\W+)?yes)\b", re.IGNORECASE)
 _THOUGHT = re.compile(r"<think>.*?(?:</think>|\Z)|\A.*</think>", re.IGNORECASE | re.DOTALL)
 _NUMBER = re.compile(r"(?<![\w.,-])\d+(?:[.,]\d+)?(?![\w]|[.,]\d)")
 _GAP = re.compile(r"[^\w'\u2019▁Ġ\u0300-\u036f\u0900-\u0e7f]+")
@@ -29,6 +30,7 @@ _STOPS = " \n\t.!?。*\"'`)]}"
 # wanted to chat and its text says nothing either, its first word still counts with the lower one.
 _LEAST_MASS = 0.5
 _FAINT_MASS = 0.1
+_END = 1000
 
 
 def yes_or_no(answer: Answer) -> float | None:
@@ -75,12 +77,12 @@ def yes_or_no_text(text: str) -> float | None:
     The first word decides ("Yes, because ..."), then a plain statement in English, then the last word of the last
     sentence. A refusal is no answer, whatever else it says, and neither is an echo of the question.
     """
-    text = _THOUGHT.sub("", text)
+    text = _ends(_THOUGHT.sub("", text))
     words = _words(text)
     if not words:
         return None
     if words[0] in YES or words[0] in NO:
-        return None if set(words[1:3]) & (NO if words[0] in YES else YES) else float(words[0] in YES)
+        return None if _ECHO.match(text) else float(words[0] in YES)
     if _REFUSAL.search(text):
         return None
     statements = list(_STATEMENT.finditer(text))
@@ -90,6 +92,11 @@ def yes_or_no_text(text: str) -> float | None:
     if words[-1] in YES or words[-1] in NO:
         return None if end & YES and end & NO else float(words[-1] in YES)
     return None
+
+
+def _ends(text: str) -> str:
+    """Shorten an endless answer to where a verdict may stand."""
+    return text if len(text) <= 2 * _END else f"{text[:_END]} ... {text[-_END:]}"
 
 
 def _words(text: str) -> list[str]:
@@ -123,7 +130,7 @@ def number_text(text: str, highest: float) -> float | None:
 
     "2/3", "2 out of 3" and "2,5" are 2, 2 and 2.5.
     """
-    text = _THOUGHT.sub("", text)
+    text = _ends(_THOUGHT.sub("", text))
     if _REFUSAL.search(text):
         return None
     match = _NUMBER.search(text)
