@@ -268,6 +268,7 @@ class RefinedRetriever(BaseRetriever):
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         return list(self.refine(query_bundle).nodes)
 
+    @span
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         return list((await self.arefine(query_bundle)).nodes)
 
