@@ -9,6 +9,7 @@ import typer
 from llama_index_refine.console.search import search
 from llama_index_refine.demo.command import demo
 from llama_index_refine.evaluation.command import app as bench
+from llama_index_refine.ui.command import ui
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -26,6 +27,7 @@ def quiet() -> None:
 
 app.command()(demo)
 app.command()(search)
+app.command()(ui)
 app.add_typer(bench, name="bench")
 
 

@@ -15,11 +15,16 @@ from html.parser import HTMLParser
 import pytest
 from llama_index.core.schema import TextNode
 from llama_index.vector_stores.qdrant import QdrantVectorStore
+from typer.testing import CliRunner
 
 from llama_index_refine import LLMGrader, RefinedRetriever
+from llama_index_refine.cli import app
+from llama_index_refine.evaluation.teachers import node_id as labelled
 from llama_index_refine.graders.base import BaseGrader
 from llama_index_refine.ui import cards
+from llama_index_refine.ui.command import open_collection
 from llama_index_refine.ui.comparison import THUMBS, Comparison, Playground, Settings
+from llama_index_refine.ui.labels import SampleLabels
 from tests.chat_server import ChatServer
 from tests.small_index import QUERY, BrokenGrader, SubjectGrader, WordEmbedding, make_index, make_nodes, node_id
 
@@ -261,6 +266,44 @@ def test_serving_connects_to_nothing_outside(tmp_path):
     )
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.strip().splitlines()[-1] == "False"
+
+
+class TestCommand:
+    def test_opens_a_collection_on_disk(self, tmp_path):
+        pytest.importorskip("sentence_transformers", reason="needs the extra demo")
+        from qdrant_client import QdrantClient, models
+
+        client = QdrantClient(path=str(tmp_path))
+        client.create_collection("notes", models.VectorParams(size=384, distance=models.Distance.COSINE))
+        client.close()
+        retriever = open_collection("notes", "", None, tmp_path, "body", None, "minilm")
+        assert retriever.retrieve("anything") == []
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["--collection", "notes", "--path", "nowhere"], "nowhere"),
+            (["--collection", "notes", "--url", "http://127.0.0.1:9"], "no Qdrant server"),
+            (["--llm-base-url", "http://127.0.0.1:9/v1"], "--llm-model"),
+        ],
+    )
+    def test_says_what_to_change(self, arguments, message):
+        ran = CliRunner().invoke(app, ["ui", *arguments])
+        assert ran.exit_code == 1
+        assert message in ran.stderr
+
+    def test_sample_labels_know_the_samples_own_queries_only(self):
+        from llama_index.core.schema import QueryBundle
+
+        from llama_index_refine.demo.sample import load_sample
+
+        sample = load_sample()
+        query = sample.queries[0]
+        nodes = [TextNode(id_=labelled(document.id), text=document.text) for document in sample.documents]
+        grades = SampleLabels(sample).grade(QueryBundle(f" {query.text.upper()} "), nodes)
+        assert {at for at, grade in enumerate(grades) if grade} == sample.relevant(query)
+        assert set(grades) == {0.0, 1.0}
+        assert SampleLabels(sample).grade(QueryBundle("something else"), nodes[:2]) == [None, None]
 
 
 CHROMIUM = next(

@@ -12,6 +12,17 @@ if TYPE_CHECKING:
     from llama_index_refine.retriever import RefinedRetriever
 
 
+def require_gradio() -> None:
+    """Check that the extra is there.
+
+    :raises ImportError: gradio is not installed.
+    """
+    try:
+        import gradio  # noqa: F401
+    except ImportError as error:
+        raise ImportError('the playground needs: pip install "llama-index-refine[ui]"') from error
+
+
 def launch(
     retriever: RefinedRetriever,
     teachers: Mapping[str, BaseGrader] | None = None,
@@ -39,10 +50,7 @@ def launch(
     :raises ImportError: gradio is not installed.
     :raises OSError: the port is taken.
     """
-    try:
-        import gradio  # noqa: F401
-    except ImportError as error:
-        raise ImportError('the playground needs: pip install "llama-index-refine[ui]"') from error
+    require_gradio()
     from llama_index_refine.ui.comparison import Playground
     from llama_index_refine.ui.page import build, css, theme
 
