@@ -17,7 +17,7 @@ from llama_index.vector_stores.qdrant import QdrantVectorStore
 from rich.progress import Progress
 
 import llama_index_refine
-from llama_index_refine.evaluation.cache import Answers, CachedGrader, default_cache_dir
+from llama_index_refine.evaluation.cache import Answers, ReplayingGrader, default_cache_dir
 from llama_index_refine.evaluation.corpus import Corpus, embed, read_vectors
 from llama_index_refine.evaluation.datasets import Dataset, load_dataset
 from llama_index_refine.evaluation.embeddings import PACKAGED, SentenceTransformerEmbedding
@@ -137,6 +137,8 @@ class Benchmark:
             for k in self.feedback_top_k:
                 path = out / "cells" / f"{self._digest(corpus, teacher, k)}.json" if out else None
                 if path is not None and path.is_file():
+                    label = f"{_label(corpus, teacher, k)}: measured before, in {out}"
+                    bars.add_task(label, total=len(corpus.queries), completed=len(corpus.queries))
                     yield load_cell(path)
                     continue
                 store = store or corpus.store()
@@ -155,7 +157,7 @@ class Benchmark:
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
 
     def _measure(self, corpus: Corpus, store: QdrantVectorStore, teacher: str, k: int, bars: Progress) -> Cell:
-        label = f"{corpus.dataset.name} ({corpus.embedding}), {teacher}, {k} graded"
+        label = _label(corpus, teacher, k)
         bar = bars.add_task(label, total=2 * len(corpus.queries))
         grader = self._grader(teacher, corpus.dataset)
         evidence, bills = gather(corpus, grader, k, lambda: bars.advance(bar))
@@ -191,9 +193,7 @@ class Benchmark:
         grader = make_teacher(teacher, dataset, self.llm)
         if teacher.partition(":")[0] not in ("llm", "cross-encoder"):
             return grader
-        model = self.llm.metadata.model_name if self.llm and teacher == "llm" else ""
-        prompts = "|".join(prompt.get_template() for prompt in grader.get_prompts().values())
-        return CachedGrader(grader, f"{teacher}|{type(grader).__name__}|{model}|{prompts}", self._answers)
+        return ReplayingGrader(grader, self._answers)
 
     @property
     def _answers(self) -> Answers:
@@ -208,6 +208,10 @@ class Benchmark:
             return [reranked], {HyDE.name: f"needs the embedding model behind {corpus.embedding}.npz"}
         model = corpus.embed_model or SentenceTransformerEmbedding(PACKAGED)
         return [HyDE(self.llm, model, self._answers), reranked], {}
+
+
+def _label(corpus: Corpus, teacher: str, k: int) -> str:
+    return f"{corpus.dataset.name} ({corpus.embedding}), {teacher}, {k} graded"
 
 
 def _name_of(model: str | BaseEmbedding) -> str:

@@ -7,7 +7,7 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from llama_index.core.schema import BaseNode, MetadataMode, QueryBundle
 from numpy.typing import NDArray
 
 from llama_index_refine.graders.account import current_account
-from llama_index_refine.graders.base import BaseGrader
+from llama_index_refine.graders.base import BaseGrader, Grades
 
 _CHUNK = 1024
 
@@ -108,77 +108,69 @@ def key_of(*parts: str) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-class CachedGrader(BaseGrader):
-    """A teacher that is asked once for each pair of query and document.
+class ReplayingGrader(BaseGrader):
+    """A teacher that is asked once for each pair of query and document, and whose bill is replayed.
 
-    The account of the query is charged with what the grade cost when it was asked for, so that a run that goes on after
-    a stop reports the same bill. Grades that failed are asked for again.
+    Where a grade comes from disk, the query's account is charged with what it cost when it was asked for, so that a
+    run that goes on after a stop reports the same calls, tokens and seconds. Grades that failed are asked for again.
     """
 
-    def __init__(self, grader: BaseGrader, identity: str, answers: Answers) -> None:
-        """Wrap a teacher.
-
-        :param grader: the teacher.
-        :param identity: names the model, its prompt and all else that changes its grades.
-        """
+    def __init__(self, teacher: BaseGrader, answers: Answers) -> None:
+        """:param teacher: who grades what is new; :param answers: where the grades are kept."""
         super().__init__()
-        self.grader = grader
-        self.identity = identity
+        self.teacher = teacher
         self.answers = answers
         self.seconds = 0.0
 
-    def grade(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> list[float | None]:
-        """Grade the nodes, asking the teacher for those that are new."""
-        keys, known = self._look_up(query, nodes)
-        missing = [node for node, key in zip(nodes, keys, strict=True) if key not in known]
-        if missing:
-            with _Bill() as bill:
-                grades = self.grader.grade(query, missing)
-            self._keep(query, missing, grades, bill, known)
-        return self._pay(keys, known)
+    def fingerprint(self) -> str:
+        """The teacher's: what is kept changes no grade."""
+        return self.teacher.fingerprint()
 
-    async def agrade(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> list[float | None]:
+    def grade(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> Grades:
         """Grade the nodes, asking the teacher for those that are new."""
         keys, known = self._look_up(query, nodes)
-        missing = [node for node, key in zip(nodes, keys, strict=True) if key not in known]
+        missing = {key: node for key, node in zip(keys, nodes, strict=True) if key not in known}
         if missing:
             with _Bill() as bill:
-                grades = await self.grader.agrade(query, missing)
-            self._keep(query, missing, grades, bill, known)
-        return self._pay(keys, known)
+                grades = self.teacher.grade(query, list(missing.values()))
+            self._keep(list(missing), grades, bill, known)
+        return self._replay(keys, known)
+
+    async def agrade(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> Grades:
+        """Grade the nodes, asking the teacher for those that are new."""
+        keys, known = self._look_up(query, nodes)
+        missing = {key: node for key, node in zip(keys, nodes, strict=True) if key not in known}
+        if missing:
+            with _Bill() as bill:
+                grades = await self.teacher.agrade(query, list(missing.values()))
+            self._keep(list(missing), grades, bill, known)
+        return self._replay(keys, known)
 
     def _look_up(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> tuple[list[str], dict[str, Any]]:
-        keys = [self._key(query, node) for node in nodes]
+        teacher = self.fingerprint()
+        keys = [key_of("grade", teacher, query.query_str, node.get_content(MetadataMode.NONE)) for node in nodes]
         return keys, self.answers.get(keys)
 
-    def _key(self, query: QueryBundle, node: BaseNode) -> str:
-        return key_of("grade", self.identity, query.query_str, node.get_content(MetadataMode.NONE))
-
-    def _keep(
-        self,
-        query: QueryBundle,
-        nodes: Sequence[BaseNode],
-        grades: Sequence[float | None],
-        bill: _Bill,
-        known: dict[str, Any],
-    ) -> None:
-        share = [part / len(nodes) for part in bill.parts]
+    def _keep(self, keys: Sequence[str], grades: Sequence[float | None], bill: _Bill, known: dict[str, Any]) -> None:
+        spread = grades.spread if isinstance(grades, Grades) and grades.spread else [None] * len(keys)
+        share = [part / len(keys) for part in bill.parts]
         fresh = {
-            self._key(query, node): {"grade": grade, "bill": share}
-            for node, grade in zip(nodes, grades, strict=True)
+            key: {"grade": grade, "spread": wide, "bill": share}
+            for key, grade, wide in zip(keys, grades, spread, strict=True)
             if grade is not None
         }
         self.answers.put(fresh)
         known.update({key: {**entry, "fresh": True} for key, entry in fresh.items()})
 
-    def _pay(self, keys: Sequence[str], known: dict[str, Any]) -> list[float | None]:
+    def _replay(self, keys: Sequence[str], known: dict[str, Any]) -> Grades:
         old = [known[key]["bill"] for key in keys if key in known and "fresh" not in known[key]]
         calls, prompt, completion, seconds = (sum(parts) for parts in zip(*old, strict=True)) if old else (0,) * 4
         account = current_account()
         account.calls += round(calls)
         account.charge(round(prompt), round(completion), cached=len(old))
         self.seconds += seconds
-        return [known[key]["grade"] if key in known else None for key in keys]
+        entries = [known.get(key, {"grade": None, "spread": None}) for key in keys]
+        return Grades([entry["grade"] for entry in entries], [entry["spread"] for entry in entries])
 
 
 class _Bill:
@@ -200,9 +192,3 @@ class _Bill:
 
     def _totals(self) -> tuple[int, int, int]:
         return self._account.calls, self._account.prompt_tokens, self._account.completion_tokens
-
-
-def batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    """Cut a sequence into parts of a size."""
-    for start in range(0, len(items), size):
-        yield items[start : start + size]

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from typer.core import TyperGroup
 
+from llama_index_refine.console.errors import plain_errors, tell
 from llama_index_refine.evaluation.results import BASELINE, REFINED, Run
 
 if TYPE_CHECKING:
@@ -84,8 +83,7 @@ def bench(
 ) -> None:
     """Measure refinement beside its peers, on data sets by name or on your own data."""
     console = Console()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=console)])
-    try:
+    with plain_errors() as collected:
         run = _measure(
             console,
             out,
@@ -100,9 +98,7 @@ def bench(
             cache=cache,
         )
         written = _write(run, out, plots)
-    except (ValueError, RuntimeError, OSError, ImportError) as error:
-        console.print(f"[red]{error}[/red]", highlight=False)
-        raise typer.Exit(1) from error
+    tell(console, collected)
     console.print(_summary(run))
     console.print(f"Written: {', '.join(str(path) for path in written)}", highlight=False, soft_wrap=True)
 
@@ -116,14 +112,10 @@ def compare(
     """Compare two runs, query by query, with intervals."""
     from llama_index_refine.evaluation import report
 
-    console = Console()
-    try:
+    with plain_errors():
         table = report.compare(Run.load(before), Run.load(after))
-    except (ValueError, OSError) as error:
-        console.print(f"[red]{error}[/red]", highlight=False)
-        raise typer.Exit(1) from error
-    if out is not None:
-        out.write_text(table, encoding="utf-8")
+        if out is not None:
+            out.write_text(table, encoding="utf-8")
     typer.echo(table)
 
 

@@ -11,7 +11,7 @@ from llama_index.core.embeddings import MockEmbedding
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 from numpy.typing import NDArray
 
-from llama_index_refine.evaluation.cache import CachedGrader
+from llama_index_refine.evaluation.cache import ReplayingGrader
 from llama_index_refine.evaluation.corpus import Corpus, filters_of
 from llama_index_refine.evaluation.datasets import Query
 from llama_index_refine.evaluation.metrics import CUTOFF, area_under_roc, class_gap, p_mrr, score_rankings
@@ -178,7 +178,7 @@ def _same_samples(seed: int) -> Iterator[None]:
 
 def _replayed(grader: BaseGrader) -> float:
     """Seconds that the teacher once took for the grades that came from the cache so far."""
-    return grader.seconds if isinstance(grader, CachedGrader) else 0.0
+    return grader.seconds if isinstance(grader, ReplayingGrader) else 0.0
 
 
 def _charge(measured: Measured, bills: Sequence[Bill], queries: int) -> None:

@@ -61,7 +61,7 @@ def _gains(cells: Sequence[Cell], path: Path) -> Path:
         panel.set_xticks(range(len(own)), [cell.data for cell in own], fontsize=8)
         panel.set_ylabel(f"gain in MAP over {BASELINE}", fontsize=8)
         panel.set_title(f"{teacher} teacher, {most} graded", fontsize=9)
-    panels[0, 0].legend(fontsize=7, ncols=4)
+    _name_all(figure, panels)
     return _save(figure, path)
 
 
@@ -92,7 +92,7 @@ def _by_graded(cells: Sequence[Cell], path: Path) -> Path:
                 )
             panel.set_title(f"{name}, {teacher}", fontsize=8)
             panel.tick_params(labelsize=7)
-    panels[0, 0].legend(fontsize=6)
+    _name_all(figure, panels)
     figure.supxlabel("graded documents per query", fontsize=9)
     figure.supylabel("MAP", fontsize=9)
     return _save(figure, path)
@@ -126,6 +126,11 @@ def _panels(rows: int, columns: int, width: float, height: float) -> tuple[Any, 
     return plt.subplots(
         rows, columns, figsize=(width * columns, height * rows), squeeze=False, layout="constrained", sharey="row"
     )
+
+
+def _name_all(figure: Any, panels: Any) -> None:
+    """One legend above all panels."""
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", fontsize=7, ncols=5)
 
 
 def _save(figure: Any, path: Path) -> Path:

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from llama_index.core.schema import BaseNode, QueryBundle, TextNode
 
-from llama_index_refine.evaluation.cache import Answers, CachedGrader, cached_vectors, default_cache_dir, key_of
+from llama_index_refine.evaluation.cache import Answers, ReplayingGrader, cached_vectors, default_cache_dir, key_of
 from llama_index_refine.graders.account import Account, current_account
-from llama_index_refine.graders.base import BaseGrader
+from llama_index_refine.graders.base import BaseGrader, Grades
 
 TEXTS = [f"text {i}" for i in range(2500)]
 
@@ -15,17 +15,25 @@ TEXTS = [f"text {i}" for i in range(2500)]
 class CountingGrader(BaseGrader):
     """Grades by the length of the text, charges for it, and fails on some."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "model") -> None:
         super().__init__()
+        self.name = name
         self.asked: list[str] = []
 
-    def grade(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> list[float | None]:
+    def fingerprint(self) -> str:
+        return self.name
+
+    def grade(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> Grades:
         account = current_account()
         for _ in nodes:
             account.open_call()
             account.charge(prompt_tokens=10, completion_tokens=1)
         self.asked += [node.get_content() for node in nodes]
-        return [None if node.get_content() == "broken" else len(node.get_content()) / 10 for node in nodes]
+        lengths = [len(node.get_content()) for node in nodes]
+        grades = [
+            None if node.get_content() == "broken" else length / 10 for node, length in zip(nodes, lengths, strict=True)
+        ]
+        return Grades(grades, [length / 100 for length in lengths])
 
 
 def nodes_of(*texts: str) -> list[TextNode]:
@@ -77,11 +85,12 @@ def test_grades_are_asked_for_once_and_charged_again(tmp_path: Path) -> None:
     grader = CountingGrader()
     query = QueryBundle("query")
     with Account().active() as first:
-        grades = CachedGrader(grader, "model", Answers(tmp_path / "a.sqlite")).grade(query, nodes_of("a", "bb"))
+        grades = ReplayingGrader(grader, Answers(tmp_path / "a.sqlite")).grade(query, nodes_of("a", "bb"))
     assert grades == [0.1, 0.2]
-    again = CachedGrader(grader, "model", Answers(tmp_path / "a.sqlite"))
+    again = ReplayingGrader(grader, Answers(tmp_path / "a.sqlite"))
     with Account().active() as second:
-        assert again.grade(query, nodes_of("bb", "a", "ccc")) == [0.2, 0.1, 0.3]
+        replayed = again.grade(query, nodes_of("bb", "a", "ccc"))
+    assert (replayed, replayed.spread) == ([0.2, 0.1, 0.3], [0.02, 0.01, 0.03])
     assert grader.asked == ["a", "bb", "ccc"]
     assert (first.calls, first.prompt_tokens, first.completion_tokens) == (2, 20, 2)
     assert (second.calls, second.prompt_tokens, second.completion_tokens) == (3, 30, 3)
@@ -91,23 +100,23 @@ def test_grades_are_asked_for_once_and_charged_again(tmp_path: Path) -> None:
 
 async def test_asynchronous_grades_come_from_the_same_cache(tmp_path: Path) -> None:
     grader = CountingGrader()
-    cached = CachedGrader(grader, "model", Answers(tmp_path / "a.sqlite"))
+    cached = ReplayingGrader(grader, Answers(tmp_path / "a.sqlite"))
     assert await cached.agrade(QueryBundle("query"), nodes_of("a", "bb")) == [0.1, 0.2]
     assert cached.grade(QueryBundle("query"), nodes_of("bb")) == [0.2]
     assert len(grader.asked) == 2
 
 
 def test_another_query_or_teacher_is_another_grade(tmp_path: Path) -> None:
-    grader, answers = CountingGrader(), Answers(tmp_path / "a.sqlite")
-    CachedGrader(grader, "model", answers).grade(QueryBundle("query"), nodes_of("a"))
-    CachedGrader(grader, "model", answers).grade(QueryBundle("other"), nodes_of("a"))
-    CachedGrader(grader, "larger model", answers).grade(QueryBundle("query"), nodes_of("a"))
-    assert len(grader.asked) == 3
+    first, larger, answers = CountingGrader(), CountingGrader("larger"), Answers(tmp_path / "a.sqlite")
+    for teacher, query in ((first, "query"), (first, "other"), (first, "query"), (larger, "query")):
+        ReplayingGrader(teacher, answers).grade(QueryBundle(query), nodes_of("a"))
+    assert (len(first.asked), len(larger.asked)) == (2, 1)
+    assert ReplayingGrader(larger, answers).fingerprint() == "larger"
 
 
 def test_a_failed_grade_is_asked_for_again(tmp_path: Path) -> None:
     grader = CountingGrader()
-    cached = CachedGrader(grader, "model", Answers(tmp_path / "a.sqlite"))
+    cached = ReplayingGrader(grader, Answers(tmp_path / "a.sqlite"))
     for _ in range(2):
         assert cached.grade(QueryBundle("query"), nodes_of("broken", "a")) == [None, 0.1]
     assert grader.asked == ["broken", "a", "broken"]
