@@ -17,10 +17,12 @@ from llama_index_refine.collection import Background, Found, PointId, QdrantColl
 from llama_index_refine.fusion import fuse, fuse_ranked, standing
 from llama_index_refine.geometry import similarity, similarity_of_score
 from llama_index_refine.graders.account import Account, Budget
+from llama_index_refine.graders.base import Grades
 from llama_index_refine.operations import Embedding, Grading, Lesson, Refining, Sheet
 from llama_index_refine.refinement import Refinement
 from llama_index_refine.rounds import next_to_grade, split_budget
 from llama_index_refine.steps import Step, Steps
+from llama_index_refine.trust import Reliability, shrink
 
 logger = logging.getLogger(__name__)
 
@@ -51,11 +53,12 @@ class Feedback:
     nodes: list[NodeWithScore] = field(default_factory=list)
     documents: list[Tensor] = field(default_factory=list)
     grades: list[float] = field(default_factory=list)
+    spread: list[float | None] = field(default_factory=list)
     shown: set[PointId] = field(default_factory=set)
     path: list[Any] = field(default_factory=list)
     rounds: int = 0
 
-    def add(self, found: Found, grades: Sequence[float | None]) -> None:
+    def add(self, found: Found, grades: Grades) -> None:
         """Take in one round's grades, of the nodes that got one."""
         self.rounds += 1
         self.shown.update(found.ids)
@@ -65,6 +68,7 @@ class Feedback:
                 self.nodes.append(NodeWithScore(node=found.nodes[at], score=found.scores[at]))
                 self.documents.append(found.vectors[at])
                 self.grades.append(grade)
+                self.spread.append(grades.spread[at] if grades.spread else None)
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,7 @@ class FeedbackLoop:
     :param rounds: how many times to ask the teacher.
     :param budget: the most that the grading may cost.
     :param on_error: whether what fails after the first search raises.
+    :param trust: the teacher's record, or how far to follow it, in [0, 1].
     """
 
     collection: QdrantCollection
@@ -91,6 +96,7 @@ class FeedbackLoop:
     rounds: int
     budget: Budget
     on_error: Literal["fallback", "raise"]
+    trust: Reliability | float
 
     def steps(self, query: QueryBundle) -> Steps[Refinement]:
         """Retrieve for one query.
@@ -139,14 +145,21 @@ class FeedbackLoop:
         yield from self._grade(feedback, shown)
         if len(feedback.grades) < 2:
             raise NotRefinedError(f"the teacher graded {len(feedback.grades)} of {len(shown.ids)} nodes, not 2")
-        refinement = yield from self._move(feedback, background, space)
         for share in shares:
             if feedback.account.exhausted():
                 break
-            moved = yield from self._another_round(feedback, refinement, share, background, space)
-            if not moved:
+            # What to ask next follows all that was heard; how far to go by it is decided at the end.
+            refinement = yield from self._move(feedback, background, space, trust=1.0)
+            try:
+                more = yield from self._another_round(feedback, refinement, share, background, space)
+            except Exception as error:
+                if self.on_error == "raise":
+                    raise
+                logger.warning("Going on with the grades so far: %s: %s", type(error).__name__, error)
                 break
-            refinement = yield from self._move(feedback, background, space)
+            if not more:
+                break
+        refinement = yield from self._move(feedback, background, space, self._trust(feedback, space))
         limit = self.similarity_top_k
         # Every graded document may sink below the last one returned; as many must be at hand to take its place.
         found = yield from self.collection.search(refinement.vector, limit + len(feedback.ids), **feedback.words)
@@ -170,7 +183,14 @@ class FeedbackLoop:
         grades = yield Step("grade", self.grading, sheet)
         feedback.add(shown, grades)
 
-    def _move(self, feedback: Feedback, background: Background | None, space: Space) -> Steps[Refinement]:
+    def _trust(self, feedback: Feedback, space: Space) -> float:
+        if not isinstance(self.trust, Reliability):
+            return self.trust
+        documents = torch.stack(feedback.documents)
+        similarities = similarity(torch.from_numpy(feedback.vector), documents, space.metric)
+        return self.trust.observe(documents.numpy(), feedback.grades, similarities.numpy())
+
+    def _move(self, feedback: Feedback, background: Background | None, space: Space, trust: float) -> Steps[Refinement]:
         """Refine the query by all that was graded so far."""
         vectors, population = None, None
         if background is not None:
@@ -179,9 +199,9 @@ class FeedbackLoop:
             if keep:
                 vectors = background.vectors if len(keep) == len(background.ids) else background.vectors[keep]
                 population = max(background.population - len(feedback.shown), len(keep))
-        documents, grades = torch.stack(feedback.documents), torch.tensor(feedback.grades)
+        documents, grades = torch.stack(feedback.documents), torch.tensor(shrink(feedback.grades, feedback.spread))
         query_str = feedback.query.query_str
-        lesson = Lesson(feedback.vector, documents, grades, vectors, population, space.metric, 1.0, query_str)
+        lesson = Lesson(feedback.vector, documents, grades, vectors, population, space.metric, trust, query_str)
         refinement: Refinement = yield Step("refine", self.refining, lesson)
         feedback.path.append(refinement.vector)
         return refinement
@@ -189,7 +209,7 @@ class FeedbackLoop:
     def _another_round(
         self, feedback: Feedback, refinement: Refinement, share: int, background: Background | None, space: Space
     ) -> Steps[bool]:
-        """Grade documents that the refined ranking brings up. What was graded before stands if this fails."""
+        """Grade documents that the refined ranking brings up. :return: whether there were any."""
         ranking = yield from self.collection.rank(
             refinement.vector, max(DEPTH, share + len(feedback.shown)), **feedback.words
         )
@@ -208,13 +228,7 @@ class FeedbackLoop:
         shown = yield from self.collection.fetch([ranking.ids[new[place]] for place in places])
         if not shown.ids:
             return False
-        try:
-            yield from self._grade(feedback, shown)
-        except Exception as error:
-            if self.on_error == "raise":
-                raise
-            logger.warning("Going on with the grades of round %d: %s: %s", feedback.rounds, type(error).__name__, error)
-            return False
+        yield from self._grade(feedback, shown)
         return True
 
 

@@ -31,6 +31,7 @@ from llama_index_refine.refinement import Refinement
 from llama_index_refine.refiner import QueryRefiner
 from llama_index_refine.steps import Outcome, Steps, arun, run
 from llama_index_refine.stores import SparseEncoder, open_store
+from llama_index_refine.trust import Reliability, reliability_of
 
 
 class RefinedRetriever(BaseRetriever):
@@ -47,6 +48,8 @@ class RefinedRetriever(BaseRetriever):
     :param background_size: background vectors to refine against, 0 for none.
     :param budget: the most that grading one query may cost.
     :param refiner: how the query moves; None for a `QueryRefiner` in the collection's distance.
+    :param trust: how far to follow the teacher: a number in [0, 1], or the `Reliability` that learns it from the
+        grades; None for the one that all retrievers with this grader share.
     :param on_error: "fallback" returns the first search's nodes when anything after it fails, "raise" raises.
     :param node_ids: search these nodes only.
     :param doc_ids: search the nodes of these documents only.
@@ -77,6 +80,7 @@ class RefinedRetriever(BaseRetriever):
         background_size: int = 30,
         budget: Budget | None = None,
         refiner: QueryRefiner | None = None,
+        trust: Reliability | float | None = None,
         on_error: Literal["fallback", "raise"] = "fallback",
         node_ids: Sequence[str] | None = None,
         doc_ids: Sequence[str] | None = None,
@@ -99,6 +103,8 @@ class RefinedRetriever(BaseRetriever):
         ):
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
+        if isinstance(trust, (int, float)) and not 0 <= trust <= 1:
+            raise ValueError(f"trust must be in [0, 1], got {trust}")
         if on_error not in ("fallback", "raise"):
             raise ValueError(f"on_error must be 'fallback' or 'raise', got {on_error!r}")
         if not isinstance(vector_store, QdrantVectorStore):
@@ -108,6 +114,7 @@ class RefinedRetriever(BaseRetriever):
         self.rounds = rounds
         self.budget = budget or Budget()
         self.on_error: Literal["fallback", "raise"] = on_error
+        self.trust = trust
         self._hybrid_top_k = hybrid_top_k
         self._embed_model = embed_model
         self._grader = grader
@@ -292,6 +299,7 @@ class RefinedRetriever(BaseRetriever):
             self.rounds,
             self.budget,
             self.on_error,
+            reliability_of(self.grader) if self.trust is None else self.trust,
         )
 
 

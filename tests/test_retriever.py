@@ -1,4 +1,4 @@
-"""The loop on a real collection: what it finds, what it asks of Qdrant and the teacher, what it does when things fail."""
+"""The loop on a real collection: what it finds, what it asks of Qdrant and the teacher, and what it does on failure."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ from llama_index.core.vector_stores import ExactMatchFilter, MetadataFilters
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 from qdrant_client import AsyncQdrantClient, QdrantClient
 
-from llama_index_refine import Budget, LLMGrader, QueryRefiner, RefinedRetriever
+from llama_index_refine import Budget, Grades, LLMGrader, QueryRefiner, RefinedRetriever
 from tests.planted import SIZE, TOPICS, AnswerGrader, Planted, TopicGrader
 
 PLANTED = Planted()
@@ -331,3 +331,60 @@ def test_budget_bounds_what_a_query_may_cost(store):
     assert refinement.llm_calls == 7
     assert len(refinement.grades) == 7
     assert json.dumps(refinement.timings)
+
+
+class TestTrust:
+    """A teacher that guesses is found out, whichever retriever it serves; one that knows loses nothing."""
+
+    def precision(self, refined, topics):
+        return np.mean([PLANTED.precision(refined.retrieve(PLANTED.query(topic)), topic) for topic in topics])
+
+    def test_no_trust_returns_the_first_search(self, store):
+        refinement = retriever(store, trust=0.0, rounds=1).refine(PLANTED.query(0))
+        assert [n.node.node_id for n in refinement.nodes] == [n.node.node_id for n in refinement.nodes_before]
+
+    def test_a_guessing_teacher_hardly_harms(self, store):
+        class Guessing(TopicGrader):
+            def grade(self, query, nodes):
+                rng = np.random.default_rng(abs(hash(tuple(node.metadata["row"] for node in nodes))) % 2**32)
+                return rng.random(len(nodes)).round().tolist()
+
+        topics = list(range(TOPICS)) * 3
+        plain = self.precision(retriever(store, trust=0.0, similarity_top_k=40), topics)
+        believed = self.precision(retriever(store, Guessing(), trust=1.0, similarity_top_k=40), topics)
+        weighed = self.precision(retriever(store, Guessing(), similarity_top_k=40), topics)
+        assert believed < plain - 0.1
+        assert weighed > plain - 0.05
+
+    def test_what_is_known_of_a_teacher_serves_all_its_retrievers(self, store):
+        grader = TopicGrader()
+        half = MetadataFilters(filters=[ExactMatchFilter(key="half", value=1)])
+        first, second = retriever(store, grader), retriever(store, grader, filters=half)
+        for topic in range(TOPICS):
+            first.retrieve(PLANTED.query(topic))
+        other = retriever(store, TopicGrader(), filters=half)
+        assert second.refine(PLANTED.query(0)).trust > other.refine(PLANTED.query(0)).trust
+
+    @pytest.mark.parametrize("trust", [-0.1, 1.1, float("nan")])
+    def test_out_of_range(self, store, trust):
+        with pytest.raises(ValueError, match="trust"):
+            retriever(store, trust=trust)
+
+
+def test_what_the_teacher_is_unsure_of_moves_the_query_less(store):
+    class Unsure(TopicGrader):
+        def __init__(self, spread):
+            super().__init__()
+            self.spread = spread
+
+        def grade(self, query, nodes):
+            grades = super().grade(query, nodes)
+            return Grades(grades, [self.spread] * len(grades))
+
+    moved = [
+        np.linalg.norm(refinement.vector - refinement.query)
+        for refinement in (
+            retriever(store, Unsure(spread), trust=1.0, rounds=1).refine(PLANTED.query(1)) for spread in (0.0, 0.45)
+        )
+    ]
+    assert moved[1] < 0.9 * moved[0]

@@ -1,0 +1,216 @@
+"""How far a teacher's grades can be trusted, learned from the grades alone.
+
+A teacher that grades by chance puts its grades on a query's documents in any order, all orders being equally likely. So
+what chance looks like is known exactly, whatever the embedding, the number of documents or the scale: it is the
+permutation distribution of the grades in hand (Fisher 1935, Pitman 1937). Every query is a test of that against a
+teacher whose grades follow the vectors, and the tests of many queries add up.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from llama_index_refine.graders.base import BaseGrader
+
+Vector = NDArray[np.float64]
+
+# Signal to noise of the grades, one hypothesis each. Less cannot be told from chance within some fifty queries, and
+# closer ones not from each other.
+RATIOS = np.array([0.1, 0.3, 1.0, 3.0])
+# Beforehand: most teachers that someone chose to use know something, and few are upside down.
+CHANCE, INVERTED = 0.1, 0.01
+# The teacher's model, prompt or collection becomes another once in some two hundred queries.
+CHANGE = 0.005
+# Correlation of exact grades with the first similarity among the first K, which hardly differ in it.
+AGREEMENT = 0.3
+# The belief that grades predict each other in full weighs as much as two to five queries.
+PRIOR_WEIGHT = 5.0
+# No query's evidence can exceed one in this many.
+PERMUTATIONS = 256
+# A teacher that says itself that it knows little starts at odds of about two to one, so a few queries decide.
+LEAST_CLAIM = 0.25
+# Grades that differ by less are alike.
+ALIKE = 1e-6
+
+
+@dataclass(frozen=True)
+class Belief:
+    """What is believed about a teacher.
+
+    :param hypotheses: (9,) probabilities of chance, of each of RATIOS upside down, of each of RATIOS upright.
+    :param claim: mean information of a grade in bits, over `queries`.
+    :param variance: mean variance of a query's grades, over the `varied` queries in which they differed.
+    :param agreement: sum over queries of y'Ay less what chance gives.
+    :param predicted: sum over queries of |Ay|^2.
+    """
+
+    hypotheses: Vector
+    claim: float = 0.0
+    queries: float = 0.0
+    variance: float = 0.0
+    varied: float = 0.0
+    agreement: float = 0.0
+    predicted: float = 0.0
+
+    @classmethod
+    def prior(cls) -> Belief:
+        """Return what is believed of a teacher nobody has seen."""
+        many = len(RATIOS)
+        upright = 1 - CHANCE - INVERTED
+        return cls(np.r_[CHANCE, np.full(many, INVERTED / many), np.full(many, upright / many)])
+
+    def trust(self) -> float:
+        """Say how far to follow the teacher.
+
+        With P the probability that it sees relevance, upright, a move is worth about as much if it does as it costs if
+        it does not, so P - (1 - P) remains. It is multiplied by the slope of the grades on their predictions from each
+        other, the factor by which what was learned from them has to be shrunk (Copas 1983).
+
+        :return: in [0, 1].
+        """
+        upright = self.hypotheses[1 + len(RATIOS) :].sum()
+        odds = upright / max(1 - upright, 1e-12) * min(1.0, max(LEAST_CLAIM, self.claim))
+        slope = (PRIOR_WEIGHT + self.agreement) / (PRIOR_WEIGHT + self.predicted)
+        return float(max(0.0, (odds - 1) / (odds + 1)) * min(1.0, max(0.0, slope)))
+
+    def after(self, documents: Vector, grades: Vector, similarities: Vector) -> Belief:
+        """Return the belief once a query has been graded, by Bayes' rule.
+
+        :param documents: (K, d) vectors.
+        :param grades: (K,) in [0, 1].
+        :param similarities: (K,) to the query, before it moved; larger is nearer.
+        :return: the belief; grades that are all alike are evidence of nothing.
+        """
+        keep = 1 - CHANGE
+        belief = replace(
+            self,
+            hypotheses=keep * self.hypotheses + CHANGE * Belief.prior().hypotheses,
+            queries=keep * self.queries + 1,
+            agreement=keep * self.agreement,
+            predicted=keep * self.predicted,
+        )
+        inside = np.clip(grades, 1e-9, 1 - 1e-9)
+        entropy = -np.mean(inside * np.log2(inside) + (1 - inside) * np.log2(1 - inside))
+        belief = replace(belief, claim=self.claim + (1 - float(entropy) - self.claim) / belief.queries)
+        if len(grades) < 2 or np.ptp(grades) <= ALIKE:
+            return belief
+        varied = keep * self.varied + 1
+        variance = self.variance + (float(grades.var()) - self.variance) / varied
+        logs, agreement, predicted = evidence(documents, grades / np.sqrt(variance), similarities)
+        hypotheses = belief.hypotheses * np.exp(logs - logs.max())
+        return replace(
+            belief,
+            hypotheses=hypotheses / hypotheses.sum(),
+            varied=varied,
+            variance=variance,
+            agreement=belief.agreement + agreement,
+            predicted=belief.predicted + predicted,
+        )
+
+
+def evidence(documents: Vector, grades: Vector, similarities: Vector) -> tuple[Vector, float, float]:
+    """Weigh one query's grades.
+
+    The hypothesis with signal-to-noise ratio r is a Gaussian process with linear kernel (Rasmussen and Williams 2006,
+    chapter 2) that agrees with the first ranking:
+
+        y ~ N(b z, (I + r K) / (1 + r) + b^2 z z'),    b = +-AGREEMENT sqrt(r / (1 + r))
+
+    with y the grades less their mean, z the standardised similarities, K the linear kernel of the centred documents
+    with trace K - 1, and the minus for a teacher that is upside down. Its evidence is f(y) / mean_P f(P y) over
+    permutations P, which averages 1 over chance grades: an e-value (Ramdas, Grunwald, Vovk and Shafer 2023).
+
+    :param documents: (K, d) vectors.
+    :param grades: (K,) in units of the teacher's typical standard deviation.
+    :param similarities: (K,)
+    :return: (9,) log evidence of each hypothesis against chance; y'Ay less its mean over permutations; |Ay|^2, where Ay
+        predicts each grade from the others by ridge regression.
+    """
+    count = len(grades)
+    centred = documents - documents.mean(0)
+    kernel = centred @ centred.T
+    if np.trace(kernel) < 1e-12:
+        return np.zeros(1 + 2 * len(RATIOS)), 0.0, 0.0
+    kernel *= (count - 1) / np.trace(kernel)
+    y, z = grades - grades.mean(), similarities - similarities.mean()
+    z = z / z.std() if z.std() > 1e-9 else np.zeros_like(z)
+    eigenvalues, basis = np.linalg.eigh(kernel)
+    eigenvalues = np.maximum(eigenvalues, 0)
+    permuted = np.tile(y, (PERMUTATIONS, 1))
+    # The same permutations for the same number of grades, the identity among them.
+    permuted[1:] = np.random.default_rng(count).permuted(permuted[1:], axis=1)
+    y_basis, z_basis = permuted @ basis, z @ basis
+    logs = [0.0]
+    for sign in (-1, 1):
+        for ratio in RATIOS:
+            slope = sign * AGREEMENT * np.sqrt(ratio / (1 + ratio))
+            precision = (1 + ratio) / (1 + ratio * eigenvalues)
+            rest, along = y_basis - slope * z_basis, precision * z_basis
+            density = -0.5 * (rest * rest @ precision)
+            # The rank-one term b^2 z z' by Sherman and Morrison.
+            density += 0.5 * (slope * (rest @ along)) ** 2 / (1 + slope * slope * (along @ z_basis))
+            logs.append(density[0] - np.logaddexp.reduce(density) + np.log(PERMUTATIONS))
+    ridge = (basis * (eigenvalues / (1 + eigenvalues))) @ basis.T + 1 / count
+    others = ridge / (1 - np.diag(ridge))[:, None]
+    np.fill_diagonal(others, 0)
+    predicted = others @ y
+    by_chance = -(y @ y) * others.sum() / (count * (count - 1))
+    return np.array(logs), float(y @ predicted - by_chance), float(predicted @ predicted)
+
+
+@dataclass
+class Reliability:
+    """One teacher's record: what all its queries so far say of it. A dozen numbers; safe to share between threads."""
+
+    belief: Belief = field(default_factory=Belief.prior)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+
+    def observe(self, documents: ArrayLike, grades: ArrayLike, similarities: ArrayLike) -> float:
+        """Take in the grades of one query.
+
+        :param documents: (K, d) vectors of all the graded documents.
+        :param grades: (K,) in [0, 1].
+        :param similarities: (K,) to the query, before it moved; larger is nearer.
+        :return: the trust that these grades deserve, in [0, 1], in the light of all before and of themselves.
+        """
+        arrays = [np.asarray(values, dtype=np.float64) for values in (documents, grades, similarities)]
+        with self._lock:
+            self.belief = self.belief.after(*arrays)
+            return self.belief.trust()
+
+
+_records: WeakKeyDictionary[BaseGrader, Reliability] = WeakKeyDictionary()
+_records_lock = threading.Lock()
+
+
+def reliability_of(grader: BaseGrader) -> Reliability:
+    """Return the teacher's record, which all its retrievers share.
+
+    :param grader: the teacher.
+    :return: its record, kept as long as the teacher is.
+    """
+    with _records_lock:
+        return _records.setdefault(grader, Reliability())
+
+
+def shrink(grades: Sequence[float], spread: Sequence[float | None]) -> list[float]:
+    """Draw uncertain grades towards the mean, the more the less sure the teacher was of them.
+
+    Kelley's formula for a true score (1927): mean + (grade - mean) v / (v + spread^2), with v the variance of the
+    grades that their spread does not explain.
+
+    :param grades: (K,) in [0, 1].
+    :param spread: (K,) one standard deviation of each grade, None where it is not known.
+    :return: (K,) in [0, 1].
+    """
+    values = np.asarray(grades, dtype=np.float64)
+    noise = np.square([deviation or 0.0 for deviation in spread])
+    true = max(0.0, float(values.var() - noise.mean()))
+    share = np.divide(true, true + noise, out=np.ones_like(noise), where=noise > 0)
+    return [float(value) for value in values.mean() + share * (values - values.mean())]
