@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,10 @@ from llama_index.llms.openai_like import OpenAILike
 
 from llama_index_refine.evaluation.benchmark import Benchmark
 from llama_index_refine.evaluation.datasets import Dataset, Document, Query, load_folder
-from llama_index_refine.evaluation.results import BASELINE, REFINED, Run
+from llama_index_refine.evaluation.results import BASELINE, REFINED, Measured, Run
 from tests.chat_server import ChatServer, Question, Reply, overlap
 from tests.evaluation.conftest import write_folder
+from tests.graders.test_cross_encoder import build
 
 
 class WordEmbedding(BaseEmbedding):
@@ -242,6 +244,27 @@ def test_hyde_is_left_out_where_the_model_is_unknown(toy: Path, tmp_path: Path, 
     run = Benchmark([str(toy)], ["toy"], peers=[], feedback_top_k=[4], max_queries=1, llm=llm, cache=tmp_path).run()
     assert "hyde" not in run.cells[0].measured
     assert "toy.npz" in run.cells[0].skipped["hyde"]
+
+
+def test_cross_encoder_teaches_and_is_not_needed_again(tmp_path: Path) -> None:
+    pytest.importorskip("sentence_transformers")
+    folder = write_folder(tmp_path / "data", vectors=False)
+    (tmp_path / "model").mkdir()
+    model = build(tmp_path / "model", labels=1)
+
+    def measure() -> dict[str, Measured]:
+        settings = {"peers": ["rerank"], "feedback_top_k": [4], "max_queries": 2, "cache": tmp_path / "cache"}
+        return (
+            Benchmark([str(folder)], [WordEmbedding()], [f"cross-encoder:{model}"], **settings).run().cells[0].measured
+        )
+
+    first = measure()
+    shutil.rmtree(model)
+    again = measure()
+    assert first["rerank"].llm_calls == 0
+    assert again["rerank"].seconds["grade"] > 0
+    np.testing.assert_equal(again[REFINED].per_query, first[REFINED].per_query)
+    assert first["rerank"].per_query != first[BASELINE].per_query
 
 
 def test_packaged_minilm_embeds_real_text(tmp_path: Path) -> None:
