@@ -10,28 +10,33 @@ from qdrant_client import QdrantClient
 from qdrant_client.http.exceptions import ApiException, UnexpectedResponse
 
 
-def connect(url: str, api_key: str | None, path: Path | None, collection: str) -> QdrantClient:
-    """Connect, and see that the collection is there.
+def connect(url: str, api_key: str | None, path: Path | None) -> QdrantClient:
+    """Open a client.
 
     :param url: the server's address.
     :param api_key: its key.
     :param path: a folder of a local Qdrant, instead of a server.
-    :param collection: the collection.
     :return: the client.
-    :raises ValueError: there is no such folder or collection.
-    :raises ConnectionError: the server cannot be reached, or refused the key.
+    :raises ValueError: there is no such folder.
+    :raises RuntimeError: another process has opened the folder.
     """
-    if path is not None:
-        if not path.is_dir():
-            raise ValueError(f"--path {path} is no folder; `demo --path {path}` would make one with a sample")
-        client = QdrantClient(path=str(path))
-    else:
-        client = QdrantClient(url=url, api_key=api_key, check_compatibility=False)
-    with plain_qdrant_errors(url):
+    if path is None:
+        return QdrantClient(url=url, api_key=api_key, check_compatibility=False)
+    if not path.is_dir():
+        raise ValueError(f"--path {path} is no folder; `llama-index-refine demo --path {path}` makes one with a sample")
+    return QdrantClient(path=str(path))
+
+
+def check_collection(client: QdrantClient, collection: str) -> None:
+    """See that a collection is there.
+
+    :param client: where to look.
+    :param collection: its name.
+    :raises ValueError: it is not; the message lists those that are.
+    """
+    if not client.collection_exists(collection):
         there = sorted(each.name for each in client.get_collections().collections)
-    if collection not in there:
         raise ValueError(f"there is no collection {collection!r}; there are {', '.join(map(repr, there)) or 'none'}")
-    return client
 
 
 @contextmanager

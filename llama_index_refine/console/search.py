@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,7 @@ from rich.console import Console
 
 from llama_index_refine.console.errors import plain_errors, tell
 from llama_index_refine.console.ranking import Place, grades_by_node, ranking_table
-from llama_index_refine.console.teacher import NO_LLM, LLMBaseUrl, LLMModel, make_grader
+from llama_index_refine.console.teacher import NO_LLM, LLMBaseUrl, LLMModel, make_grader, model_name
 
 if TYPE_CHECKING:
     from llama_index.core.schema import NodeWithScore
@@ -58,31 +59,30 @@ def search(
     """Search your own collection with one query, before and after an LLM's feedback."""
     console = Console(highlight=False)
     with plain_errors() as warned:
-        with console.status("Searching"):
-            grader = make_grader(llm_base_url, llm_model, instruction)
-            if grader is None:
-                raise ValueError(f"grading needs an LLM: {NO_LLM}")
-            from llama_index_refine.console.connection import connect, plain_qdrant_errors
+        if model_name(llm_base_url, llm_model) is None:
+            raise ValueError(f"grading needs an LLM: {NO_LLM}")
+        from llama_index_refine.console.connection import check_collection, connect, plain_qdrant_errors
+
+        with console.status("Searching"), plain_qdrant_errors(url), closing(connect(url, api_key, path)) as client:
+            check_collection(client, collection)
+            # Torch takes seconds to import, which a mistyped name need not wait for.
             from llama_index_refine.evaluation.embeddings import SentenceTransformerEmbedding
             from llama_index_refine.retriever import RefinedRetriever
 
-            client = connect(url, api_key, path, collection)
-            with plain_qdrant_errors(url):
-                retriever = RefinedRetriever.from_collection(
-                    client,
-                    collection,
-                    text_key=text_key,
-                    vector_name=vector_name,
-                    embed_model=SentenceTransformerEmbedding(embed_model),
-                    grader=grader,
-                    similarity_top_k=max(top_k, COMPARED),
-                    feedback_top_k=feedback_top_k,
-                    on_error="raise",
-                )
-                refinement = retriever.refine(query)
-            client.close()
+            retriever = RefinedRetriever.from_collection(
+                client,
+                collection,
+                text_key=text_key,
+                vector_name=vector_name,
+                embed_model=SentenceTransformerEmbedding(embed_model),
+                grader=make_grader(llm_base_url, llm_model, instruction),
+                similarity_top_k=max(top_k, COMPARED),
+                feedback_top_k=feedback_top_k,
+                on_error="raise",
+            )
+            refinement = retriever.refine(query)
         if refinement.reason is not None:
-            raise RuntimeError(": ".join([refinement.reason, *warned.messages]))
+            raise RuntimeError(": ".join([refinement.reason, *warned.messages[:1]]))
         _show(console, refinement, top_k)
         tell(console, warned)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -57,7 +59,7 @@ def demo(
         if llm is None:
             console.print(f"Teacher: the sample's human labels, as no LLM is named ({NO_LLM}).")
         else:
-            console.print(f"Teacher: {one_line(llm)}.", markup=False)
+            console.print(f"Teacher: the LLM {one_line(llm)}.", markup=False)
         # The model comes with a package: nothing is fetched, nor asked for.
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
         grader = make_grader(llm_base_url, llm_model, INSTRUCTION)
@@ -65,7 +67,7 @@ def demo(
         try:
             gain, shown = _measure(console, grader, path, limit, seed)
         except RuntimeError as error:
-            raise RuntimeError(": ".join([str(error), *warned.messages])) from error
+            raise RuntimeError(": ".join([str(error), *warned.messages[:1]])) from error
         _show(console, gain, shown)
         from llama_index_refine.demo.picture import draw
 
@@ -80,8 +82,8 @@ def _measure(
 ) -> tuple[Gain, Example]:
     """Measure, and retrieve for one query that shows it."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=console) as bars:
-        loading = bars.add_task("Loading MiniLM", total=1)
+    with _own_lines(console), Progress(*columns, console=console) as bars:
+        loading = bars.add_task("Loading", total=1)
         from llama_index_refine.demo.measure import example, measure
         from llama_index_refine.demo.sample import index, load_sample, open_client
         from llama_index_refine.evaluation.embeddings import SentenceTransformerEmbedding
@@ -89,6 +91,8 @@ def _measure(
         from llama_index_refine.graders.cache import CachedGrader
 
         dataset = load_sample()
+        if grader is not None:
+            _try_out(grader, dataset.queries[0].text, dataset.documents[0].text)
         client = open_client(path)
         model = SentenceTransformerEmbedding(embed_batch_size=64)
         bars.advance(loading)
@@ -98,21 +102,37 @@ def _measure(
         grading = bars.add_task("Searching, grading, refining", total=2 * len(rows))
         teacher = LabelTeacher(dataset) if grader is None else CachedGrader(grader)
         gain = measure(corpus, store, teacher, lambda: bars.advance(grading))
-        shown = example(corpus, store, teacher, gain.telling())
+        shown = example(corpus, store, teacher, gain.by_gain()[len(rows) // 10])
         client.close()
     return gain, shown
+
+
+@contextmanager
+def _own_lines(console: Console) -> Iterator[None]:
+    """End the last line of progress bars, which Rich leaves open where the output is no terminal."""
+    try:
+        yield
+    finally:
+        console.print()
+
+
+def _try_out(grader: BaseGrader, query: str, document: str) -> None:
+    """Find out before the long part whether the LLM answers."""
+    from llama_index.core.schema import QueryBundle, TextNode
+
+    if grader.grade(QueryBundle(query), [TextNode(text=document)])[0] is None:
+        raise RuntimeError("the LLM gives no grade")
 
 
 def _show(console: Console, gain: Gain, shown: Example) -> None:
     from llama_index_refine.demo.report import bill, example_tables, gain_table, summary
 
-    console.print()
     console.print(gain_table(gain))
     console.print(summary(gain))
     if cost := bill(gain):
         console.print(cost)
-    console.print("\nA query that gained more than nine in ten: ", end="")
-    console.print(one_line(shown.refinement.query_str), style="bold", markup=False)
+    count = len(gain.differences())
+    console.print(f"\nQuery number {count // 10 + 1} of {count} by gain: [bold]{shown.refinement.query_str}")
     for table in example_tables(shown):
         console.print()
         console.print(table)
