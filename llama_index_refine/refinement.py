@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
     from llama_index.core.schema import NodeWithScore
+    from matplotlib.figure import Figure
+    from rich.console import RenderableType
     from torch import Tensor
 
     from llama_index_refine.geometry import Metric
@@ -16,7 +19,7 @@ if TYPE_CHECKING:
     Array = np.ndarray | Tensor
 
 
-@dataclass
+@dataclass(repr=False)
 class Refinement:
     """How one query moved, and, where a retriever made it, what was graded, found and paid.
 
@@ -109,6 +112,47 @@ class Refinement:
     def rank_before(self) -> dict[str, int]:
         """The rank, from 1, of each node that the first search returned, by node id."""
         return {entry.node_id: rank for rank, entry in enumerate(self.nodes_before, 1)}
+
+    def __repr__(self) -> str:
+        from llama_index_refine.display.moves import clean, effect
+
+        return f"<{type(self).__name__} of {clean(self.query_str, 80)!r}. {effect(self)}>"
+
+    def _repr_html_(self) -> str:
+        from llama_index_refine.display.html import to_html
+
+        return to_html(self)
+
+    def __rich__(self) -> RenderableType:
+        from llama_index_refine.display.table import to_table
+
+        return to_table(self)
+
+    def plot(self) -> Figure:
+        """Draw how the query moved: scores before and after, its path among the documents, target and student.
+
+        :return: a matplotlib figure, in which the documents are coloured by their grade.
+        :raises ImportError: matplotlib is missing; the message says how to install it.
+        :raises ValueError: nothing was refined.
+        """
+        from llama_index_refine.display.figure import draw
+
+        return draw(self)
+
+    def to_dict(self, vectors: bool = False, texts: bool = False) -> dict[str, Any]:
+        """Write it for a log: what was found, graded and paid, in numbers and strings.
+
+        :param vectors: with the vectors of query, documents and background.
+        :param texts: with the nodes' texts.
+        :return: what JSON knows; None for a number that is not finite.
+        """
+        from llama_index_refine.display.record import to_dict
+
+        return to_dict(self, vectors, texts)
+
+    def to_json(self, vectors: bool = False, texts: bool = False) -> str:
+        """Write `to_dict` as one line of strict JSON."""
+        return json.dumps(self.to_dict(vectors, texts), allow_nan=False, ensure_ascii=False)
 
     @classmethod
     def unmoved(cls, query: np.ndarray, query_str: str, nodes: Sequence[NodeWithScore]) -> Refinement:
