@@ -94,10 +94,12 @@ class QdrantCollection:
         if known.space is None or time.monotonic() - known.described > self.check_after:
             info = yield from self._ask("describe", self._describe, None)
             sparse = self.store.sparse_vector_name if self.options.hybrid else None
-            known.learn(read_space(info, self.store.collection_name, self.store.dense_vector_name, sparse))
-        space = known.space
-        assert space is not None
-        return space
+            space = read_space(info, self.store.collection_name, self.store.dense_vector_name, sparse)
+            if self.options.hybrid and self.options.hybrid.fusion == "dbsf" and space.metric == "euclid":
+                raise ValueError("fusion='dbsf' adds up scores, and Euclid's are distances: use 'rrf'")
+            known.learn(space)
+            return space
+        return known.space
 
     def words(self, query_str: str) -> Steps[dict[str, models.SparseVector]]:
         """Encode the query's text for the sparse search of hybrid mode.

@@ -82,7 +82,7 @@ def _choose(wanted: str, default: str, there: Collection[str], whose: str, argum
         return wanted
     if wanted == default and len(there) == 1:
         return next(iter(there))
-    names = ", ".join(repr(name) for name in there) or "none"
+    names = ", ".join(repr(name) for name in sorted(there)) or "none"
     has = "" if whose.endswith(",") else " has the vectors"
     ask = f"name one with {argument}" if wanted == default else f"there is no {wanted!r}; set {argument}"
     raise ValueError(f"{whose}{has} {names}: {ask}")

@@ -7,11 +7,37 @@ from collections.abc import Iterator
 import pytest
 
 from tests.chat_server import ChatServer
+from tests.places import PLACES, Place, open_place, running_server
+from tests.qdrant_server import QdrantServer
 
 
 @pytest.fixture
 def chat_server() -> Iterator[ChatServer]:
     """A chat completions server of its own for each test."""
     server = ChatServer().start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def qdrant_address() -> Iterator[tuple[str, int]]:
+    """A real server's URL and gRPC port."""
+    with running_server() as address:
+        yield address
+
+
+@pytest.fixture(params=PLACES)
+def place(request, tmp_path) -> Iterator[Place]:
+    """Each place where a collection can live, in turn."""
+    real = request.param.startswith("server")
+    address = request.getfixturevalue("qdrant_address") if real else ("", 0)
+    with open_place(request.param, tmp_path, address) as opened:
+        yield opened
+
+
+@pytest.fixture
+def qdrant_server() -> Iterator[QdrantServer]:
+    """Qdrant's REST interface on loopback, whose calls can be made to fail."""
+    server = QdrantServer().start()
     yield server
     server.stop()

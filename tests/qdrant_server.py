@@ -1,0 +1,148 @@
+"""Qdrant's REST interface on loopback, in front of qdrant-client's local mode, with faults on demand.
+
+Requests and answers go over real sockets in Qdrant's own format, so that the real client meets them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from qdrant_client import QdrantClient, models
+
+CALLS = {
+    "describe": r"GET /collections/([^/]+)",
+    "exists": r"GET /collections/([^/]+)/exists",
+    "query": r"POST /collections/([^/]+)/points/query/batch",
+    "fetch": r"POST /collections/([^/]+)/points",
+    "count": r"POST /collections/([^/]+)/points/count",
+}
+
+
+@dataclass
+class Fault:
+    """What goes wrong with a call: a status, no answer, half an answer, or something done to the collection before."""
+
+    status: int | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    silent: bool = False
+    half: bool = False
+    reset: bool = False
+    before: Callable[[], Any] | None = None
+
+
+class QdrantServer:
+    """A server whose collections are those of `storage`.
+
+    `faults` maps the n-th call of a kind, counted from 1, to what goes wrong with it; 0 is every call.
+    """
+
+    def __init__(self) -> None:
+        self.storage = QdrantClient(":memory:")
+        self.faults: dict[tuple[str, int], Fault] = {}
+        self.calls: list[tuple[str, Any]] = []
+        self._lock = threading.RLock()
+        self._closing = threading.Event()
+        handler = type("Handler", (_Handler,), {"app": self})
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._http.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True)
+
+    def start(self) -> QdrantServer:
+        self._thread.start()
+        return self
+
+    def stop(self) -> None:
+        self._closing.set()
+        self._http.shutdown()
+        self._http.server_close()
+        self._thread.join()
+
+    def count(self, kind: str) -> int:
+        return sum(called == kind for called, _ in self.calls)
+
+    def answer(self, kind: str, collection: str, body: bytes) -> tuple[int, bytes, Fault]:
+        with self._lock:
+            self.calls.append((kind, json.loads(body) if body else None))
+            fault = self.faults.get((kind, self.count(kind))) or self.faults.get((kind, 0)) or Fault()
+            if fault.before:
+                fault.before()
+            if fault.status:
+                return fault.status, json.dumps({"status": {"error": "a fault"}, "time": 0}).encode(), fault
+            try:
+                result = self._result(kind, collection, body)
+            except ValueError as error:
+                status = 404 if "not found" in str(error) else 400
+                return status, json.dumps({"status": {"error": str(error)}, "time": 0}).encode(), fault
+            return 200, json.dumps({"result": result, "status": "ok", "time": 0.001}).encode(), fault
+
+    def wait_silently(self) -> None:
+        self._closing.wait(30)
+
+    def _result(self, kind: str, name: str, body: bytes) -> Any:
+        if kind == "exists":
+            return {"exists": self.storage.collection_exists(name)}
+        if kind == "describe":
+            return self.storage.get_collection(name).model_dump(mode="json")
+        if kind == "query":
+            batch = models.QueryRequestBatch.model_validate_json(body)
+            return [answer.model_dump(mode="json") for answer in self.storage.query_batch_points(name, batch.searches)]
+        if kind == "fetch":
+            wanted = models.PointRequest.model_validate_json(body)
+            records = self.storage.retrieve(
+                name, wanted.ids, with_payload=wanted.with_payload, with_vectors=wanted.with_vector
+            )
+            return [record.model_dump(mode="json") for record in records]
+        wanted = models.CountRequest.model_validate_json(body)
+        return {"count": self.storage.count(name, wanted.filter, exact=bool(wanted.exact)).count}
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    app: QdrantServer
+
+    def do_GET(self) -> None:
+        self._serve()
+
+    def do_POST(self) -> None:
+        self._serve()
+
+    def _serve(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        line = f"{self.command} {self.path.split('?')[0]}"
+        for kind, pattern in CALLS.items():
+            match = re.fullmatch(pattern, line)
+            if match:
+                status, content, fault = self.app.answer(kind, match[1], body)
+                break
+        else:
+            status, content, fault = 404, b'{"status": {"error": "unknown call"}}', Fault()
+        if fault.silent:
+            self.app.wait_silently()
+            self.close_connection = True
+            return
+        if fault.reset:
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.close_connection = True
+            self.connection.close()
+            return
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        for name, value in fault.headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(content[: len(content) // 2] if fault.half else content)
+        if fault.half:
+            self.close_connection = True
+
+    def log_message(self, *args: Any) -> None:
+        pass
