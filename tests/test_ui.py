@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import textwrap
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -25,6 +23,7 @@ from llama_index_refine.ui import cards
 from llama_index_refine.ui.command import open_collection
 from llama_index_refine.ui.comparison import THUMBS, Comparison, Playground, Settings
 from llama_index_refine.ui.labels import SampleLabels
+from tests.browser import chromium, missing
 from tests.chat_server import ChatServer
 from tests.small_index import QUERY, BrokenGrader, SubjectGrader, WordEmbedding, make_index, make_nodes, node_id
 
@@ -306,41 +305,13 @@ class TestCommand:
         assert SampleLabels(sample).grade(QueryBundle("something else"), nodes[:2]) == [None, None]
 
 
-CHROMIUM = next(
-    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
-)
-DRIVER = shutil.which("chromedriver")
-
-
 @pytest.fixture
-def browser(tmp_path) -> Iterator:
-    if CHROMIUM is None or DRIVER is None:
-        pytest.skip("needs a browser: apt-get install chromium chromium-driver")
-    webdriver = pytest.importorskip("selenium.webdriver", reason="needs a browser's client: pip install selenium")
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    # A fresh profile under a short path: the browser makes sockets in it, whose names are limited in length.
-    profile = tempfile.mkdtemp()
-    for flag in (
-        "headless",
-        "no-sandbox",
-        "disable-gpu",
-        "disable-quic",
-        "no-first-run",
-        "disable-background-networking",
-        "disable-component-update",
-        "disable-sync",
-        "disable-dev-shm-usage",
-        "no-proxy-server",
-        "window-size=1440,1240",
-        f"user-data-dir={profile}",
-    ):
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
-    shutil.rmtree(profile, ignore_errors=True)
+def browser() -> Iterator:
+    reason = missing()
+    if reason:
+        pytest.skip(f"needs {reason}")
+    with chromium(1440, 1240) as driver:
+        yield driver
 
 
 def test_in_a_browser(store, browser):

@@ -23,10 +23,10 @@ element.addEventListener('click', event => {
 
 _LAYOUT = """
 .gradio-container { max-width: 1440px !important; margin: 0 auto; }
-#title, #results { padding: 0; }
+#title, #title > *, #results, #results > * { padding-left: 0 !important; padding-right: 0 !important; }
 #title h1 { display: inline; font-size: 22px; margin: 0 14px 0 0; } #title p { display: inline; margin: 0; }
 #query textarea, #query input { font-size: 17px; }
-#go, #forget { min-width: 150px; } #forget { font-size: 14px; font-weight: 500; }
+#go, #forget { min-width: 176px; } #forget { font-size: 14px; font-weight: 500; }
 """
 
 
@@ -63,7 +63,7 @@ def build(playground: Playground, queries: Sequence[str] = ()) -> gr.Blocks:
             )
             go = gr.Button("Search", variant="primary", elem_id="go", scale=0)
         if queries:
-            gr.Examples([[text] for text in queries], [query], label="Try one of these", examples_per_page=8)
+            gr.Examples([[text] for text in queries], [query], label="Try one of these", examples_per_page=len(queries))
         with gr.Row():
             teacher = gr.Dropdown(names, value=names[0], label="Teacher", elem_id="teacher", scale=2)
             count = gr.Slider(

@@ -1,0 +1,83 @@
+"""Write measured tables into pages, from the runs that `llama-index-refine bench run --out` kept here.
+
+A page holds the marks; what stands between them is replaced:
+
+    <!-- begin measured: NAME -->
+    <!-- end measured -->
+
+    python results/tables.py docs/comparison.md            # write
+    python results/tables.py --check docs/comparison.md    # only say whether the pages are up to date
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+import sys
+from pathlib import Path
+
+from llama_index_refine.evaluation.results import BASELINE, REFINED, Cell, Run
+
+_MARKED = re.compile(r"(<!-- begin measured: (\S+) -->\n).*?(<!-- end measured -->)", re.DOTALL)
+
+
+def table(run: Run, name: str) -> str:
+    """Draw MAP of every method on every data set and teacher, with where it was measured."""
+    methods = list(dict.fromkeys(method for cell in run.cells for method in cell.measured if method != REFINED))
+    methods = [BASELINE, *(method for method in methods if method != BASELINE), REFINED]
+    lines = [["data", "teacher", *methods], ["---", "---", *["---:"] * len(methods)]]
+    lines += [[f"{cell.dataset} ({cell.embedding})", cell.teacher, *_row(cell, methods)] for cell in run.cells]
+    queries = sorted({len(cell.queries) for cell in run.cells})
+    graded = sorted({cell.feedback_top_k for cell in run.cells})
+    about = (
+        f"MAP; {_range(queries)} queries a row, {_range(graded)} documents graded for each. "
+        f"Measured on {', '.join(run.machine.values())}; every figure, with intervals, and the command are in "
+        f"`results/{name}`."
+    )
+    return "\n" + "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + f"\n\n{about}\n\n"
+
+
+def _row(cell: Cell, methods: list[str]) -> list[str]:
+    values = [cell.measured[name].mean("MAP") if name in cell.measured else math.nan for name in methods]
+    best = max((value for value in values if not math.isnan(value)), default=math.nan)
+    return [_number(value, value == best) for value in values]
+
+
+def _number(value: float, best: bool) -> str:
+    if math.isnan(value):
+        return ""
+    return f"**{value:.3f}**" if best else f"{value:.3f}"
+
+
+def _range(numbers: list[int]) -> str:
+    return str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
+
+
+def main() -> int:
+    """Write or check the pages. :return: 0 where all is well."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pages", nargs="*", type=Path)
+    parser.add_argument("--results", type=Path, default=Path(__file__).parent, help="folder of the runs")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail where a page is not up to date")
+    arguments = parser.parse_args()
+    status = 0
+    for page in arguments.pages:
+        text = page.read_text(encoding="utf-8")
+        try:
+            fresh = _MARKED.sub(
+                lambda match: match[1] + table(Run.load(arguments.results / match[2]), match[2]) + match[3], text
+            )
+        except (FileNotFoundError, ValueError) as error:
+            print(f"{page}: {error}", file=sys.stderr)
+            return 1
+        if fresh != text and arguments.check:
+            print(f"{page} is not up to date: run python results/tables.py {page}", file=sys.stderr)
+            status = 1
+        elif fresh != text:
+            page.write_text(fresh, encoding="utf-8")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

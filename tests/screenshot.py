@@ -1,0 +1,44 @@
+"""Take the picture of the playground that the documentation shows.
+
+python -m tests.screenshot docs/images/playground.png
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
+
+from llama_index_refine.ui import launch
+from llama_index_refine.ui.command import open_sample
+from tests.browser import chromium, missing
+
+QUERY = "card delivery estimate"
+
+
+def main() -> None:
+    """Open the playground on the sample, refine one query, press one thumb, and take the picture."""
+    reason = missing()
+    if reason:
+        sys.exit(f"needs {reason}")
+    retriever, teachers, queries = open_sample(Path(sys.argv[2]) if len(sys.argv) > 2 else None)
+    page = launch(retriever, teachers, queries, open_browser=False, block=False)
+    with chromium(1440, 1290) as browser:
+        wait = WebDriverWait(browser, 60)
+        browser.get(page.local_url)
+        wait.until(lambda _: browser.find_elements(By.CSS_SELECTOR, "#query textarea, #query input"))[0].send_keys(
+            QUERY
+        )
+        browser.find_element(By.ID, "go").click()
+        wait.until(lambda _: browser.find_elements(By.CSS_SELECTOR, "[data-list=refined] li"))
+        browser.find_elements(By.CSS_SELECTOR, "[data-list=refined] li button.yes")[1].click()
+        wait.until(lambda _: browser.find_elements(By.CSS_SELECTOR, "[aria-pressed=true]"))
+        browser.execute_script("document.activeElement.blur()")
+        browser.save_screenshot(sys.argv[1])
+    page.close(verbose=False)
+
+
+if __name__ == "__main__":
+    main()
