@@ -66,6 +66,10 @@ class QdrantServer:
         self._http.server_close()
         self._thread.join()
 
+    def stop_listening(self) -> None:
+        """Take no more connections; from within an answer, so the server's own thread is not waited for."""
+        self._http.socket.close()
+
     def count(self, kind: str) -> int:
         return sum(called == kind for called, _ in self.calls)
 
