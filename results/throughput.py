@@ -18,12 +18,13 @@ import sys
 import time
 from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from llama_index.core.schema import QueryBundle, TextNode
 from llama_index.llms.openai import OpenAI
-from openai import AsyncOpenAI
+from openai import AsyncOpenAI, DefaultAioHttpClient
 
 from llama_index_refine.graders.base import BaseGrader
 from llama_index_refine.graders.llm import LLMGrader
@@ -110,18 +111,24 @@ async def client_alone(url: str, arguments: argparse.Namespace) -> str:
     return f"- | - | {watch.row(calls, calls * arguments.delay / arguments.concurrency)}"
 
 
+def teachers(url: str, concurrency: int) -> Iterator[tuple[str, BaseGrader]]:
+    """Make the teachers; the aiohttp transport where `pip install httpx-aiohttp` was done."""
+    common: dict[str, Any] = {"model": "gpt-4o-mini", "api_base": url, "api_key": "none"}
+    yield "LLMGrader", LLMGrader(OpenAI(**common), concurrency=concurrency)
+    yield "OpenAIGrader", OpenAIGrader("gpt-4o-mini", url, concurrency=concurrency)
+    if find_spec("httpx_aiohttp"):
+        llm = OpenAI(**common, async_http_client=DefaultAioHttpClient())
+        yield "LLMGrader, aiohttp transport", LLMGrader(llm, concurrency=concurrency)
+
+
 async def table(arguments: argparse.Namespace) -> None:
     """Print a row for each teacher, on a server that always answers and on one that often fails."""
     with server(arguments.delay, 0.0) as url:
         print(f"| openai client alone | 0% | {await client_alone(url, arguments)}", flush=True)
     for failing in (0.0, 0.2):
         with server(arguments.delay, failing) as url:
-            llm = OpenAI(model="gpt-4o-mini", api_base=url, api_key="none")
-            for grader in (
-                LLMGrader(llm, concurrency=arguments.concurrency),
-                OpenAIGrader("gpt-4o-mini", url, concurrency=arguments.concurrency),
-            ):
-                print(f"| {type(grader).__name__} | {failing:.0%} | {await graded(grader, arguments)}", flush=True)
+            for name, grader in teachers(url, arguments.concurrency):
+                print(f"| {name} | {failing:.0%} | {await graded(grader, arguments)}", flush=True)
 
 
 def main() -> None:
