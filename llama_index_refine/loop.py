@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from llama_index.core.schema import NodeWithScore, QueryBundle
+from numpy.typing import NDArray
 from qdrant_client import models
 from torch import Tensor
 
@@ -129,6 +130,7 @@ class FeedbackLoop:
             query_str=query.query_str,
             nodes_before=before,
             path=feedback.path,
+            grades=np.array(feedback.grades if refinement.refined else [], dtype=np.float32),
             graded_nodes=feedback.nodes,
             ungraded=len(feedback.shown) - len(feedback.ids),
             rounds=feedback.rounds,
@@ -182,6 +184,15 @@ class FeedbackLoop:
         sheet = Sheet(feedback.query, shown.nodes, feedback.account)
         grades = yield Step("grade", self.grading, sheet)
         feedback.add(shown, grades)
+        if isinstance(self.trust, Reliability):
+            self.trust.hear([grade for grade in grades if grade is not None])
+
+    def _read(self, feedback: Feedback) -> NDArray[np.float64]:
+        """Return the grades as they count: uncertain ones drawn to the mean, on the scale that the teacher uses."""
+        grades = np.array(shrink(feedback.grades, feedback.spread))
+        if not isinstance(self.trust, Reliability):
+            return grades
+        return self.trust.calibrate(grades)
 
     def _trust(self, feedback: Feedback, space: Space) -> float:
         if not isinstance(self.trust, Reliability):
@@ -199,7 +210,7 @@ class FeedbackLoop:
             if keep:
                 vectors = background.vectors if len(keep) == len(background.ids) else background.vectors[keep]
                 population = max(background.population - len(feedback.shown), len(keep))
-        documents, grades = torch.stack(feedback.documents), torch.tensor(shrink(feedback.grades, feedback.spread))
+        documents, grades = torch.stack(feedback.documents), torch.tensor(self._read(feedback), dtype=torch.float32)
         query_str = feedback.query.query_str
         lesson = Lesson(feedback.vector, documents, grades, vectors, population, space.metric, trust, query_str)
         refinement: Refinement = yield Step("refine", self.refining, lesson)

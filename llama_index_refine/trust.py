@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from llama_index_refine.grade_range import GradeRange
 from llama_index_refine.graders.base import BaseGrader
 
 Vector = NDArray[np.float64]
@@ -72,8 +73,10 @@ class Belief:
         it does not, so P - (1 - P) remains. It is multiplied by the slope of the grades on their predictions from each
         other, the factor by which what was learned from them has to be shrunk (Copas 1983).
 
-        :return: in [0, 1].
+        :return: in [0, 1]; 0 for a teacher that has graded everything alike so far.
         """
+        if not self.varied:
+            return 0.0
         upright = self.hypotheses[1 + len(RATIOS) :].sum()
         odds = upright / max(1 - upright, 1e-12) * min(1.0, max(LEAST_CLAIM, self.claim))
         slope = (PRIOR_WEIGHT + self.agreement) / (PRIOR_WEIGHT + self.predicted)
@@ -166,9 +169,10 @@ def evidence(documents: Vector, grades: Vector, similarities: Vector) -> tuple[V
 
 @dataclass
 class Reliability:
-    """One teacher's record: what all its queries so far say of it. A dozen numbers; safe to share between threads."""
+    """One teacher's record: what all its queries so far say of it. Small, and safe to share between threads."""
 
     belief: Belief = field(default_factory=Belief.prior)
+    used: GradeRange = field(default_factory=GradeRange)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def observe(self, documents: ArrayLike, grades: ArrayLike, similarities: ArrayLike) -> float:
@@ -183,6 +187,23 @@ class Reliability:
         with self._lock:
             self.belief = self.belief.after(*arrays)
             return self.belief.trust()
+
+    def hear(self, grades: ArrayLike) -> None:
+        """Take in which part of the scale the teacher uses.
+
+        :param grades: (n,) in [0, 1], each once.
+        """
+        with self._lock:
+            self.used.add(grades)
+
+    def calibrate(self, grades: ArrayLike) -> Vector:
+        """Put grades on the whole scale.
+
+        :param grades: (K,) in [0, 1].
+        :return: (K,) in [0, 1], stretched by the range that this teacher uses.
+        """
+        with self._lock:
+            return self.used.stretch(grades)
 
 
 _records: WeakKeyDictionary[BaseGrader, Reliability] = WeakKeyDictionary()

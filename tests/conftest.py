@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 
 from tests.chat_server import ChatServer
 from tests.places import PLACES, Place, open_place, running_server
 from tests.qdrant_server import QdrantServer
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Draw the same backgrounds in every run: Qdrant's local mode samples by numpy's global generator."""
+    np.random.seed(0)
 
 
 @pytest.fixture

@@ -64,6 +64,7 @@ def test_grades_that_are_all_alike_are_evidence_of_nothing():
     for _ in range(50):
         record.observe(documents, np.full(20, 1.0), similarities)
     np.testing.assert_allclose(record.belief.hypotheses, before, atol=1e-9)
+    assert record.belief.trust() == 0
 
 
 def test_a_teacher_that_becomes_another_is_found_out():
