@@ -153,7 +153,7 @@ class EdgeClient:
         :param points: the points.
         """
         _refuse(kwargs, "wait")
-        rows = [edge.Point(point.id, to_edge(point.vector), point.payload) for point in points]
+        rows = [edge.Point(point.id, _given(point.vector), point.payload) for point in points]
         self._shard(collection_name).update(edge.UpdateOperation.upsert_points(rows))
 
     def upload_points(self, collection_name: str, points: Iterable[models.PointStruct], **kwargs: Any) -> None:
@@ -208,7 +208,7 @@ class EdgeClient:
         _refuse(kwargs)
         shard = self._shard(collection_name)
         found = shard.query_batch(edge.QueryBatchRequest([_query(request) for request in requests]))
-        return [QueryResponse(points=[_scored(point) for point in points]) for points in found]
+        return [QueryResponse.model_construct(points=[_scored(point) for point in points]) for points in found]
 
     def query_points(
         self,
@@ -420,7 +420,7 @@ def _scoring(query: Any, using: str | None) -> Any:
     if isinstance(query, models.NearestQuery) and query.mmr is None:
         query = query.nearest
     if isinstance(query, models.SparseVector | list):
-        return edge.Query.Nearest(to_edge(query), using)
+        return edge.Query.Nearest(_given(query), using)
     if isinstance(query, models.SampleQuery):
         return edge.Sample.Random
     if isinstance(query, models.RrfQuery):
@@ -431,7 +431,8 @@ def _scoring(query: Any, using: str | None) -> Any:
 
 
 def _scored(point: Any) -> models.ScoredPoint:
-    return models.ScoredPoint(score=point.score, version=point.version, **_fields(point))
+    # What the engine returns need not be checked again, which a ranking of a thousand would notice.
+    return models.ScoredPoint.model_construct(score=point.score, version=point.version, **_fields(point))
 
 
 def _fields(point: Any) -> dict[str, Any]:
@@ -440,6 +441,13 @@ def _fields(point: Any) -> dict[str, Any]:
         vector = {name: _vector(one) for name, one in vector.items()}
     point_id = point.id if isinstance(point.id, int) else str(point.id)
     return {"id": point_id, "payload": point.payload, "vector": vector}
+
+
+def _given(vector: Any) -> Any:
+    """Turn a vector, or the vectors of a point by name; numbers are not looked at one by one."""
+    if isinstance(vector, dict):
+        return {name: _given(one) for name, one in vector.items()}
+    return vector if isinstance(vector, list) else to_edge(vector)
 
 
 def _vector(vector: Any) -> Any:

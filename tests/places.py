@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,7 @@ def open_place(kind: str, folder: Path, address: tuple[str, int]) -> Iterator[Pl
             server.stop()
 
 
+@cache
 def why_no_docker() -> str | None:
     """Say why containers cannot be started here, None where they can."""
     if shutil.which("docker") is None:
