@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -160,11 +160,6 @@ def load_dataset(name: str, source: str | None = None) -> Dataset:
         return named.load_named(name.lower(), source)
     known = ", ".join(sorted(named.NAMED))
     raise ValueError(f"{name!r} is neither a folder that exists nor a data set known by name, which are {known}")
-
-
-def with_queries(dataset: Dataset, rows: Sequence[int]) -> Dataset:
-    """The same collection with some of its queries and without precomputed vectors, which follow the old rows."""
-    return replace(dataset, queries=[dataset.queries[row] for row in rows], vectors={})
 
 
 def _read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
