@@ -5,9 +5,9 @@
     python results/edge_million.py --out results/edge_million.md
 
 Vectors are 384-dimensional, around random centres, a thousand to each; a query lies between two of them, and the
-teacher knows the topic, so that what is timed is everything but the LLM. Each size runs in a process of its own, so that its
-memory is its own. Plain retrieval is the vector store's own query. Times are medians and 95th percentiles over the
-queries; a percentile of another machine will differ, the ratios should not.
+teacher knows the topic, so that what is timed is everything but the LLM. Each size runs in a process of its own, so
+that its memory is its own. Plain retrieval is the vector store's own query. Times are medians and 95th percentiles over
+the queries; those of another machine will differ, their ratios should not.
 """
 
 from __future__ import annotations
