@@ -18,7 +18,7 @@ from llama_index_refine.collection import Background, Found, PointId, QdrantColl
 from llama_index_refine.fusion import fuse, fuse_ranked, standing
 from llama_index_refine.geometry import similarity, similarity_of_score
 from llama_index_refine.graders.account import Account, Budget
-from llama_index_refine.graders.base import Grades
+from llama_index_refine.graders.base import GraderError, Grades
 from llama_index_refine.operations import Embedding, Grading, Lesson, Refining, Sheet
 from llama_index_refine.refinement import Refinement
 from llama_index_refine.rounds import next_to_grade, split_budget
@@ -106,6 +106,7 @@ class FeedbackLoop:
         :return: the refinement; it says the `reason` where the first search had to stand.
         :raises ValueError: the query's vector does not fit the collection.
         """
+        account = Account(self.budget)
         embedding = query.embedding
         if embedding is None:
             embedding = yield Step("embed", self.embedding, query)
@@ -115,12 +116,13 @@ class FeedbackLoop:
         words = yield from self.collection.words(query.query_str)
         shares = split_budget(self.feedback_top_k, self.rounds)
         first, shown = yield from self.collection.search_with_vectors(vector, self.similarity_top_k, shares[0], **words)
-        feedback = Feedback(query, vector, Account(self.budget), words)
+        feedback = Feedback(query, vector, account, words)
         before = [NodeWithScore(node=node, score=score) for node, score in zip(first.nodes, first.scores, strict=True)]
         try:
             refinement = yield from self._refined(feedback, shown, shares[1:], space)
         except Exception as error:
-            if self.on_error == "raise" and not isinstance(error, NotRefinedError):
+            asked_for = isinstance(error, GraderError) or self.on_error == "raise"
+            if asked_for and not isinstance(error, NotRefinedError):
                 raise
             refinement = Refinement.unmoved(vector, query.query_str, before)
             refinement.reason = str(error) if isinstance(error, NotRefinedError) else f"{type(error).__name__}: {error}"
@@ -134,10 +136,11 @@ class FeedbackLoop:
             graded_nodes=feedback.nodes,
             ungraded=len(feedback.shown) - len(feedback.ids),
             rounds=feedback.rounds,
-            llm_calls=feedback.account.calls,
-            prompt_tokens=feedback.account.prompt_tokens,
-            completion_tokens=feedback.account.completion_tokens,
-            cached_grades=feedback.account.cached,
+            failures=tuple(account.failures),
+            llm_calls=account.calls,
+            prompt_tokens=account.prompt_tokens,
+            completion_tokens=account.completion_tokens,
+            cached_grades=account.cached,
         )
 
     def _refined(self, feedback: Feedback, shown: Found, shares: Sequence[int], space: Space) -> Steps[Refinement]:
@@ -146,7 +149,8 @@ class FeedbackLoop:
         background = yield from self._background(space)
         yield from self._grade(feedback, shown)
         if len(feedback.grades) < 2:
-            raise NotRefinedError(f"the teacher graded {len(feedback.grades)} of {len(shown.ids)} nodes, not 2")
+            why = "".join(f"; {failure}" for failure in feedback.account.failures)
+            raise NotRefinedError(f"the teacher graded {len(feedback.grades)} of {len(shown.ids)} nodes, not 2{why}")
         for share in shares:
             if feedback.account.exhausted():
                 break
@@ -155,7 +159,7 @@ class FeedbackLoop:
             try:
                 more = yield from self._another_round(feedback, refinement, share, background, space)
             except Exception as error:
-                if self.on_error == "raise":
+                if isinstance(error, GraderError) or self.on_error == "raise":
                     raise
                 logger.warning("Going on with the grades so far: %s: %s", type(error).__name__, error)
                 break

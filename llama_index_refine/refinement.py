@@ -48,6 +48,7 @@ class Refinement:
     :param nodes: what the retriever returns.
     :param graded_nodes: the nodes behind `documents`, with their score in the search that found them.
     :param ungraded: how many nodes the teacher was shown and did not grade.
+    :param failures: why nodes were left ungraded, each reason once.
     :param rounds: how many times the teacher was asked.
     :param timings: seconds spent in each stage.
     :param llm_calls: calls that the teacher made.
@@ -80,6 +81,7 @@ class Refinement:
     nodes: Sequence[NodeWithScore] = ()
     graded_nodes: Sequence[NodeWithScore] = ()
     ungraded: int = 0
+    failures: Sequence[str] = ()
     rounds: int = 0
     timings: Mapping[str, float] = field(default_factory=dict)
     llm_calls: int = 0

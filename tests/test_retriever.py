@@ -15,7 +15,10 @@ from llama_index.vector_stores.qdrant import QdrantVectorStore
 from qdrant_client import AsyncQdrantClient, QdrantClient
 
 from llama_index_refine import Budget, Grades, LLMGrader, QueryRefiner, RefinedRetriever
+from llama_index_refine.graders.base import GraderError
+from llama_index_refine.graders.openai import OpenAIGrader
 from llama_index_refine.trust import reliability_of
+from tests.chat_server import error
 from tests.planted import SIZE, TOPICS, AnswerGrader, Planted, TopicGrader
 
 PLANTED = Planted()
@@ -419,3 +422,20 @@ def test_a_teacher_that_uses_a_small_part_of_the_scale_is_understood(store):
     exact = retriever(store, similarity_top_k=40)
     full = np.mean([PLANTED.precision(exact.retrieve(PLANTED.query(topic)), topic) for topic in topics][-TOPICS:])
     assert squeezed > full - 0.03
+
+
+def test_why_nodes_were_left_ungraded_is_told(store, chat_server):
+    grader = OpenAIGrader("teacher", base_url=chat_server.url, api_key="key", retries=0)
+    chat_server.reply = lambda question: error(401, "Incorrect API key provided")
+    refinement = retriever(store, grader).refine(PLANTED.query(0))
+    assert not refinement.refined
+    assert "401" in refinement.reason
+    assert len(refinement.failures) >= 1
+    assert [n.node.node_id for n in refinement.nodes] == [n.node.node_id for n in refinement.nodes_before]
+
+
+def test_a_teacher_that_is_to_raise_does(store, chat_server):
+    grader = OpenAIGrader("teacher", base_url=chat_server.url, api_key="key", retries=0, on_error="raise")
+    chat_server.reply = lambda question: error(401, "Incorrect API key provided")
+    with pytest.raises(GraderError, match="401"):
+        retriever(store, grader).retrieve(PLANTED.query(0))
