@@ -208,7 +208,7 @@ class EdgeClient:
         _refuse(kwargs)
         shard = self._shard(collection_name)
         found = shard.query_batch(edge.QueryBatchRequest([_query(request) for request in requests]))
-        return [QueryResponse.model_construct(points=[_scored(point) for point in points]) for points in found]
+        return [QueryResponse(points=[_scored(point) for point in points]) for points in found]
 
     def query_points(
         self,
@@ -431,8 +431,7 @@ def _scoring(query: Any, using: str | None) -> Any:
 
 
 def _scored(point: Any) -> models.ScoredPoint:
-    # What the engine returns need not be checked again, which a ranking of a thousand would notice.
-    return models.ScoredPoint.model_construct(score=point.score, version=point.version, **_fields(point))
+    return models.ScoredPoint(score=point.score, version=point.version, **_fields(point))
 
 
 def _fields(point: Any) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -513,3 +515,21 @@ def test_a_zero_vector_is_left_out(place):
     (outcome,) = run([refined._collection.background()])
     assert 999 not in outcome.result.ids
     assert refined.refine(question(0)).refined
+
+
+@pytest.mark.parametrize("place", ["memory", "rest", "server", "server-grpc"], indirect=True)
+def test_consistency_and_timeouts_are_taken_everywhere_but_in_edge(place):
+    name = place.create(COSINE)
+    place.write(name, points())
+    improves(
+        retriever(place, name, similarity_top_k=20, vector_store_kwargs={"consistency": "majority", "timeout": 20})
+    )
+
+
+def test_threads_share_a_retriever(place):
+    name = place.create(COSINE)
+    place.write(name, points())
+    refined = retriever(place, name)
+    with ThreadPoolExecutor(4) as pool:
+        refinements = list(pool.map(refined.refine, [question(topic) for topic in range(TOPICS)] * 2))
+    assert all(refinement.refined for refinement in refinements)
