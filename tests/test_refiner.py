@@ -283,3 +283,32 @@ def test_strange_but_valid_input_gives_a_finite_vector(seed, graded, size, same)
         refinement = QueryRefiner(metric).refine(rng.normal(size=size), documents, rng.random(graded).round())
         assert np.isfinite(refinement.vector).all()
         assert np.isfinite(refinement.fused).all()
+
+
+def in_nats(move, refinement):
+    """A move of the query as the root mean square change of the documents' logits that it makes, the docs' unit."""
+    rows = np.concatenate([refinement.documents, refinement.background]).astype(float)
+    radius = np.sqrt(np.square(rows - rows.mean(0)).sum(1).mean())
+    return np.linalg.norm(move) * radius / refinement.tau
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 1000), trust=st.floats(0.01, 1), liar=st.integers(0, 19), honest=st.booleans())
+def test_no_grades_move_the_query_further_than_the_bound_nor_does_any_one_of_them(seed, trust, liar, honest):
+    """The bounds of docs/how-it-works.md. For a unit query under the dot product, tau is the formula's."""
+    query, documents, grades, around = lesson(seed)
+    grades = grades if honest else np.random.default_rng(seed).random(20).round()
+    refiner = QueryRefiner("dot")
+    refined = []
+    for said in (0.0, 1.0):
+        grades[liar] = said
+        refined.append(refiner.refine(query, documents, grades, around, population=10_000, trust=trust))
+        whole = refiner.reach * trust / (2 * refiner.temperature)
+        assert in_nats(refined[-1].vector - query, refined[-1]) <= whole * 1.001
+    rows = np.concatenate([documents, around]).astype(float)
+    radius = np.sqrt(np.square(rows - rows.mean(0)).sum(1).mean())
+    others = refined[0].target.astype(float)
+    others[liar] = 0
+    lever = np.linalg.norm(documents[liar] - others @ rows / others.sum()) / radius
+    one = refiner.reach**2 * np.tanh(trust / (4 * refiner.temperature)) * lever
+    assert in_nats(refined[1].vector - refined[0].vector, refined[0]) <= min(one, 2 * whole) * 1.001
