@@ -34,8 +34,12 @@ _TextKey = Annotated[
 _VectorName = Annotated[str | None, typer.Option(help="Name of the vector to search.", show_default="the only one")]
 _EmbedModel = Annotated[
     str,
-    typer.Option(help="What embedded the collection: minilm, or a SentenceTransformer's name or folder."),
+    typer.Option(
+        help="What embedded the collection: minilm, a SentenceTransformer's name or folder, or "
+        "openai:NAME for a model on an OpenAI-compatible server."
+    ),
 ]
+_EmbedBaseUrl = Annotated[str | None, typer.Option(help="That server, up to and with /v1.", show_default="OpenAI")]
 _Instruction = Annotated[
     str | None, typer.Option(help="What the search is for, in a sentence for the LLM.", show_default=False)
 ]
@@ -50,6 +54,7 @@ def search(
     text_key: _TextKey = None,
     vector_name: _VectorName = None,
     embed_model: _EmbedModel = "minilm",
+    embed_base_url: _EmbedBaseUrl = None,
     llm_base_url: LLMBaseUrl = None,
     llm_model: LLMModel = None,
     instruction: _Instruction = None,
@@ -66,23 +71,25 @@ def search(
         with console.status("Searching"), plain_qdrant_errors(url), closing(connect(url, api_key, path)) as client:
             check_collection(client, collection)
             # Torch takes seconds to import, which a mistyped name need not wait for.
-            from llama_index_refine.evaluation.embeddings import SentenceTransformerEmbedding
+            from llama_index.core.schema import QueryBundle
+
+            from llama_index_refine.console.embedding import embed_query, make_embed_model
             from llama_index_refine.retriever import RefinedRetriever
 
+            embedding = embed_query(make_embed_model(embed_model, embed_base_url), query)
             retriever = RefinedRetriever.from_collection(
                 client,
                 collection,
                 text_key=text_key,
                 vector_name=vector_name,
-                embed_model=SentenceTransformerEmbedding(embed_model),
                 grader=make_grader(llm_base_url, llm_model, instruction),
                 similarity_top_k=max(top_k, COMPARED),
                 feedback_top_k=feedback_top_k,
                 on_error="raise",
             )
-            refinement = retriever.refine(query)
+            refinement = retriever.refine(QueryBundle(query, embedding=embedding))
         if refinement.reason is not None:
-            raise RuntimeError(": ".join([refinement.reason, *warned.messages[:1]]))
+            raise RuntimeError(refinement.reason)
         _show(console, refinement, top_k)
         tell(console, warned)
 

@@ -84,9 +84,9 @@ def _measure(
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with _own_lines(console), Progress(*columns, console=console) as bars:
         loading = bars.add_task("Loading", total=1)
+        from llama_index_refine.console.embedding import load_sentence_transformer
         from llama_index_refine.demo.measure import example, measure
         from llama_index_refine.demo.sample import index, load_sample, open_client
-        from llama_index_refine.evaluation.embeddings import SentenceTransformerEmbedding
         from llama_index_refine.evaluation.teachers import LabelTeacher
         from llama_index_refine.graders.cache import CachedGrader
 
@@ -94,7 +94,7 @@ def _measure(
         if grader is not None:
             _try_out(grader, dataset.queries[0].text, dataset.documents[0].text)
         client = open_client(path)
-        model = SentenceTransformerEmbedding(embed_batch_size=64)
+        model = load_sentence_transformer("minilm", batch_size=64)
         bars.advance(loading)
         embedding = bars.add_task("Embedding", total=len(dataset.documents))
         rows = dataset.sample(limit, seed)

@@ -12,7 +12,9 @@ from typer.testing import CliRunner
 from llama_index_refine.cli import app
 from llama_index_refine.evaluation.embeddings import SentenceTransformerEmbedding
 from tests.chat_server import ChatServer, Reply, error, yes
+from tests.docs_server import DocsServer
 from tests.qdrant_server import Fault, QdrantServer
+from tests.small_index import WordEmbedding
 
 SECRET = "sk-not-to-be-seen-0123456789"
 
@@ -88,6 +90,36 @@ def test_a_server_that_refuses(qdrant_server: QdrantServer, chat_server: ChatSer
     assert is_one_line(result)
     assert f"answered {status}" in result.output
     assert advice in result.output
+
+
+def test_embeddings_from_a_server(chat_server: ChatServer, qdrant_server: QdrantServer):
+    size = models.VectorParams(size=48, distance=models.Distance.COSINE)
+    qdrant_server.storage.create_collection("papers", size)
+    points = [
+        models.PointStruct(id=number, vector=WordEmbedding().get_text_embedding(text), payload={"text": text})
+        for number, text in enumerate(PAPERS)
+    ]
+    qdrant_server.storage.upsert("papers", points)
+    options = ["--url", qdrant_server.url, "--collection", "papers", "--text-key", "text"]
+    with DocsServer() as server:
+        embedding = ["--embed-model", "openai:tiny", "--embed-base-url", server.url]
+        result = search(*options, *embedding, *llm(chat_server))
+    assert result.exit_code == 0, result.output
+    assert "Refined" in result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--embed-model", "openai:tiny", "--embed-base-url", "http://127.0.0.1:9/v1"], "could not be embedded: API"),
+        (["--embed-model", "openai:tiny"], "openai:tiny needs OPENAI_API_KEY, or --embed-base-url"),
+        (["--embed-base-url", "http://127.0.0.1:9/v1"], "--embed-base-url needs --embed-model openai:NAME"),
+    ],
+)
+def test_embeddings_that_cannot_be_had(path: Path, chat_server: ChatServer, options: list[str], message: str):
+    result = search("--path", str(path), "--collection", "papers", *options, *llm(chat_server))
+    assert is_one_line(result)
+    assert message in result.output
 
 
 def test_no_llm(path: Path):
