@@ -2,27 +2,30 @@
 PYTHON ?= python3
 PIP_INSTALL = .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint docs notebooks clean
 
-demo: .venv/demo
+demo: .venv/.demo
 	.venv/bin/llama-index-refine demo
 
-test: .venv/dev
-	.venv/bin/python -m pytest --cov --cov-report=term --cov-fail-under=90
+test: .venv/.dev
+	.venv/bin/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=90
 
-lint: .venv/dev
+lint: .venv/.dev
 	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
 
-bench: .venv/dev
-	.venv/bin/python -m pytest tests/benchmarks --benchmark-only
+docs: .venv/.dev .venv/.docs
+	.venv/bin/mkdocs build --strict --quiet
+
+notebooks: .venv/.dev
+	.venv/bin/python examples/refresh.py
 
 clean:
-	rm -rf .venv
+	rm -rf .venv site
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
-# A stamp a set of extras; the editable install follows the source by itself.
-.venv/%: pyproject.toml constraints.txt | .venv/bin/python
+# A stamp for each set of extras; the editable install follows the source by itself.
+.venv/.%: pyproject.toml constraints.txt | .venv/bin/python
 	$(PIP_INSTALL) --editable '.[$*]'
 	touch $@
