@@ -20,10 +20,11 @@ from qdrant_client import QdrantClient, models
 
 from llama_index_refine import BaseGrader
 from llama_index_refine.edge import EdgeClient
+from tests.qdrant_grpc_server import QdrantGrpcServer
 from tests.qdrant_server import QdrantServer
 
 # "disk" is "memory" with every write kept, which is slow: the tests that are about it name it.
-PLACES = ("memory", "edge", "rest", "server", "server-grpc")
+PLACES = ("memory", "edge", "rest", "grpc", "server", "server-grpc")
 IMAGE = os.environ.get("QDRANT_IMAGE", "qdrant/qdrant:latest")
 SIZE, TOPICS, EACH = 16, 5, 40
 
@@ -54,15 +55,21 @@ class Place:
 
 @contextmanager
 def open_place(kind: str, folder: Path, address: tuple[str, int]) -> Iterator[Place]:
-    server = QdrantServer().start() if kind == "rest" else None
+    server: QdrantServer | QdrantGrpcServer | None = None
     if kind == "memory":
         client: Any = QdrantClient(":memory:")
     elif kind == "disk":
         client = QdrantClient(path=str(folder / "disk"))
     elif kind == "edge":
         client = EdgeClient(folder / "edge")
-    elif server is not None:
+    elif kind == "rest":
+        server = QdrantServer().start()
         client = QdrantClient(url=server.url, check_compatibility=False)
+    elif kind == "grpc":
+        server = QdrantGrpcServer().start()
+        client = QdrantClient(
+            url="http://127.0.0.1", grpc_port=server.port, prefer_grpc=True, check_compatibility=False
+        )
     else:
         url, grpc_port = address
         client = QdrantClient(url=url, grpc_port=grpc_port, prefer_grpc=kind == "server-grpc", timeout=30)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+import grpc
 import pytest
 from llama_index.core.schema import QueryBundle
 from qdrant_client import AsyncQdrantClient, QdrantClient, models
@@ -14,6 +15,7 @@ from llama_index_refine import RefinedRetriever
 from llama_index_refine.clients import BATCH, Batch, Fetch, FetchPoints, QueryPoints, refused
 from llama_index_refine.stores import open_store
 from tests.places import SIZE, LabelGrader, points, question
+from tests.qdrant_grpc_server import QdrantGrpcServer
 from tests.qdrant_server import Fault
 
 COSINE = models.VectorParams(size=SIZE, distance=models.Distance.COSINE)
@@ -209,3 +211,43 @@ def test_points_of_several_queries_are_fetched_together(server):
 )
 def test_refusals_are_told_from_failures(error, is_refusal):
     assert refused(error) == is_refusal
+
+
+# gRPC
+
+
+@pytest.fixture
+def grpc_server():
+    server = QdrantGrpcServer().start()
+    server.storage.create_collection("c", COSINE)
+    server.storage.upsert("c", points())
+    yield server
+    server.stop()
+
+
+@pytest.mark.parametrize("code", ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "INTERNAL", "NOT_FOUND"])
+async def test_grpcs_failures_leave_the_first_searchs_nodes(grpc_server, code):
+    class Failing(LabelGrader):
+        def grade(self, query, nodes):
+            grpc_server.failing = getattr(grpc.StatusCode, code)
+            return super().grade(query, nodes)
+
+    where = {"url": "http://127.0.0.1", "grpc_port": grpc_server.port, "prefer_grpc": True}
+    for client in (QdrantClient(**where, check_compatibility=False), AsyncQdrantClient(**where)):
+        grpc_server.failing = None
+        refined = RefinedRetriever.from_collection(client, "c", "meta.abstract", grader=Failing())
+        refinement = await refined.arefine(question(0))
+        assert not refinement.refined
+        assert len(refinement.nodes) == 10
+
+
+def test_grpcs_refusals_are_told_from_failures(grpc_server):
+    client = QdrantClient(url="http://127.0.0.1", grpc_port=grpc_server.port, prefer_grpc=True)
+    operation = QueryPoints(open_store(client, "c", "text"))
+    good, bad = search([1.0] * SIZE), search([1.0])
+    first, second = operation.run([good, bad])
+    assert len(first) == 2
+    assert isinstance(second, Exception)
+    assert refused(second)
+    grpc_server.failing = grpc.StatusCode.UNAVAILABLE
+    assert not refused(operation.run([good])[0])

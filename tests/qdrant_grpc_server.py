@@ -1,0 +1,80 @@
+"""Qdrant's gRPC interface on loopback, in front of qdrant-client's local mode."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+from qdrant_client import QdrantClient
+from qdrant_client import grpc as proto
+from qdrant_client.conversions.conversion import GrpcToRest, RestToGrpc
+from qdrant_client.grpc import collections_service_pb2_grpc, points_service_pb2_grpc
+
+
+class QdrantGrpcServer:
+    """A server whose collections are those of `storage`. `failing` is the code that every search is answered with."""
+
+    def __init__(self) -> None:
+        self.storage = QdrantClient(":memory:")
+        self.failing: grpc.StatusCode | None = None
+        self._server = grpc.server(ThreadPoolExecutor(4))
+        points_service_pb2_grpc.add_PointsServicer_to_server(_Points(self), self._server)
+        collections_service_pb2_grpc.add_CollectionsServicer_to_server(_Collections(self), self._server)
+        self.port = self._server.add_insecure_port("127.0.0.1:0")
+
+    def start(self) -> QdrantGrpcServer:
+        self._server.start()
+        return self
+
+    def stop(self) -> None:
+        self._server.stop(None).wait()
+
+
+class _Points(points_service_pb2_grpc.PointsServicer):
+    def __init__(self, app: QdrantGrpcServer) -> None:
+        self.app = app
+
+    def QueryBatch(self, request: Any, context: grpc.ServicerContext) -> Any:
+        if self.app.failing:
+            context.abort(self.app.failing, "a fault")
+        queries = [GrpcToRest.convert_query_points(query) for query in request.query_points]
+        try:
+            answers = self.app.storage.query_batch_points(request.collection_name, queries)
+        except ValueError as error:
+            missing = "not found" in str(error)
+            context.abort(grpc.StatusCode.NOT_FOUND if missing else grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        results = [
+            proto.BatchResult(result=[RestToGrpc.convert_scored_point(point) for point in answer.points])
+            for answer in answers
+        ]
+        return proto.QueryBatchResponse(result=results, time=0.001)
+
+    def Get(self, request: Any, context: grpc.ServicerContext) -> Any:
+        records = self.app.storage.retrieve(
+            request.collection_name,
+            [GrpcToRest.convert_point_id(point) for point in request.ids],
+            with_payload=True,
+            with_vectors=GrpcToRest.convert_with_vectors_selector(request.with_vectors),
+        )
+        return proto.GetResponse(result=[RestToGrpc.convert_retrieved_point(record) for record in records], time=0.001)
+
+    def Count(self, request: Any, context: grpc.ServicerContext) -> Any:
+        admitted = GrpcToRest.convert_filter(request.filter) if request.HasField("filter") else None
+        count = self.app.storage.count(request.collection_name, admitted).count
+        return proto.CountResponse(result=proto.CountResult(count=count), time=0.001)
+
+
+class _Collections(collections_service_pb2_grpc.CollectionsServicer):
+    def __init__(self, app: QdrantGrpcServer) -> None:
+        self.app = app
+
+    def CollectionExists(self, request: Any, context: grpc.ServicerContext) -> Any:
+        exists = self.app.storage.collection_exists(request.collection_name)
+        return proto.CollectionExistsResponse(result=proto.CollectionExists(exists=exists), time=0.001)
+
+    def Get(self, request: Any, context: grpc.ServicerContext) -> Any:
+        if not self.app.storage.collection_exists(request.collection_name):
+            context.abort(grpc.StatusCode.NOT_FOUND, f"Collection {request.collection_name} not found")
+        info = self.app.storage.get_collection(request.collection_name)
+        return proto.GetCollectionInfoResponse(result=RestToGrpc.convert_collection_info(info), time=0.001)
