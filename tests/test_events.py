@@ -24,8 +24,9 @@ from tests.chat_server import Question, Reply, yes
 from tests.small_index import QUERY, BrokenGrader, SubjectGrader, make_index
 
 pytest.importorskip("llama_index.observability.otel")
-from llama_index.observability.otel import LlamaIndexOpenTelemetry
-from opentelemetry.sdk.trace import ReadableSpan
+from llama_index.observability.otel.base import OTelCompatibleEventHandler, OTelCompatibleSpanHandler
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 KEY = "sk-not-to-be-seen-0123456789"
@@ -33,12 +34,15 @@ KEY = "sk-not-to-be-seen-0123456789"
 
 @pytest.fixture(scope="module")
 def telemetry() -> Iterator[InMemorySpanExporter]:
-    exporter = InMemorySpanExporter()
+    """LlamaIndex's OpenTelemetry handlers, alone on the root dispatcher, exporting to memory."""
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    handler = OTelCompatibleSpanHandler(tracer=provider.get_tracer("tests"))
     root = get_dispatcher()
-    spans, events = list(root.span_handlers), list(root.event_handlers)
-    LlamaIndexOpenTelemetry(span_exporter=exporter, span_processor="simple").start_registering()
+    before = root.span_handlers, root.event_handlers
+    root.span_handlers, root.event_handlers = [handler], [OTelCompatibleEventHandler(span_handler=handler)]
     yield exporter
-    root.span_handlers, root.event_handlers = spans, events
+    root.span_handlers, root.event_handlers = before
 
 
 @pytest.fixture

@@ -241,3 +241,15 @@ assert not without.refined and len(without.nodes) == 10
 def test_base_install_has_the_command(base, tmp_path):
     command = base.parent / NAME
     assert "Usage" in run(command, "--help", cwd=tmp_path)
+
+
+def test_a_release_is_tested_built_and_installed_before_it_is_published():
+    text = (ROOT / ".github" / "workflows" / "release.yml").read_text()
+    workflow = yaml.safe_load(text)
+    jobs, name, before = workflow["jobs"], "publish", []
+    while name := jobs[name].get("needs"):
+        before.append(name)
+    assert before == ["install", "build", "test"]
+    # No password is stored anywhere: the job proves who it is.
+    assert jobs["publish"]["permissions"] == {"id-token": "write"}
+    assert "secrets." not in text
