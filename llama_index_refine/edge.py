@@ -364,6 +364,8 @@ def _arguments(name: str, fields: dict[str, Any]) -> dict[str, Any]:
     if name in ("HasVectorCondition", "IsEmptyCondition", "IsNullCondition"):
         (one,) = fields.values()
         return {"vector" if name == "HasVectorCondition" else "key": one}
+    if name == "MatchExcept":
+        return {"except": fields["except_"]}
     if name == "HnswConfigDiff":
         return {**HNSW, **fields}
     return fields
