@@ -170,7 +170,7 @@ def test_commands_exist(page: Path):
 def test_site_builds_without_a_warning(tmp_path):
     if not _there("material") or not _there("mkdocstrings"):
         pytest.skip('needs: pip install "llama-index-refine[docs]"')
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
     ran = subprocess.run(
         command, cwd=ROOT, env={**os.environ, **_ONLINE_NOWHERE}, capture_output=True, text=True, check=False
     )
