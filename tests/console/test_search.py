@@ -93,6 +93,7 @@ def test_a_server_that_refuses(qdrant_server: QdrantServer, chat_server: ChatSer
 
 
 def test_embeddings_from_a_server(chat_server: ChatServer, qdrant_server: QdrantServer):
+    pytest.importorskip("llama_index.embeddings.openai", reason="needs: pip install llama-index-embeddings-openai")
     size = models.VectorParams(size=48, distance=models.Distance.COSINE)
     qdrant_server.storage.create_collection("papers", size)
     points = [
@@ -117,6 +118,7 @@ def test_embeddings_from_a_server(chat_server: ChatServer, qdrant_server: Qdrant
     ],
 )
 def test_embeddings_that_cannot_be_had(path: Path, chat_server: ChatServer, options: list[str], message: str):
+    pytest.importorskip("llama_index.embeddings.openai", reason="needs: pip install llama-index-embeddings-openai")
     result = search("--path", str(path), "--collection", "papers", *options, *llm(chat_server))
     assert is_one_line(result)
     assert message in result.output
