@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,8 @@ def to_tensor(
     if not fits:
         wanted = "(" + ", ".join("any" if want is None else str(want) for want in shape) + ")"
         raise ValueError(f"{name} must have the shape {wanted}, got {tuple(tensor.shape)}")
-    if not bool(torch.isfinite(tensor).all()):
+    # A sum is finite if all is; only where it is not, overflow has to be told from NaN and infinity.
+    if not math.isfinite(float(tensor.sum())) and not bool(torch.isfinite(tensor).all()):
         raise ValueError(f"{name} holds NaN or infinity")
     return tensor
 

@@ -17,12 +17,12 @@ METRICS: tuple[Metric, ...] = ("cosine", "dot", "euclid")
 class Normal:
     """B problems in normal form: document i scores rows_i.x + offset_i, and x starts at start.
 
-    The background is kept apart from the graded documents, because many queries share it: b is 1 or B.
+    The background is kept apart from the graded documents, because many queries may share it.
 
     :param metric: the collection's distance.
     :param start: (B, d) where the query stands.
     :param graded: (B, K, d) rows of the graded documents.
-    :param background: (b, N, d) rows of the background; N may be 0.
+    :param background: (N, d) rows of the background, or (B, N, d) where each query has its own; N may be 0.
     :param offset: (B, K + N) what a document scores whatever the query.
     :param origin: (B, d) and scale (B,): the query in the collection's space is origin + scale * x.
     """
@@ -42,7 +42,8 @@ class Normal:
     def scores(self, x: Tensor) -> Tensor:
         """(B, K + N) scores of all documents at x, (B, d)."""
         graded = (self.graded @ x[:, :, None])[:, :, 0]
-        background = (self.background @ x[:, :, None])[:, :, 0]
+        shared = self.background.ndim == 2
+        background = x @ self.background.mT if shared else (self.background @ x[:, :, None])[:, :, 0]
         return torch.cat([graded, background], dim=1) + self.offset
 
     def gram(self) -> Tensor:
@@ -61,8 +62,9 @@ class Normal:
     def combine(self, weights: Tensor) -> Tensor:
         """(B, d) sums of the rows by weights, (B, M), that sum to 0."""
         count = self.graded.shape[1]
-        graded, background = weights[:, None, :count] @ self.graded, weights[:, None, count:] @ self.background
-        return (graded + background)[:, 0]
+        graded, rest = (weights[:, None, :count] @ self.graded)[:, 0], weights[:, count:]
+        shared = self.background.ndim == 2
+        return graded + (rest @ self.background if shared else (rest[:, None] @ self.background)[:, 0])
 
     def similarity(self, scores: Tensor, x: Tensor) -> Tensor:
         """Turn scores at x into similarities to that vector, in the collection's units.
@@ -93,11 +95,12 @@ def normal_form(query: Tensor, documents: Tensor, background: Tensor, metric: Me
 
     :param query: (B, d), not zero for cosine and dot.
     :param documents: (B, K, d), not zero for cosine.
-    :param background: (b, N, d), b 1 or B, N may be 0.
+    :param background: (N, d) or (B, N, d), N may be 0.
     :param metric: the collection's distance.
     :return: the normal form.
+    :raises ValueError: a zero vector that has no direction.
     """
-    origin, scale = torch.zeros_like(query), query.norm(dim=-1)
+    origin, scale = torch.zeros_like(query), _lengths("query", query, metric != "euclid")
     if metric == "euclid":
         documents, background = documents - query[:, None], background - query[:, None]
         origin, scale = query, documents.square().sum(-1).mean(-1).sqrt().clamp_min(1e-30)
@@ -105,9 +108,17 @@ def normal_form(query: Tensor, documents: Tensor, background: Tensor, metric: Me
         offset = -torch.cat([documents, background], dim=1).square().sum(-1) / 2
         return Normal(metric, torch.zeros_like(query), documents, background, offset, origin, scale)
     if metric == "cosine":
-        documents, background = normalize(documents, dim=-1), normalize(background, dim=-1)
-    offset = query.new_zeros(len(query), documents.shape[1] + background.shape[1])
+        documents = documents / _lengths("documents", documents)[..., None]
+        background = background / _lengths("background", background)[..., None]
+    offset = query.new_zeros(len(query), documents.shape[1] + background.shape[-2])
     return Normal(metric, query / scale[:, None], documents, background, offset, origin, scale)
+
+
+def _lengths(name: str, vectors: Tensor, needed: bool = True) -> Tensor:
+    lengths: Tensor = torch.linalg.vector_norm(vectors, dim=-1)
+    if needed and lengths.numel() and not float(lengths.min()) > 0:
+        raise ValueError(f"{name} holds a zero vector, which has no direction")
+    return lengths
 
 
 def similarity(query: Tensor, documents: Tensor, metric: Metric) -> Tensor:

@@ -30,7 +30,7 @@ class PublishedRefiner(QueryRefiner):
 
     def _solve(self, problem: Problem) -> Solution:
         form = problem.form
-        rows = torch.cat([form.graded, form.background.expand(len(form.start), -1, -1)], dim=1)
+        rows = torch.cat([form.graded, form.background.expand(len(form.start), *form.background.shape[-2:])], dim=1)
         target = problem.grades.softmax(-1)
         start = form.to_collection(form.start)
         vectors = start.clone().requires_grad_()

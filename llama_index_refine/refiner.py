@@ -200,12 +200,10 @@ class QueryRefiner:
         trust: Tensor,
     ) -> list[Refinement]:
         began = time.perf_counter()
-        _check(self.metric, queries, documents, grades, background, population, trust)
+        _check(documents, grades, background, population, trust)
         if background is None:
-            background = documents.new_zeros(1, 0, documents.shape[-1])
-        elif background.ndim == 2:
-            background = background[None]
-        graded, size = documents.shape[1], background.shape[1]
+            background = documents.new_zeros(0, documents.shape[-1])
+        graded, size = documents.shape[1], background.shape[-2]
         log_weights = documents.new_zeros(graded + size, dtype=torch.float64)
         if size and population is not None:
             log_weights[graded:] = math.log(math.sqrt(max(population, size)) / size)
@@ -223,7 +221,7 @@ class QueryRefiner:
                 vector=like(vectors[at], example),
                 documents=like(documents[at], example),
                 grades=like(grades[at], example),
-                background=like(background[at % len(background)], example),
+                background=like(background if background.ndim == 2 else background[at], example),
                 target=like(solution.target[at].float(), example),
                 student_before=like(before[at].float(), example),
                 student_after=like(after[at].float(), example),
@@ -254,7 +252,7 @@ class QueryRefiner:
         minimum = minimise(gram, logits, target, 1 / self.reach**2, self.max_iterations)
         step = form.combine((minimum.weights * (tau / spread)[:, None]).to(form.start.dtype))
         after = logits + minimum.push
-        unseen = held_out(gram, after, target, self.reach**2)[:, :graded] - problem.log_weights[:graded]
+        unseen = held_out(gram, after, target, self.reach**2, graded) - problem.log_weights[:graded]
         worth = problem.trust[:, None] * self.own_grade * (2 * problem.grades[:, :graded] - 1)
         # Logits leave open a constant; the mean score of all documents at the new vector fixes it.
         vectors = form.start + step
@@ -282,30 +280,16 @@ def _kl(target: Tensor, log_student: Tensor) -> Tensor:
     return (torch.xlogy(target, target) - target * log_student).sum(-1).clamp_min(0)
 
 
-def _check(
-    metric: Metric,
-    queries: Tensor,
-    documents: Tensor,
-    grades: Tensor,
-    background: Tensor | None,
-    population: int | None,
-    trust: Tensor,
-) -> None:
+def _check(documents: Tensor, grades: Tensor, background: Tensor | None, population: int | None, trust: Tensor) -> None:
     if documents.shape[1] < 2:
         raise ValueError(
-            f"documents must be at least 2, got {documents.shape[1]}: one grade has nothing to differ from"
+            f"documents must be at least 2, got {documents.shape[1]}: a grade needs another to differ from"
         )
     for name, values in (("grades", grades), ("trust", trust)):
-        if bool(((values < 0) | (values > 1)).any()):
-            raise ValueError(f"{name} must be in [0, 1], got {float(values.min())} to {float(values.max())}")
-    if metric != "euclid" and not bool(queries.any(-1).all()):
-        raise ValueError(f"query is a zero vector, which has no direction to refine under {metric}")
-    if metric == "cosine" and not bool(documents.any(-1).all()):
-        raise ValueError("documents holds a zero vector, whose cosine is not defined")
-    if background is not None:
-        if background.shape[-2] < 1:
-            raise ValueError("background is empty; leave it out to refine without one")
-        if metric == "cosine" and not bool(background.any(-1).all()):
-            raise ValueError("background holds a zero vector, whose cosine is not defined")
+        least, most = (float(value) for value in values.aminmax())
+        if least < 0 or most > 1:
+            raise ValueError(f"{name} must be in [0, 1], got {least} to {most}")
+    if background is not None and background.shape[-2] < 1:
+        raise ValueError("background is empty; leave it out to refine without one")
     if population is not None and population < 1:
         raise ValueError(f"population must be at least 1, got {population}")

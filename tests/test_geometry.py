@@ -18,7 +18,7 @@ def vectors(seed: int, count: int = 7, size: int = 4):
     generator = torch.Generator().manual_seed(seed)
     query = torch.randn(2, size, generator=generator) * 3
     documents = torch.randn(2, count, size, generator=generator) * 2
-    background = torch.randn(1, 3, size, generator=generator) * 2
+    background = torch.randn(3, size, generator=generator) * 2
     return query, documents, background
 
 
@@ -30,7 +30,7 @@ def test_scores_are_the_collections_similarity(seed, metric):
     step = torch.randn(2, 4, generator=torch.Generator().manual_seed(seed + 1)) * 0.3
     moved = form.start + step
     scores = form.similarity(form.scores(moved), moved)
-    everything = torch.cat([documents, background.expand(2, -1, -1)], dim=1)
+    everything = torch.cat([documents, background.expand(2, *background.shape[-2:])], dim=1)
     for at in range(2):
         expected = similarity(form.to_collection(moved)[at], everything[at], metric)
         torch.testing.assert_close(scores[at], expected, atol=2e-4, rtol=2e-3)
@@ -40,7 +40,7 @@ def test_scores_are_the_collections_similarity(seed, metric):
 def test_gram_and_combination_belong_to_the_centred_rows(metric):
     query, documents, background = vectors(5)
     form = normal_form(query, documents, background, metric)
-    rows = torch.cat([form.graded, form.background.expand(2, -1, -1)], dim=1)
+    rows = torch.cat([form.graded, form.background.expand(2, *form.background.shape[-2:])], dim=1)
     centred = rows - rows.mean(1, keepdim=True)
     torch.testing.assert_close(form.gram().float(), centred @ centred.mT, atol=1e-5, rtol=1e-4)
     weights = torch.randn(2, 10, generator=torch.Generator().manual_seed(1))

@@ -67,7 +67,7 @@ def test_held_out_logit_is_near_what_leaving_the_document_out_gives(count):
     pull = 0.5
     fitted = minimise(gram, logits, target, pull, 50)
     after = logits + fitted.push
-    predicted = held_out(gram, after, target, 1 / pull)
+    predicted = held_out(gram, after, target, 1 / pull, count)
     for at in range(count):
         own = target.clone()
         for _ in range(200):

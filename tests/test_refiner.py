@@ -229,7 +229,7 @@ def put(value, *place):
         ({"query": lambda q: q[:-1]}, "documents must have the shape"),
         ({"query": lambda q: q[None]}, "query must have the shape"),
         ({"query": put(np.nan, 0)}, "query holds NaN"),
-        ({"query": lambda q: q * 0}, "query is a zero vector"),
+        ({"query": lambda q: q * 0}, "query holds a zero vector"),
         ({"query": lambda q: ["a", "b"]}, "query is not an array"),
         ({"documents": lambda d: d[:1], "grades": lambda g: g[:1]}, "documents must be at least 2"),
         ({"documents": put(np.inf, 0, 0)}, "documents holds NaN or infinity"),
