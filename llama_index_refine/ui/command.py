@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.progress import Progress
 
 from llama_index_refine.console.errors import plain_errors
 from llama_index_refine.console.teacher import LLMBaseUrl, LLMModel, make_grader
@@ -58,17 +59,19 @@ def ui(
         from llama_index_refine.ui import launch, require_gradio
 
         require_gradio()
-        with console.status("Opening the collection"):
-            llm = make_grader(llm_base_url, llm_model, instruction)
-            teachers = {} if llm is None else {"the LLM": llm}
-            if collection is None:
-                retriever, labels, queries = open_sample(path)
-                teachers |= labels
-            else:
-                retriever, queries = (
-                    open_collection(collection, url, api_key, path, text_key, vector_name, embed_model),
-                    [],
+        llm = make_grader(llm_base_url, llm_model, instruction)
+        teachers = {} if llm is None else {"the LLM": llm}
+        queries: Sequence[str] = ()
+        if collection is None:
+            with Progress(console=console) as bars:
+                embedding = bars.add_task("Embedding the sample", total=None)
+                retriever, labels, queries = open_sample(
+                    path, lambda done, total: bars.update(embedding, advance=done, total=total)
                 )
+            teachers |= labels
+        else:
+            with console.status("Opening the collection"):
+                retriever = open_collection(collection, url, api_key, path, text_key, vector_name, embed_model)
         page = launch(retriever, teachers, queries, host=host, port=port, open_browser=browser, block=False)
         console.print(f"Open {page.local_url} in your browser; Ctrl-C ends.")
         page.block_thread()
@@ -100,10 +103,11 @@ def open_collection(
     return RefinedRetriever.from_collection(client, collection, text_key, vector_name, embed_model=model)
 
 
-def open_sample(path: Path | None = None) -> Opened:
+def open_sample(path: Path | None = None, advance: Callable[[int, int], None] = lambda done, total: None) -> Opened:
     """Open the demo's sample.
 
     :param path: a folder to keep its collection in, None for memory.
+    :param advance: called with the number of documents that have become ready, and that of all.
     :return: a retriever on it, its labels as a teacher by the name to show, and some of its queries.
     """
     # The model comes with a package: nothing is fetched, nor asked for.
@@ -115,6 +119,6 @@ def open_sample(path: Path | None = None) -> Opened:
 
     dataset = load_sample()
     model = SentenceTransformerEmbedding(embed_batch_size=64)
-    _, store = index(dataset, [0], model, open_client(path))
+    _, store = index(dataset, [0], model, open_client(path), lambda done: advance(done, len(dataset.documents)))
     queries = sorted((query.text for query in dataset.queries), key=len)[:SAMPLE_QUERIES]
     return RefinedRetriever(store, model), {"the sample's labels": SampleLabels(dataset)}, queries
