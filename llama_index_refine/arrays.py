@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -36,11 +37,18 @@ def to_tensor(
     return tensor
 
 
-def like(tensor: Tensor, example: Any) -> Any:
-    """Give the tensor back in the kind that the caller used.
+def to_numpy(tensor: Tensor) -> NDArray[np.float64]:
+    """Convert to float64 on the CPU."""
+    return np.asarray(tensor.cpu().numpy(), dtype=np.float64)
 
-    :param tensor: the result.
+
+def like(values: Tensor | NDArray[Any], example: Any) -> Any:
+    """Give a result back in the kind that the caller used, float32.
+
+    :param values: the result.
     :param example: what the caller passed.
-    :return: the tensor itself where the example is one, else a numpy array.
+    :return: a tensor where the example is one, on its device, else a numpy array.
     """
-    return tensor if isinstance(example, Tensor) else np.asarray(tensor.cpu())
+    if isinstance(example, Tensor):
+        return torch.as_tensor(values, dtype=torch.float32, device=example.device)
+    return np.asarray(values.cpu() if isinstance(values, Tensor) else values, dtype=np.float32)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -46,14 +48,15 @@ class Normal:
         background = x @ self.background.mT if shared else (self.background @ x[:, :, None])[:, :, 0]
         return torch.cat([graded, background], dim=1) + self.offset
 
-    def gram(self) -> Tensor:
-        """(B, M, M) inner products of the rows less their mean, float64, M = K + N."""
+    def gram(self) -> NDArray[np.float64]:
+        """(B, M, M) inner products of the rows less their mean, M = K + N."""
         across = self.graded @ self.background.mT
         within = (self.background @ self.background.mT).expand(len(self.start), -1, -1)
         upper = torch.cat([self.graded @ self.graded.mT, across], dim=2)
-        gram = torch.cat([upper, torch.cat([across.mT, within], dim=2)], dim=1).double()
-        means = gram.mean(1, keepdim=True)
-        return gram - means - means.mT + means.mean(2, keepdim=True)
+        gram = torch.cat([upper, torch.cat([across.mT, within], dim=2)], dim=1).double().cpu().numpy()
+        means = gram.mean(1, keepdims=True)
+        centred: NDArray[np.float64] = gram - means - means.swapaxes(1, 2) + means.mean(2, keepdims=True)
+        return centred
 
     def size(self) -> Tensor:
         """(B,) mean squared length of the graded rows."""

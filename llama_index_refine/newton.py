@@ -1,12 +1,17 @@
-"""The convex problem behind a refinement, solved in as many dimensions as there are documents."""
+"""The convex problem behind a refinement, solved in as many dimensions as there are documents.
+
+In numpy, on the CPU: these systems have some fifty unknowns, and what a solution costs is the number of calls, of which
+numpy's are the cheapest, not the arithmetic in them.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-from torch.linalg import vecdot
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
 
 # Half the squared Newton decrement bounds how far the objective is above its minimum, in nats. Convergence is
 # quadratic, so the step that was taken last leaves an error of about the square of this.
@@ -22,17 +27,21 @@ class Minimum:
 
     :param weights: (B, M) the a of the minimum.
     :param push: (B, M) G a, by how much the logits have moved.
+    :param log_before: (B, M) logarithm of the student's distribution before the first step.
+    :param log_after: (B, M) and at the minimum.
     :param iterations: (B,) Newton steps taken.
     :param converged: (B,) whether the decrement fell below its tolerance.
     """
 
-    weights: Tensor
-    push: Tensor
-    iterations: Tensor
-    converged: Tensor
+    weights: Array
+    push: Array
+    log_before: Array
+    log_after: Array
+    iterations: NDArray[np.int64]
+    converged: NDArray[np.bool_]
 
 
-def minimise(gram: Tensor, logits: Tensor, target: Tensor, pull: float, max_iterations: int) -> Minimum:
+def minimise(gram: Array, logits: Array, target: Array, pull: float, max_iterations: int) -> Minimum:
     """Minimise KL(p || softmax(z + G a)) + pull/2 a'Ga over a, by damped Newton.
 
     For x = q + X'a and G = XX' this is the problem in x, which is strictly convex; at its minimum
@@ -46,40 +55,38 @@ def minimise(gram: Tensor, logits: Tensor, target: Tensor, pull: float, max_iter
     :param max_iterations: the most steps.
     :return: the minimum, and how it was found.
     """
-    logits, target = logits[:, :, None], target[:, :, None]
-    weights, push = torch.zeros_like(logits), torch.zeros_like(logits)  # a and G a, as columns
-    ridge = pull * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-    iterations = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
-    converged = torch.zeros_like(iterations, dtype=torch.bool)
-    value, student = _objective(logits, target, weights, push, pull)
+    weights, push = np.zeros_like(logits), np.zeros_like(logits)
+    iterations = np.zeros(len(logits), dtype=np.int64)
+    converged = np.zeros(len(logits), dtype=np.bool_)
+    log_before = log_student = log_softmax(logits)
+    value = -_inner(target, log_student)
     for _ in range(max_iterations):
-        slope = torch.add(student - target, weights, alpha=pull)
-        step = torch.linalg.solve(torch.addcmul(ridge, student, gram - student.mT @ gram), slope)
-        step_push = gram @ step
-        size: Tensor | float = 1.0
+        student = np.exp(log_student)
+        slope = pull * weights + student - target
+        curvature = student[:, :, None] * (gram - student[:, None, :] @ gram)
+        np.einsum("bii->bi", curvature)[...] += pull
+        step = np.linalg.solve(curvature, slope[:, :, None])
+        step_push = (gram @ step)[:, :, 0]
+        step = step[:, :, 0]
+        decrement = _inner(slope, step_push)
         for _ in range(HALVINGS):
-            moved, moved_push = weights - size * step, push - size * step_push
-            moved_value, student = _objective(logits + moved_push, target, moved, moved_push, pull)
+            moved, moved_push = weights - step, push - step_push
+            log_student = log_softmax(logits + moved_push)
+            moved_value = pull / 2 * _inner(moved, moved_push) - _inner(target, log_student)
             worse = moved_value > value + ROUNDING
             if not worse.any():
                 break
-            size = torch.where(worse[:, :, None], size / 2, size * torch.ones_like(step[:, :1]))
+            shorter = np.where(worse, 0.5, 1.0)[:, None]
+            step, step_push = shorter * step, shorter * step_push
         iterations += ~converged
         weights, push, value = moved, moved_push, moved_value
-        converged = vecdot(slope, step_push, dim=1)[:, 0] <= 2 * DECREMENT
+        converged = decrement <= 2 * DECREMENT
         if converged.all():
             break
-    return Minimum(weights[:, :, 0], push[:, :, 0], iterations, converged)
+    return Minimum(weights, push, log_before, log_student, iterations, converged)
 
 
-def _objective(logits: Tensor, target: Tensor, weights: Tensor, push: Tensor, pull: float) -> tuple[Tensor, Tensor]:
-    """Return the objective less the target's own entropy, (B, 1), which no step changes, and the student, (B, M, 1)."""
-    log_student = logits.log_softmax(1)
-    value = torch.sub(vecdot(weights, push, dim=1) * (pull / 2), vecdot(target, log_student, dim=1))
-    return value, log_student.exp()
-
-
-def held_out(gram: Tensor, logits: Tensor, target: Tensor, variance: float, count: int) -> Tensor:
+def held_out(gram: Array, logits: Array, log_student: Array, target: Array, variance: float, count: int) -> Array:
     """Predict the first documents' logits, each without its own share of the target.
 
     Laplace's approximation of leaving one out (Rasmussen and Williams, Gaussian Processes for Machine Learning (2006),
@@ -88,19 +95,40 @@ def held_out(gram: Tensor, logits: Tensor, target: Tensor, variance: float, coun
 
     :param gram: (B, M, M) as in `minimise`.
     :param logits: (B, M) at the minimum.
+    :param log_student: (B, M) their log softmax.
     :param target: (B, M) the distributions p.
     :param variance: prior variance of a logit's move, 1 / pull.
     :param count: how many documents to predict.
     :return: (B, count) logits.
     """
-    student = logits.softmax(-1)
+    student = np.exp(log_student)
     curvature = student * (1 - student) + 1e-9
     prior = variance * gram
     columns = prior[:, :, :count]
-    noisy = prior.clone()
-    noisy.diagonal(dim1=1, dim2=2).add_(curvature.reciprocal())
-    explained = columns * torch.linalg.solve(noisy, columns)
-    posterior = prior.diagonal(dim1=1, dim2=2)[:, :count] - explained.sum(1)
-    kept = (1 - posterior * curvature[:, :count]).clamp_min(0.05)
-    own_share: Tensor = posterior / kept * (target - student)[:, :count]
+    noisy = prior.copy()
+    np.einsum("bii->bi", noisy)[...] += 1 / curvature
+    explained = np.einsum("bij,bij->bj", columns, np.linalg.solve(noisy, columns))
+    posterior = np.einsum("bii->bi", prior)[:, :count] - explained
+    kept = np.maximum(1 - posterior * curvature[:, :count], 0.05)
+    own_share: Array = posterior / kept * (target - student)[:, :count]
     return logits[:, :count] - own_share
+
+
+def log_softmax(logits: Array) -> Array:
+    """(B, M) logarithm of the softmax of each row."""
+    shifted = logits - logits.max(-1, keepdims=True)
+    logarithm: Array = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    return logarithm
+
+
+def divergence(target: Array, log_student: Array) -> Array:
+    """(B,) KL(p || s) in nats, from p and the logarithm of s."""
+    entropy = -(target * np.log(target, out=np.zeros_like(target), where=target > 0)).sum(-1)
+    nats: Array = np.maximum(-_inner(target, log_student) - entropy, 0)
+    return nats
+
+
+def _inner(left: Array, right: Array) -> Array:
+    """(B,) inner products of the rows."""
+    products: Array = np.einsum("bi,bi->b", left, right)
+    return products

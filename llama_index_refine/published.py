@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
+from llama_index_refine.arrays import to_numpy
 from llama_index_refine.refiner import Problem, QueryRefiner, Solution
 
 
@@ -31,7 +33,7 @@ class PublishedRefiner(QueryRefiner):
     def _solve(self, problem: Problem) -> Solution:
         form = problem.form
         rows = torch.cat([form.graded, form.background.expand(len(form.start), *form.background.shape[-2:])], dim=1)
-        target = problem.grades.softmax(-1)
+        target = torch.from_numpy(problem.grades).to(form.start).softmax(-1)
         start = form.to_collection(form.start)
         vectors = start.clone().requires_grad_()
         adam = torch.optim.Adam([vectors], lr=self.rate)
@@ -42,15 +44,16 @@ class PublishedRefiner(QueryRefiner):
             loss.backward()  # type: ignore[no-untyped-call]
             adam.step()
         refined = vectors.detach() / form.scale[:, None]
-        ones = torch.ones_like(form.scale)
+        before, after = (F.cosine_similarity(rows, x[:, None], dim=-1).log_softmax(-1) for x in (start, refined))
+        many = len(start)
         return Solution(
             refined,
-            ones,
-            target,
-            F.cosine_similarity(rows, start[:, None], dim=-1).log_softmax(-1),
-            F.cosine_similarity(rows, refined[:, None], dim=-1).log_softmax(-1),
-            form.scores(refined)[:, : form.graded.shape[1]],
-            (ones * self.steps).long(),
+            np.ones(many),
+            to_numpy(target),
+            to_numpy(before),
+            to_numpy(after),
+            to_numpy(form.scores(refined)[:, : form.graded.shape[1]]),
+            np.full(many, self.steps),
             # A fixed number of steps has no test of convergence to pass.
-            ones.bool(),
+            np.ones(many, dtype=np.bool_),
         )

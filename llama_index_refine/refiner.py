@@ -7,13 +7,14 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import pad
 
-from llama_index_refine.arrays import like, to_tensor
+from llama_index_refine.arrays import like, to_numpy, to_tensor
 from llama_index_refine.geometry import METRICS, Metric, Normal, normal_form
-from llama_index_refine.newton import held_out, minimise
+from llama_index_refine.newton import Array, divergence, held_out, log_softmax, minimise
 from llama_index_refine.refinement import Refinement
 
 # Without a background the spread of the documents stands in for the scatter of their similarities.
@@ -33,9 +34,9 @@ class Problem:
     """
 
     form: Normal
-    grades: Tensor
-    trust: Tensor
-    log_weights: Tensor
+    grades: Array
+    trust: Array
+    log_weights: Array
 
 
 @dataclass(frozen=True)
@@ -53,13 +54,13 @@ class Solution:
     """
 
     vectors: Tensor
-    tau: Tensor
-    target: Tensor
-    log_before: Tensor
-    log_after: Tensor
-    fused: Tensor
-    iterations: Tensor
-    converged: Tensor
+    tau: Array
+    target: Array
+    log_before: Array
+    log_after: Array
+    fused: Array
+    iterations: NDArray[np.int64]
+    converged: NDArray[np.bool_]
 
 
 class QueryRefiner:
@@ -204,16 +205,20 @@ class QueryRefiner:
         if background is None:
             background = documents.new_zeros(0, documents.shape[-1])
         graded, size = documents.shape[1], background.shape[-2]
-        log_weights = documents.new_zeros(graded + size, dtype=torch.float64)
+        log_weights = np.zeros(graded + size)
         if size and population is not None:
             log_weights[graded:] = math.log(math.sqrt(max(population, size)) / size)
         form = normal_form(queries, documents, background, self.metric)
-        solution = self._solve(Problem(form, pad(grades, (0, size)), trust, log_weights))
+        marks = np.zeros((len(queries), graded + size))
+        marks[:, :graded] = to_numpy(grades)
+        solution = self._solve(Problem(form, marks, to_numpy(trust), log_weights))
         vectors = form.to_collection(solution.vectors)
-        fused = form.similarity(solution.fused, solution.vectors)
-        tau = solution.tau * form.unit(solution.vectors)
-        before, after = solution.log_before.exp(), solution.log_after.exp()
-        kl_before, kl_after = _kl(solution.target, solution.log_before), _kl(solution.target, solution.log_after)
+        fused = form.similarity(torch.from_numpy(solution.fused).to(vectors), solution.vectors)
+        tau = solution.tau * to_numpy(form.unit(solution.vectors))
+        before, after = np.exp(solution.log_before), np.exp(solution.log_after)
+        kl_before, kl_after = (
+            divergence(solution.target, log_student) for log_student in (solution.log_before, solution.log_after)
+        )
         seconds = time.perf_counter() - began
         return [
             Refinement(
@@ -222,10 +227,10 @@ class QueryRefiner:
                 documents=like(documents[at], example),
                 grades=like(grades[at], example),
                 background=like(background if background.ndim == 2 else background[at], example),
-                target=like(solution.target[at].float(), example),
-                student_before=like(before[at].float(), example),
-                student_after=like(after[at].float(), example),
-                fused=like(fused[at].float(), example),
+                target=like(solution.target[at], example),
+                student_before=like(before[at], example),
+                student_after=like(after[at], example),
+                fused=like(fused[at], example),
                 kl_before=float(kl_before[at]),
                 kl_after=float(kl_after[at]),
                 tau=float(tau[at]),
@@ -241,43 +246,39 @@ class QueryRefiner:
 
     def _solve(self, problem: Problem) -> Solution:
         form, graded = problem.form, problem.form.graded.shape[1]
-        start = form.scores(form.start).double()
-        gram = form.gram()
-        spread = gram.diagonal(dim1=1, dim2=2).mean(-1).clamp_min(RESOLUTION * form.size())  # R^2
+        start, gram = to_numpy(form.scores(form.start)), form.gram()
+        spread = np.maximum(np.einsum("bii->b", gram) / gram.shape[1], RESOLUTION * to_numpy(form.size()))  # R^2
         gram = gram / spread[:, None, None]
         tau = self._tau(start, graded, spread)
         logits = start / tau[:, None] + problem.log_weights
         evidence = problem.trust[:, None] * problem.grades / self.temperature
-        target = (evidence + logits).softmax(-1)
+        target = np.exp(log_softmax(evidence + logits))
         minimum = minimise(gram, logits, target, 1 / self.reach**2, self.max_iterations)
-        step = form.combine((minimum.weights * (tau / spread)[:, None]).to(form.start.dtype))
         after = logits + minimum.push
-        unseen = held_out(gram, after, target, self.reach**2, graded) - problem.log_weights[:graded]
+        weights = torch.from_numpy(minimum.weights * (tau / spread)[:, None])
+        vectors = form.start + form.combine(weights.to(form.start))
+        unseen = held_out(gram, after, minimum.log_after, target, self.reach**2, graded)
         worth = problem.trust[:, None] * self.own_grade * (2 * problem.grades[:, :graded] - 1)
         # Logits leave open a constant; the mean score of all documents at the new vector fixes it.
-        vectors = form.start + step
-        constant = form.scores(vectors).mean(-1) - (after - problem.log_weights).mean(-1) * tau
+        constant = to_numpy(form.scores(vectors)).mean(-1) - (after - problem.log_weights).mean(-1) * tau
         fused = constant[:, None] + tau[:, None] * (unseen + worth)
         return Solution(
             vectors,
             tau,
             target,
-            logits.log_softmax(-1),
-            after.log_softmax(-1),
+            minimum.log_before,
+            minimum.log_after,
             fused,
             minimum.iterations,
             minimum.converged,
         )
 
-    def _tau(self, start: Tensor, graded: int, spread: Tensor) -> Tensor:
+    def _tau(self, start: Array, graded: int, spread: Array) -> Array:
         """Return the similarity that counts as one nat, from how the background's similarities scatter."""
         if start.shape[1] - graded < 2:
-            return BANDWIDTH * spread.sqrt()
-        return start[:, graded:].std(-1, correction=0).clamp_min((RESOLUTION * spread).sqrt()) / self.prior
-
-
-def _kl(target: Tensor, log_student: Tensor) -> Tensor:
-    return (torch.xlogy(target, target) - target * log_student).sum(-1).clamp_min(0)
+            return BANDWIDTH * np.sqrt(spread)
+        scatter: Array = np.maximum(start[:, graded:].std(-1), np.sqrt(RESOLUTION * spread))
+        return scatter / self.prior
 
 
 def _check(documents: Tensor, grades: Tensor, background: Tensor | None, population: int | None, trust: Tensor) -> None:
