@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 from uuid import UUID
 
 import numpy as np
@@ -38,6 +38,37 @@ Array = np.ndarray | Tensor
 Points = Sequence[models.ScoredPoint | models.Record]
 
 
+class ReadNodes(Sequence[BaseNode]):
+    """The nodes of points, each read from its payload when it is first looked at, which costs more than finding it.
+
+    :param points: the points.
+    :param read: turns one point into its node.
+    :param seen: nodes read so far, by point, which several lists of the same points may share.
+    """
+
+    def __init__(
+        self, points: Points, read: Callable[[Any], BaseNode], seen: dict[PointId, BaseNode] | None = None
+    ) -> None:
+        self._points = points
+        self._read = read
+        self._seen = {} if seen is None else seen
+
+    def __len__(self) -> int:
+        return len(self._points)
+
+    @overload
+    def __getitem__(self, at: int) -> BaseNode: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[BaseNode]: ...
+    def __getitem__(self, at: int | slice) -> BaseNode | list[BaseNode]:
+        if isinstance(at, slice):
+            return [self[place] for place in range(len(self))[at]]
+        point = self._points[at]
+        if point.id not in self._seen:
+            self._seen[point.id] = self._read(point)
+        return self._seen[point.id]
+
+
 @dataclass(frozen=True)
 class Found:
     """The points one search found, best first.
@@ -50,7 +81,7 @@ class Found:
 
     ids: list[PointId]
     scores: list[float]
-    nodes: list[BaseNode]
+    nodes: Sequence[BaseNode]
     vectors: Tensor
 
 
@@ -139,7 +170,8 @@ class QdrantCollection:
         first = yield from self._nearest(vector, vectors, max(limit, vectors), sparse, with_vector=True)
         if limit <= vectors:
             (response,) = yield from self._queries("search", first)
-            return self._listed(response.points[:limit]), self._with_vectors(response.points, space)
+            seen: dict[PointId, BaseNode] = {}
+            return self._listed(response.points[:limit], seen), self._with_vectors(response.points, space, seen)
         all_of_them = yield from self._nearest(vector, limit, limit, sparse)
         listed, graded = yield from self._queries("search", all_of_them, first)
         return self._listed(listed.points), self._with_vectors(graded.points, space)
@@ -278,29 +310,29 @@ class QdrantCollection:
             **query,
         )
 
-    def _listed(self, points: Points) -> Found:
-        return Found([point.id for point in points], _scores(points), self._nodes(points), torch.empty(0, 0))
+    def _listed(self, points: Points, seen: dict[PointId, BaseNode] | None = None) -> Found:
+        nodes = ReadNodes(points, self._node, seen)
+        return Found([point.id for point in points], _scores(points), nodes, torch.empty(0, 0))
 
-    def _with_vectors(self, points: Points, space: Space) -> Found:
+    def _with_vectors(self, points: Points, space: Space, seen: dict[PointId, BaseNode] | None = None) -> Found:
         points, vectors = _vectors(points, space)
-        return Found([point.id for point in points], _scores(points), self._nodes(points), vectors)
+        return Found([point.id for point in points], _scores(points), ReadNodes(points, self._node, seen), vectors)
 
-    def _nodes(self, points: Points) -> list[BaseNode]:
-        """Have the store read the payloads, so that nodes are those of its own query."""
-        plain = [point.model_copy(update={"vector": None}) for point in points]
-        if not plain:
-            return []
+    def _node(self, point: models.ScoredPoint | models.Record) -> BaseNode:
+        """Have the store read the payload, so that the node is that of its own query."""
+        plain = point.model_copy(update={"vector": None})
         try:
-            return list(self.store.parse_to_query_result(plain).nodes or [])
+            (node,) = self.store.parse_to_query_result([plain]).nodes or []
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(self._unreadable(plain)) from error
         except ValueError as error:
             if type(error) is ValueError:
                 raise
             raise ValueError(self._unreadable(plain)) from error
+        return node
 
-    def _unreadable(self, points: Points) -> str:
-        fields = sorted({key for point in points for key in point.payload or {}})
+    def _unreadable(self, point: models.ScoredPoint | models.Record) -> str:
+        fields = sorted(point.payload or {})
         return (
             f"LlamaIndex did not write all of collection {self.store.collection_name!r}, whose points have the fields "
             f"{', '.join(map(repr, fields)) or 'none'}: use RefinedRetriever.from_collection with text_key"

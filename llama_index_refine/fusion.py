@@ -24,11 +24,9 @@ def fuse(found: Found, graded: Found, similarities: Tensor, metric: Metric, limi
     """
     moved = dict(zip(graded.ids, similarities.tolist(), strict=True))
     others = similarity_of_score(torch.tensor(found.scores, dtype=torch.float32), metric).tolist()
-    pool = {i: (moved.get(i, own), node) for i, own, node in zip(found.ids, others, found.nodes, strict=True)}
-    pool |= {i: (moved[i], node) for i, node in zip(graded.ids, graded.nodes, strict=True) if i not in pool}
-    ranked = sorted(pool.values(), key=lambda entry: -entry[0])[:limit]
-    scores: Sequence[float] = score_of_similarity(torch.tensor([value for value, _ in ranked]), metric).tolist()
-    return [NodeWithScore(node=node, score=score) for score, (_, node) in zip(scores, ranked, strict=True)]
+    ranked = _ranked(dict(zip(found.ids, others, strict=True)) | moved, limit)
+    scores: Sequence[float] = score_of_similarity(torch.tensor([value for _, value in ranked]), metric).tolist()
+    return _with_nodes([point for point, _ in ranked], scores, found, graded)
 
 
 def standing(ranking: Found, ids: Sequence[PointId | None]) -> Tensor:
@@ -56,9 +54,20 @@ def fuse_ranked(found: Found, graded: Found, gains: Tensor, limit: int) -> list[
     :param limit: the most nodes.
     :return: nodes, best first, each with the score that Qdrant gave to the one in its place.
     """
-    pool = dict(zip(found.ids, zip(standing(found, found.ids).tolist(), found.nodes, strict=True), strict=True))
-    moved = (standing(found, graded.ids) + gains).tolist()
-    pool |= {i: (value, node) for i, value, node in zip(graded.ids, moved, graded.nodes, strict=True)}
-    ranked = sorted(pool.values(), key=lambda entry: -entry[0])[:limit]
+    moved = dict(zip(graded.ids, (standing(found, graded.ids) + gains).tolist(), strict=True))
+    places = dict(zip(found.ids, standing(found, found.ids).tolist(), strict=True))
+    ranked = _ranked(places | moved, limit)
     scores = [*found.scores, *[found.scores[-1] if found.scores else 0.0] * len(ranked)]
-    return [NodeWithScore(node=node, score=score) for score, (_, node) in zip(scores, ranked, strict=False)]
+    return _with_nodes([point for point, _ in ranked], scores[: len(ranked)], found, graded)
+
+
+def _ranked(values: dict[PointId, float], limit: int) -> list[tuple[PointId, float]]:
+    return sorted(values.items(), key=lambda entry: -entry[1])[:limit]
+
+
+def _with_nodes(points: Sequence[PointId], scores: Sequence[float], found: Found, graded: Found) -> list[NodeWithScore]:
+    """Look at the nodes of these points only: the others' need not be read."""
+    home = {point: (found, at) for at, point in enumerate(found.ids)}
+    home |= {point: (graded, at) for at, point in enumerate(graded.ids)}
+    nodes = [source.nodes[at] for source, at in (home[point] for point in points)]
+    return [NodeWithScore(node=node, score=score) for node, score in zip(nodes, scores, strict=True)]

@@ -145,5 +145,7 @@ def similarity_of_score(scores: Tensor, metric: Metric) -> Tensor:
 
 
 def score_of_similarity(similarities: Tensor, metric: Metric) -> Tensor:
-    """Turn similarities into Qdrant's scores."""
-    return (-2 * similarities).clamp_min(0).sqrt() if metric == "euclid" else similarities
+    """Turn similarities into Qdrant's scores, within their range."""
+    if metric == "euclid":
+        return (-2 * similarities).clamp_min(0).sqrt()
+    return similarities.clamp(-1, 1) if metric == "cosine" else similarities

@@ -34,3 +34,9 @@ def test_distances_ascend_for_euclid():
 def test_each_node_comes_once_and_no_more_than_asked_for():
     both = found(a=0.9, b=0.8)
     assert ids(fuse(both, both, torch.tensor([0.2, 0.3]), "cosine", 1)) == ["b"]
+
+
+def test_scores_stay_in_the_range_of_a_cosine():
+    nodes = fuse(found(a=0.9, b=0.8), found(z=0, y=0), torch.tensor([1.3, 1.2]), "cosine", 4)
+    assert ids(nodes) == ["z", "y", "a", "b"]
+    assert [entry.score for entry in nodes] == pytest.approx([1, 1, 0.9, 0.8])
