@@ -258,10 +258,10 @@ class QueryRefiner:
         weights = torch.from_numpy(minimum.weights * (tau / spread)[:, None])
         vectors = form.start + form.combine(weights.to(form.start))
         unseen = held_out(gram, after, minimum.log_after, target, self.reach**2, graded)
-        worth = problem.trust[:, None] * self.own_grade * (2 * problem.grades[:, :graded] - 1)
+        place = self._place(unseen, (after - problem.log_weights)[:, :graded], problem)
         # Logits leave open a constant; the mean score of all documents at the new vector fixes it.
         constant = to_numpy(form.scores(vectors)).mean(-1) - (after - problem.log_weights).mean(-1) * tau
-        fused = constant[:, None] + tau[:, None] * (unseen + worth)
+        fused = constant[:, None] + tau[:, None] * place
         return Solution(
             vectors,
             tau,
@@ -272,6 +272,22 @@ class QueryRefiner:
             minimum.iterations,
             minimum.converged,
         )
+
+    def _place(self, unseen: Array, fitted: Array, problem: Problem) -> Array:
+        """Weigh a document's own grade in with what the others say of it.
+
+        The more certain the grade, the less it may put the document below where the refined vector has it, if it is
+        relevant, or above, if it is not.
+
+        :param unseen: (B, K) logits that the other documents predict.
+        :param fitted: (B, K) logits at the refined vector.
+        :param problem: the grades and the trust in them.
+        :return: (B, K) logits.
+        """
+        verdict = 2 * problem.grades[:, : unseen.shape[1]] - 1
+        own = unseen + problem.trust[:, None] * self.own_grade * verdict
+        kept = own + np.abs(verdict) * (fitted - own)
+        return np.where(verdict > 0, np.maximum(own, kept), np.minimum(own, kept))
 
     def _tau(self, start: Array, graded: int, spread: Array) -> Array:
         """Return the similarity that counts as one nat, from how the background's similarities scatter."""

@@ -24,8 +24,8 @@ Vector = NDArray[np.float64]
 # Signal to noise of the grades, one hypothesis each. Less cannot be told from chance within some fifty queries, and
 # closer ones not from each other.
 RATIOS = np.array([0.1, 0.3, 1.0, 3.0])
-# Beforehand: most teachers that someone chose to use know something, and few are upside down.
-CHANCE, INVERTED = 0.1, 0.01
+# Beforehand: four in five of the teachers that someone chose to use know something, and few are upside down.
+CHANCE, INVERTED = 0.2, 0.01
 # The teacher's model, prompt or collection becomes another once in some two hundred queries.
 CHANGE = 0.005
 # Correlation of exact grades with the first similarity among the first K, which hardly differ in it.

@@ -312,3 +312,14 @@ def test_no_grades_move_the_query_further_than_the_bound_nor_does_any_one_of_the
     lever = np.linalg.norm(documents[liar] - others @ rows / others.sum()) / radius
     one = refiner.reach**2 * np.tanh(trust / (4 * refiner.temperature)) * lever
     assert in_nats(refined[1].vector - refined[0].vector, refined[0]) <= min(one, 2 * whole) * 1.001
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 1000), count=st.integers(2, 20))
+def test_an_exact_grade_never_puts_a_document_where_it_speaks_against(seed, count):
+    query, documents, _, around = lesson(seed)
+    grades = np.random.default_rng(seed).random(count).round()
+    found = QueryRefiner("dot").refine(query, documents[:count], grades, around, population=1000)
+    similarities = documents[:count] @ found.vector
+    assert (found.fused[grades == 1] >= similarities[grades == 1] - 1e-4).all()
+    assert (found.fused[grades == 0] <= similarities[grades == 0] + 1e-4).all()
