@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PIP_INSTALL = .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint docs notebooks clean
+.PHONY: demo test lint docs notebooks tables clean
 
 demo: .venv/.demo
 	.venv/bin/llama-index-refine demo
@@ -13,11 +13,16 @@ test: .venv/.dev
 lint: .venv/.dev
 	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
 
-docs: .venv/.dev .venv/.docs
-	.venv/bin/mkdocs build --strict --quiet
+docs: .venv/.dev
+	NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build --strict
 
+# Run the notebooks again and keep their outputs.
 notebooks: .venv/.dev
 	.venv/bin/python examples/refresh.py
+
+# Write the measured tables of results/ into the pages that show them.
+tables: .venv/.dev
+	.venv/bin/python results/tables.py README.md docs/comparison.md
 
 clean:
 	rm -rf .venv site
