@@ -31,7 +31,7 @@ from llama_index_refine.options import SearchOptions
 from llama_index_refine.space import Space, read_space
 from llama_index_refine.steps import Operation, Step, Steps
 
-__all__ = ["Background", "Found", "PointId", "QdrantCollection", "SearchOptions", "Space"]
+__all__ = ["Background", "Found", "PointId", "QdrantCollection", "SearchOptions", "Space", "point_id"]
 
 PointId = int | str | UUID
 Array = np.ndarray | Tensor
@@ -337,6 +337,11 @@ class QdrantCollection:
             f"LlamaIndex did not write all of collection {self.store.collection_name!r}, whose points have the fields "
             f"{', '.join(map(repr, fields)) or 'none'}: use RefinedRetriever.from_collection with text_key"
         )
+
+
+def point_id(node_id: str) -> PointId:
+    """Return the point behind a node: nodes of plain collections with numbers for ids carry them as text."""
+    return int(node_id) if node_id.isdigit() else node_id
 
 
 def _scores(points: Points) -> list[float]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from qdrant_client import models
 from torch import Tensor
 
-from llama_index_refine.collection import Background, Found, PointId, QdrantCollection, Space
+from llama_index_refine.collection import Background, Found, PointId, QdrantCollection, Space, point_id
 from llama_index_refine.fusion import fuse, fuse_ranked, standing
 from llama_index_refine.geometry import similarity, similarity_of_score
 from llama_index_refine.graders.account import Account, Budget
@@ -147,12 +147,15 @@ class FeedbackLoop:
         if len(shown.ids) < 2:
             raise NotRefinedError(f"the first search found {len(shown.ids)} nodes with a vector, and refining needs 2")
         background = yield from self._background(space)
+        shown = yield from self._with_judged(feedback, shown)
         yield from self._grade(feedback, shown)
         if len(feedback.grades) < 2:
             why = "".join(f"; {failure}" for failure in feedback.account.failures)
             raise NotRefinedError(f"the teacher graded {len(feedback.grades)} of {len(shown.ids)} nodes, not 2{why}")
         for share in shares:
-            if feedback.account.exhausted():
+            # Judged nodes may have taken more than the first round's share.
+            share = min(share, self.feedback_top_k - len(feedback.shown))
+            if share < 1 or feedback.account.exhausted():
                 break
             # What to ask next follows all that was heard; how far to go by it is decided at the end.
             refinement = yield from self._move(feedback, background, space, trust=1.0)
@@ -177,6 +180,21 @@ class FeedbackLoop:
         else:
             refinement.nodes = fuse(found, graded, similarities, space.metric, limit)
         return refinement
+
+    def _with_judged(self, feedback: Feedback, shown: Found) -> Steps[Found]:
+        """Put the nodes that people have judged, wherever they rank, in the place of the last ones shown."""
+        there = {node.node_id for node in shown.nodes}
+        missing = [node_id for node_id in self.grading.grader().judged(feedback.query) if node_id not in there]
+        if not missing:
+            return shown
+        found = yield from self.collection.fetch([point_id(node_id) for node_id in missing[: self.feedback_top_k]])
+        kept = max(len(shown.ids) - len(found.ids), 0)
+        return Found(
+            [*shown.ids[:kept], *found.ids],
+            [*shown.scores[:kept], *found.scores],
+            [*shown.nodes[:kept], *found.nodes],
+            torch.cat([shown.vectors[:kept], found.vectors]),
+        )
 
     def _background(self, space: Space) -> Steps[Background | None]:
         if not (self.collection.background_size and self.refining.refiner_for(space.metric).wants_background):

@@ -16,6 +16,8 @@ from qdrant_client import AsyncQdrantClient, QdrantClient
 
 from llama_index_refine import Budget, Grades, LLMGrader, QueryRefiner, RefinedRetriever
 from llama_index_refine.graders.base import GraderError
+from llama_index_refine.graders.combine import AverageGrader
+from llama_index_refine.graders.feedback import FeedbackGrader
 from llama_index_refine.graders.openai import OpenAIGrader
 from llama_index_refine.trust import reliability_of
 from tests.chat_server import error
@@ -439,3 +441,33 @@ def test_a_teacher_that_is_to_raise_does(store, chat_server):
     chat_server.reply = lambda question: error(401, "Incorrect API key provided")
     with pytest.raises(GraderError, match="401"):
         retriever(store, grader).retrieve(PLANTED.query(0))
+
+
+def test_what_people_judged_counts_wherever_it_ranks(store):
+    """Two documents far below those that are shown, judged by hand, move the query as far as their grades say."""
+    refined = retriever(store, trust=0.0, similarity_top_k=300)
+    ranking = [entry.node for entry in refined.retrieve(PLANTED.query(3))]
+    up = next(node for node in ranking[100:] if node.metadata["topic"] == 5)
+    down = next(node for node in ranking[100:] if node.metadata["topic"] == 6)
+    grader = FeedbackGrader({"topic 3": {up.node_id: 1.0, down.node_id: 0.0}})
+    found = retriever(store, AverageGrader([grader]), trust=1.0, similarity_top_k=300).refine(PLANTED.query(3))
+    assert found.refined
+    assert {entry.node_id for entry in found.graded_nodes} == {up.node_id, down.node_id}
+    ids = [entry.node_id for entry in found.nodes]
+    assert up.node_id in ids[:10]
+    assert down.node_id not in ids[:100]
+
+
+@pytest.mark.parametrize("feedback_top_k", [2, 6])
+def test_judged_nodes_count_among_those_that_may_be_graded(store, feedback_top_k):
+    judgements = {"topic 3": {node.node_id: 0.5 for node in PLANTED.nodes()[::30]}}
+    teacher = TopicGrader()
+    grader = FeedbackGrader(judgements, teacher)
+    found = retriever(store, grader, feedback_top_k=feedback_top_k).refine(PLANTED.query(3))
+    assert len(found.grades) <= feedback_top_k
+    assert len(found.grades) + sum(len(wave) for wave in teacher.shown) <= 2 * feedback_top_k
+
+
+def test_a_judged_node_that_is_gone_is_passed_over(store):
+    grader = FeedbackGrader({"topic 3": {"00000000-0000-4000-8000-999999999999": 1.0}}, TopicGrader())
+    assert retriever(store, grader).refine(PLANTED.query(3)).refined

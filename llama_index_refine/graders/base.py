@@ -57,6 +57,14 @@ class BaseGrader(PromptMixin, ABC):
         prompts = sorted((name, prompt.get_template()) for name, prompt in self.get_prompts().items())
         return f"{type(self).__module__}.{type(self).__qualname__} {prompts}"
 
+    def judged(self, query: QueryBundle) -> Sequence[str]:
+        """Name nodes whose grade is known before they are shown, so that they are graded wherever they rank.
+
+        :param query: the query.
+        :return: their node ids; none, unless a subclass knows better.
+        """
+        return ()
+
     def _get_prompts(self) -> PromptDictType:
         return {}
 

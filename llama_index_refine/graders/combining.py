@@ -133,6 +133,10 @@ class CombiningGrader(BaseGrader):
         """See `BaseGrader.agrade`."""
         return await self._combine(query, nodes, Caller(False))
 
+    def judged(self, query: QueryBundle) -> list[str]:
+        """See `BaseGrader.judged`: what any of the teachers knows."""
+        return list(dict.fromkeys(node for teacher in self._teachers.values() for node in teacher.judged(query)))
+
     def fingerprint(self) -> str:
         """See `BaseGrader.fingerprint`."""
         teachers = [teacher.fingerprint() for teacher in self._teachers.values()]

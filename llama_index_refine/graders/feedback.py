@@ -59,6 +59,10 @@ class FeedbackGrader(CombiningGrader):
                 values[place], spreads[place] = grades[index], spread_of(grades, index)
         return Grades(values, spreads)
 
+    def judged(self, query: QueryBundle) -> list[str]:
+        """See `BaseGrader.judged`."""
+        return list(dict.fromkeys([*self._find(query), *super().judged(query)]))
+
     def fingerprint(self) -> str:
         """See `BaseGrader.fingerprint`. People change their minds: cache the teacher, not this grader."""
         return f"{super().fingerprint()} {id(self)}"

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, cast
+from dataclasses import dataclass
 
-import torch
 from llama_index.core.schema import BaseNode, QueryBundle
 
-from llama_index_refine.collection import Found, QdrantCollection
 from llama_index_refine.graders.account import Account
 from llama_index_refine.graders.base import BaseGrader
 from llama_index_refine.graders.cache import CachedGrader
 from llama_index_refine.graders.feedback import FeedbackGrader
 from llama_index_refine.refinement import Refinement
 from llama_index_refine.retriever import RefinedRetriever
-from llama_index_refine.steps import Steps
 
 logger = logging.getLogger(__name__)
 
@@ -76,37 +72,6 @@ class Comparison:
         return sum(result.node.node_id not in shown for result in self.refined)
 
 
-class JudgedCollection:
-    """A collection whose first search also brings the documents that the user has judged, wherever they rank.
-
-    :param collection: the collection.
-    :param judged: the judged documents' node ids.
-    """
-
-    def __init__(self, collection: QdrantCollection, judged: Sequence[str]) -> None:
-        self._collection = collection
-        self._judged = judged
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._collection, name)
-
-    def search_with_vectors(self, *args: Any, **kwargs: Any) -> Steps[tuple[Found, Found]]:
-        """See `QdrantCollection.search_with_vectors`."""
-        listed, shown = yield from self._collection.search_with_vectors(*args, **kwargs)
-        there = {node.node_id for node in shown.nodes}
-        missing = [_point_id(node_id) for node_id in self._judged if node_id not in there]
-        if missing:
-            found = yield from self._collection.fetch(missing)
-            shown = replace(
-                shown,
-                ids=[*shown.ids, *found.ids],
-                scores=[*shown.scores, *found.scores],
-                nodes=[*shown.nodes, *found.nodes],
-                vectors=torch.cat([shown.vectors, found.vectors]) if found.ids else shown.vectors,
-            )
-        return listed, shown
-
-
 class Playground:
     """Answers queries three ways, and remembers grades so that a change of settings is not paid for twice.
 
@@ -139,7 +104,7 @@ class Playground:
         judged = dict(judgements or {})
         grader = FeedbackGrader(lambda _: judged, self._teachers.get(settings.teacher))
         bundle = QueryBundle(query.strip())
-        refinement = self._retriever(settings, grader, list(judged)).refine(bundle)
+        refinement = self._retriever(settings, grader).refine(bundle)
         plain = [entry.node for entry in refinement.nodes_before]
         first = plain[: settings.feedback_top_k]
         marks = self._grade(grader, bundle, first)
@@ -159,7 +124,7 @@ class Playground:
         refined = [entry.node for entry in refinement.nodes]
         return Comparison(results(plain), results(reranked), results(refined), refinement)
 
-    def _retriever(self, settings: Settings, grader: BaseGrader, judged: Sequence[str]) -> RefinedRetriever:
+    def _retriever(self, settings: Settings, grader: BaseGrader) -> RefinedRetriever:
         ours = self.retriever
         retriever = RefinedRetriever(
             ours._collection.store,
@@ -169,10 +134,11 @@ class Playground:
             feedback_top_k=settings.feedback_top_k,
             rounds=settings.rounds,
             budget=ours.budget,
+            # What the user judged needs no test of whether its giver knows.
+            trust=1.0 if settings.teacher == THUMBS else None,
         )
         # The same collection object, with its filters.
-        collection = JudgedCollection(ours._collection, judged) if judged else ours._collection
-        retriever._collection = cast(QdrantCollection, collection)
+        retriever._collection = ours._collection
         return retriever
 
     def _grade(self, grader: BaseGrader, query: QueryBundle, nodes: Sequence[BaseNode]) -> dict[str, float]:
@@ -184,7 +150,3 @@ class Playground:
             logger.warning("Nothing is reranked: %s: %s", type(error).__name__, error)
             return {}
         return {node.node_id: grade for node, grade in zip(nodes, grades, strict=True) if grade is not None}
-
-
-def _point_id(node_id: str) -> int | str:
-    return int(node_id) if node_id.isdigit() else node_id
