@@ -5,6 +5,8 @@ A page holds the marks; what stands between them is replaced:
     <!-- begin measured: NAME -->
     <!-- end measured -->
 
+`NAME brief` draws the most telling rows and columns only.
+
     python results/tables.py docs/comparison.md            # write
     python results/tables.py --check docs/comparison.md    # only say whether the pages are up to date
 """
@@ -19,15 +21,21 @@ from pathlib import Path
 
 from llama_index_refine.evaluation.results import BASELINE, REFINED, Cell, Run
 
-_MARKED = re.compile(r"(<!-- begin measured: (\S+) -->\n).*?(<!-- end measured -->)", re.DOTALL)
+_MARKED = re.compile(r"(<!-- begin measured: (\S+)( brief)? -->\n).*?(<!-- end measured -->)", re.DOTALL)
+_BRIEF_METHODS = (BASELINE, "rerank", "paper", "paper tuned", REFINED)
+_BRIEF_TEACHERS = ("gold", "noisy")
 
 
-def table(run: Run, name: str) -> str:
+def table(run: Run, name: str, brief: bool = False) -> str:
     """Draw MAP of every method on every data set and teacher, with where it was measured."""
     methods = list(dict.fromkeys(method for cell in run.cells for method in cell.measured if method != REFINED))
     methods = [BASELINE, *(method for method in methods if method != BASELINE), REFINED]
+    cells = list(run.cells)
+    if brief:
+        methods = [method for method in _BRIEF_METHODS if method in methods]
+        cells = [cell for cell in cells if cell.teacher in _BRIEF_TEACHERS]
     lines = [["data", "teacher", *methods], ["---", "---", *["---:"] * len(methods)]]
-    lines += [[f"{cell.dataset} ({cell.embedding})", cell.teacher, *_row(cell, methods)] for cell in run.cells]
+    lines += [[f"{cell.dataset} ({cell.embedding})", cell.teacher, *_row(cell, methods)] for cell in cells]
     queries = sorted({len(cell.queries) for cell in run.cells})
     graded = sorted({cell.feedback_top_k for cell in run.cells})
     about = (
@@ -66,7 +74,10 @@ def main() -> int:
         text = page.read_text(encoding="utf-8")
         try:
             fresh = _MARKED.sub(
-                lambda match: match[1] + table(Run.load(arguments.results / match[2]), match[2]) + match[3], text
+                lambda match: (
+                    match[1] + table(Run.load(arguments.results / match[2]), match[2], bool(match[3])) + match[4]
+                ),
+                text,
             )
         except (FileNotFoundError, ValueError) as error:
             print(f"{page}: {error}", file=sys.stderr)
