@@ -17,6 +17,7 @@ import argparse
 import math
 import re
 import sys
+from functools import partial
 from pathlib import Path
 
 from llama_index_refine.evaluation.results import BASELINE, REFINED, Cell, Run
@@ -60,6 +61,10 @@ def _number(value: float, best: bool) -> str:
 
 def _range(numbers: list[int]) -> str:
     return str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
+
+
+def _filled(results: Path, mark: re.Match[str]) -> str:
+    return mark[1] + table(Run.load(results / mark[2]), mark[2], brief=bool(mark[3])) + mark[4]
 
 
 def main() -> int:
