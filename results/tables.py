@@ -78,12 +78,7 @@ def main() -> int:
     for page in arguments.pages:
         text = page.read_text(encoding="utf-8")
         try:
-            fresh = _MARKED.sub(
-                lambda match: (
-                    match[1] + table(Run.load(arguments.results / match[2]), match[2], bool(match[3])) + match[4]
-                ),
-                text,
-            )
+            fresh = _MARKED.sub(partial(_filled, arguments.results), text)
         except (FileNotFoundError, ValueError) as error:
             print(f"{page}: {error}", file=sys.stderr)
             return 1
