@@ -11,25 +11,69 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from llama_index_refine.graders.account import Budget as Budget
     from llama_index_refine.graders.base import BaseGrader as BaseGrader
+    from llama_index_refine.graders.base import GraderError as GraderError
     from llama_index_refine.graders.base import Grades as Grades
+    from llama_index_refine.graders.cache import CachedGrader as CachedGrader
+    from llama_index_refine.graders.combine import AverageGrader as AverageGrader
+    from llama_index_refine.graders.combine import CascadeGrader as CascadeGrader
+    from llama_index_refine.graders.consistency import SelfConsistencyGrader as SelfConsistencyGrader
+    from llama_index_refine.graders.cross_encoder import CrossEncoderGrader as CrossEncoderGrader
+    from llama_index_refine.graders.feedback import FeedbackGrader as FeedbackGrader
+    from llama_index_refine.graders.listwise import ListwiseGrader as ListwiseGrader
     from llama_index_refine.graders.llm import LLMGrader as LLMGrader
+    from llama_index_refine.graders.openai import OpenAIGrader as OpenAIGrader
+    from llama_index_refine.graders.postprocessor import PostprocessorGrader as PostprocessorGrader
+    from llama_index_refine.graders.scale import ScaleGrader as ScaleGrader
     from llama_index_refine.refinement import Refinement as Refinement
     from llama_index_refine.refiner import QueryRefiner as QueryRefiner
     from llama_index_refine.retriever import RefinedRetriever as RefinedRetriever
+    from llama_index_refine.trust import Reliability as Reliability
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "AverageGrader": "graders.combine",
     "BaseGrader": "graders.base",
     "Budget": "graders.account",
+    "CachedGrader": "graders.cache",
+    "CascadeGrader": "graders.combine",
+    "CrossEncoderGrader": "graders.cross_encoder",
+    "FeedbackGrader": "graders.feedback",
+    "GraderError": "graders.base",
     "Grades": "graders.base",
     "LLMGrader": "graders.llm",
+    "ListwiseGrader": "graders.listwise",
+    "OpenAIGrader": "graders.openai",
+    "PostprocessorGrader": "graders.postprocessor",
     "QueryRefiner": "refiner",
     "RefinedRetriever": "retriever",
     "Refinement": "refinement",
+    "Reliability": "trust",
+    "ScaleGrader": "graders.scale",
+    "SelfConsistencyGrader": "graders.consistency",
 }
 
-__all__ = ["BaseGrader", "Budget", "Grades", "LLMGrader", "QueryRefiner", "RefinedRetriever", "Refinement"]
+__all__ = [
+    "AverageGrader",
+    "BaseGrader",
+    "Budget",
+    "CachedGrader",
+    "CascadeGrader",
+    "CrossEncoderGrader",
+    "FeedbackGrader",
+    "GraderError",
+    "Grades",
+    "LLMGrader",
+    "ListwiseGrader",
+    "OpenAIGrader",
+    "PostprocessorGrader",
+    "QueryRefiner",
+    "RefinedRetriever",
+    "Refinement",
+    "Reliability",
+    "ScaleGrader",
+    "SelfConsistencyGrader",
+]
 
 
 def __getattr__(name: str) -> Any:
