@@ -107,6 +107,8 @@ class RefinedRetriever(BaseRetriever):
             raise ValueError(f"trust must be in [0, 1], got {trust}")
         if on_error not in ("fallback", "raise"):
             raise ValueError(f"on_error must be 'fallback' or 'raise', got {on_error!r}")
+        if grader is not None and not isinstance(grader, BaseGrader):
+            raise ValueError(f"grader must be a BaseGrader, got {type(grader).__name__}; for an LLM, LLMGrader(llm)")
         if not isinstance(vector_store, QdrantVectorStore):
             raise ValueError(f"vector_store must be a QdrantVectorStore, got {type(vector_store).__name__}")
         self.similarity_top_k = similarity_top_k

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from llama_index.core import Settings
 from llama_index.core.embeddings import MockEmbedding
+from llama_index.core.llms import MockLLM
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.schema import QueryBundle
 from llama_index.core.vector_stores import ExactMatchFilter, MetadataFilters
@@ -307,6 +308,8 @@ def test_misuse_is_refused_before_anything_is_searched(store):
     ]:
         with pytest.raises(ValueError, match=name):
             retriever(store, **arguments)
+    with pytest.raises(ValueError, match=r"grader must be a BaseGrader, got MockLLM; for an LLM, LLMGrader\(llm\)"):
+        retriever(store, MockLLM())
     with pytest.raises(ValueError, match="vector_store must be a QdrantVectorStore"):
         RefinedRetriever(vector_store="planted")
     with pytest.raises(ValueError, match=f"7 dimensions.*{SIZE}"):
