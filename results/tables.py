@@ -40,11 +40,14 @@ def table(run: Run, name: str, brief: bool = False) -> str:
     queries = sorted({len(cell.queries) for cell in run.cells})
     graded = sorted({cell.feedback_top_k for cell in run.cells})
     about = (
-        f"MAP; {_range(queries)} queries a row, {_range(graded)} documents graded for each. "
-        f"Measured on {', '.join(run.machine.values())}; every figure, with intervals, and the command are in "
-        f"`results/{name}`."
+        f"MAP; {_range(queries)} queries a row, {_range(graded)} documents graded for each; {_machine(run)}. "
+        f"Every figure, with intervals, is in `results/{name}`, and the command in `results/README.md`."
     )
     return "\n" + "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + f"\n\n{about}\n\n"
+
+
+def _machine(run: Run) -> str:
+    return ", ".join(f"{part} {value}" if part == "python" else value for part, value in run.machine.items())
 
 
 def _row(cell: Cell, methods: list[str]) -> list[str]:
