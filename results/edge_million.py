@@ -190,6 +190,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory(dir=options.folder) as folder:
             print(json.dumps(measure(options.one, options.queries, folder)))
         return
+    if options.folder:
+        options.folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for size in options.sizes:
         command = [sys.executable, __file__, "--one", str(size), "--queries", str(options.queries)]
