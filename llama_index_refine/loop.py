@@ -182,18 +182,22 @@ class FeedbackLoop:
         return refinement
 
     def _with_judged(self, feedback: Feedback, shown: Found) -> Steps[Found]:
-        """Put the nodes that people have judged, wherever they rank, in the place of the last ones shown."""
+        """Put the nodes that people have judged, wherever they rank, in the place of the last others shown."""
+        judged = dict.fromkeys(self.grading.grader().judged(feedback.query))
+        others = [at for at, node in enumerate(shown.nodes) if node.node_id not in judged]
         there = {node.node_id for node in shown.nodes}
-        missing = [node_id for node_id in self.grading.grader().judged(feedback.query) if node_id not in there]
+        room = self.feedback_top_k - (len(shown.ids) - len(others))
+        missing = [point_id(node_id) for node_id in judged if node_id not in there][:room]
         if not missing:
             return shown
-        found = yield from self.collection.fetch([point_id(node_id) for node_id in missing[: self.feedback_top_k]])
-        kept = max(len(shown.ids) - len(found.ids), 0)
+        found = yield from self.collection.fetch(missing)
+        dropped = others[max(len(others) - len(found.ids), 0) :]
+        kept = [at for at in range(len(shown.ids)) if at not in dropped]
         return Found(
-            [*shown.ids[:kept], *found.ids],
-            [*shown.scores[:kept], *found.scores],
-            [*shown.nodes[:kept], *found.nodes],
-            torch.cat([shown.vectors[:kept], found.vectors]),
+            [*(shown.ids[at] for at in kept), *found.ids],
+            [*(shown.scores[at] for at in kept), *found.scores],
+            [*(shown.nodes[at] for at in kept), *found.nodes],
+            torch.cat([shown.vectors[kept], found.vectors]),
         )
 
     def _background(self, space: Space) -> Steps[Background | None]:

@@ -471,6 +471,19 @@ def test_judged_nodes_count_among_those_that_may_be_graded(store, feedback_top_k
     assert len(found.grades) + sum(len(wave) for wave in teacher.shown) <= 2 * feedback_top_k
 
 
+def test_judged_nodes_take_the_place_of_those_that_nobody_judged(store):
+    """The last node shown is judged itself; those that come in from below push out others."""
+    ranking = [entry.node for entry in retriever(store, trust=0.0, similarity_top_k=300).retrieve(PLANTED.query(3))]
+    shown = 10
+    judged = [ranking[shown - 1], ranking[150], ranking[200]]
+    grader = FeedbackGrader({"topic 3": {node.node_id: 0.0 for node in judged}}, TopicGrader())
+    found = retriever(store, grader, feedback_top_k=shown, rounds=1).refine(PLANTED.query(3))
+    graded = [entry.node_id for entry in found.graded_nodes]
+    assert {node.node_id for node in judged} <= set(graded)
+    assert graded[: shown - 3] == [node.node_id for node in ranking[: shown - 3]]
+    assert len(graded) == shown
+
+
 def test_a_judged_node_that_is_gone_is_passed_over(store):
     grader = FeedbackGrader({"topic 3": {"00000000-0000-4000-8000-999999999999": 1.0}}, TopicGrader())
     assert retriever(store, grader).refine(PLANTED.query(3)).refined
