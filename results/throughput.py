@@ -111,14 +111,17 @@ async def client_alone(url: str, arguments: argparse.Namespace) -> str:
     return f"- | - | {watch.row(calls, calls * arguments.delay / arguments.concurrency)}"
 
 
-def teachers(url: str, concurrency: int) -> Iterator[tuple[str, BaseGrader]]:
+def teachers(url: str, concurrency: int) -> dict[str, BaseGrader]:
     """Make the teachers; the aiohttp transport where `pip install httpx-aiohttp` was done."""
     common: dict[str, Any] = {"model": "gpt-4o-mini", "api_base": url, "api_key": "none"}
-    yield "LLMGrader", LLMGrader(OpenAI(**common), concurrency=concurrency)
-    yield "OpenAIGrader", OpenAIGrader("gpt-4o-mini", url, concurrency=concurrency)
+    made: dict[str, BaseGrader] = {
+        "OpenAIGrader": OpenAIGrader("gpt-4o-mini", url, concurrency=concurrency),
+        "LLMGrader": LLMGrader(OpenAI(**common), concurrency=concurrency),
+    }
     if find_spec("httpx_aiohttp"):
         llm = OpenAI(**common, async_http_client=DefaultAioHttpClient())
-        yield "LLMGrader, aiohttp transport", LLMGrader(llm, concurrency=concurrency)
+        made["LLMGrader, aiohttp transport"] = LLMGrader(llm, concurrency=concurrency)
+    return made
 
 
 async def table(arguments: argparse.Namespace) -> None:
@@ -127,7 +130,7 @@ async def table(arguments: argparse.Namespace) -> None:
         print(f"| openai client alone | 0% | {await client_alone(url, arguments)}", flush=True)
     for failing in (0.0, 0.2):
         with server(arguments.delay, failing) as url:
-            for name, grader in teachers(url, arguments.concurrency):
+            for name, grader in teachers(url, arguments.concurrency).items():
                 print(f"| {name} | {failing:.0%} | {await graded(grader, arguments)}", flush=True)
 
 

@@ -7,7 +7,7 @@ import logging
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
 
@@ -109,6 +109,7 @@ class Calls:
             late = [task for task in tasks if not task.done()]
             for task in late:
                 task.cancel()
+                task.add_done_callback(_let_be)
         done = [task for task in tasks if task.done() and not task.cancelled()]
         errors = [error for task in done if (error := task.exception())]
         if errors:
@@ -187,6 +188,12 @@ class Calls:
                 return
             self._told.add(reason)
         logger.warning("Some nodes got no grade: %s", reason)
+
+
+def _let_be(task: asyncio.Task[Any]) -> None:
+    """Look at how a cancelled task ended: with an answer or an error that came at the same moment, it may be."""
+    if not task.cancelled():
+        task.exception()
 
 
 _exponential = wait_random_exponential(multiplier=0.5, max=_LONGEST_WAIT)

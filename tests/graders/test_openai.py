@@ -75,6 +75,47 @@ def test_usage_is_the_servers_or_counted(grader, chat_server):
     assert account.completion_tokens == 1
 
 
-def test_no_choices_at_all(grader, chat_server):
-    chat_server.reply = lambda question: Reply(body=b'{"choices": []}')
-    assert grader.grade(QUERY, NODES) == [None, None, None]
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"choices": []}',
+        b'{"choices": [{"message": null}]}',
+        b'{"choices": [{"message": {"content": "Yes"}, "logprobs": {"content": [{"top_logprobs": [1]}]}}]}',
+        b"[]",
+        b'"Yes"',
+        b"null",
+    ],
+)
+def test_what_is_no_chat_completion_is_no_grade(grader, chat_server, body):
+    chat_server.reply = lambda question: Reply(body=body)
+    account = Account()
+    with account.active():
+        assert grader.grade(QUERY, NODES) == [None, None, None]
+    assert account.failures == ["a call failed to bring a chat completion: check the base_url"]
+
+
+def test_a_web_page_in_the_place_of_an_answer_is_no_grade(grader, chat_server):
+    page = Reply(body=b"<html>Sign in</html>", headers={"Content-Type": "text/html"})
+    chat_server.reply = lambda question: page
+    account = Account()
+    with account.active():
+        assert grader.grade(QUERY, NODES) == [None, None, None]
+    assert account.failures == ["a call failed to bring a chat completion: check the base_url"]
+
+
+def test_arguments_of_the_call_go_where_the_openai_client_puts_them(chat_server):
+    kwargs = {"extra_body": {"top_k": 1}, "extra_headers": {"X-Team": "search"}, "seed": 7, "timeout": 5}
+    OpenAIGrader("m", chat_server.url, SECRET, llm_kwargs=kwargs).grade(QUERY, NODES[:1])
+    (question,) = chat_server.questions
+    assert question.headers["X-Team"] == "search"
+    assert {"top_k": 1, "seed": 7, "logprobs": True, "model": "m"}.items() <= question.body.items()
+    assert not {"extra_body", "extra_headers", "timeout"} & set(question.body)
+
+
+def test_a_shorter_timeout_of_the_call_counts(chat_server):
+    chat_server.reply = lambda question: Reply("Yes", delay=30)
+    account = Account()
+    with account.active():
+        grader = OpenAIGrader("m", chat_server.url, SECRET, llm_kwargs={"timeout": 0.05}, retries=0)
+        assert grader.grade(QUERY, NODES[:1]) == [None]
+    assert "in time" in account.failures[0]
