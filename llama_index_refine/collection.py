@@ -354,7 +354,7 @@ def _vectors(points: Points, space: Space) -> tuple[Points, Tensor]:
     kept = [(point, row) for point, row in zip(points, rows, strict=True) if row is not None]
     if not kept:
         return [], torch.empty(0, space.size)
-    return [point for point, _ in kept], torch.tensor([row for _, row in kept], dtype=torch.float32)
+    return [point for point, _ in kept], torch.from_numpy(np.array([row for _, row in kept], dtype=np.float32))
 
 
 def _dense(vector: Any, space: Space) -> list[float] | None:

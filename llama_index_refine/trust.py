@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -145,26 +146,31 @@ def evidence(documents: Vector, grades: Vector, similarities: Vector) -> tuple[V
     z = z / z.std() if z.std() > 1e-9 else np.zeros_like(z)
     eigenvalues, basis = np.linalg.eigh(kernel)
     eigenvalues = np.maximum(eigenvalues, 0)
-    permuted = np.tile(y, (PERMUTATIONS, 1))
-    # The same permutations for the same number of grades, the identity among them.
-    permuted[1:] = np.random.default_rng(count).permuted(permuted[1:], axis=1)
-    y_basis, z_basis = permuted @ basis, z @ basis
-    logs = [0.0]
-    for sign in (-1, 1):
-        for ratio in RATIOS:
-            slope = sign * AGREEMENT * np.sqrt(ratio / (1 + ratio))
-            precision = (1 + ratio) / (1 + ratio * eigenvalues)
-            rest, along = y_basis - slope * z_basis, precision * z_basis
-            density = -0.5 * (rest * rest @ precision)
-            # The rank-one term b^2 z z' by Sherman and Morrison.
-            density += 0.5 * (slope * (rest @ along)) ** 2 / (1 + slope * slope * (along @ z_basis))
-            logs.append(density[0] - np.logaddexp.reduce(density) + np.log(PERMUTATIONS))
+    y_basis, z_basis = y[_orders(count)] @ basis, z @ basis
+    slopes = AGREEMENT * np.sqrt(RATIOS / (1 + RATIOS))
+    precision = (1 + RATIOS) / (1 + np.outer(eigenvalues, RATIOS))
+    # The quadratic forms of y, of y and z, and of z in each hypothesis' precision; the columns are RATIOS.
+    yy, yz, zz = y_basis**2 @ precision, (y_basis * z_basis) @ precision, z_basis**2 @ precision
+    slopes, yy, yz, zz = np.r_[-slopes, slopes], np.tile(yy, 2), np.tile(yz, 2), np.tile(zz, 2)
+    rest, along = yy - slopes * (2 * yz - slopes * zz), yz - slopes * zz
+    # The rank-one term b^2 z z' by Sherman and Morrison.
+    density = 0.5 * ((slopes * along) ** 2 / (1 + slopes**2 * zz) - rest)
+    most = density.max(0)
+    logs = np.r_[0.0, density[0] - most - np.log(np.exp(density - most).mean(0))]
     ridge = (basis * (eigenvalues / (1 + eigenvalues))) @ basis.T + 1 / count
     others = ridge / (1 - np.diag(ridge))[:, None]
     np.fill_diagonal(others, 0)
     predicted = others @ y
     by_chance = -(y @ y) * others.sum() / (count * (count - 1))
-    return np.array(logs), float(y @ predicted - by_chance), float(predicted @ predicted)
+    return logs, float(y @ predicted - by_chance), float(predicted @ predicted)
+
+
+@lru_cache(maxsize=64)
+def _orders(count: int) -> NDArray[np.intp]:
+    """(PERMUTATIONS, count) the same permutations for the same number of grades, the identity first."""
+    orders = np.tile(np.arange(count), (PERMUTATIONS, 1))
+    orders[1:] = np.random.default_rng(count).permuted(orders[1:], axis=1)
+    return orders
 
 
 @dataclass
