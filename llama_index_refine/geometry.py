@@ -49,21 +49,17 @@ class Normal:
         return torch.cat([graded, background], dim=1) + self.offset
 
     def gram(self) -> NDArray[np.float64]:
-        """(B, M, M) inner products of the rows less their mean, M = K + N."""
+        """(B, M, M) inner products of the rows, M = K + N."""
         across = self.graded @ self.background.mT
         within = (self.background @ self.background.mT).expand(len(self.start), -1, -1)
         upper = torch.cat([self.graded @ self.graded.mT, across], dim=2)
-        gram = torch.cat([upper, torch.cat([across.mT, within], dim=2)], dim=1).double().cpu().numpy()
-        means = gram.mean(1, keepdims=True)
-        centred: NDArray[np.float64] = gram - means - means.swapaxes(1, 2) + means.mean(2, keepdims=True)
-        return centred
-
-    def size(self) -> Tensor:
-        """(B,) mean squared length of the graded rows."""
-        return self.graded.square().sum(-1).mean(-1).clamp_min(torch.finfo(self.graded.dtype).tiny)
+        products: NDArray[np.float64] = (
+            torch.cat([upper, torch.cat([across.mT, within], dim=2)], dim=1).double().cpu().numpy()
+        )
+        return products
 
     def combine(self, weights: Tensor) -> Tensor:
-        """(B, d) sums of the rows by weights, (B, M), that sum to 0."""
+        """(B, d) sums of the rows by weights, (B, M)."""
         count = self.graded.shape[1]
         graded, rest = (weights[:, None, :count] @ self.graded)[:, 0], weights[:, count:]
         shared = self.background.ndim == 2

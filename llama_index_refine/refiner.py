@@ -21,6 +21,8 @@ from llama_index_refine.refinement import Refinement
 BANDWIDTH = 0.6
 # Vectors or similarities that differ by less, as a share of their squared length, are the same in float32.
 RESOLUTION = 1e-6
+# The least that a float32 tells from zero.
+TINY = float(np.finfo(np.float32).tiny)
 
 
 @dataclass(frozen=True)
@@ -246,21 +248,25 @@ class QueryRefiner:
 
     def _solve(self, problem: Problem) -> Solution:
         form, graded = problem.form, problem.form.graded.shape[1]
-        start, gram = to_numpy(form.scores(form.start)), form.gram()
-        spread = np.maximum(np.einsum("bii->b", gram) / gram.shape[1], RESOLUTION * to_numpy(form.size()))  # R^2
-        gram = gram / spread[:, None, None]
+        start, products = to_numpy(form.scores(form.start)), form.gram()
+        means = products.mean(1)
+        gram = products - means[:, None] - means[:, :, None] + means.mean(1)[:, None, None]
+        squares = np.einsum("bii->bi", products)[:, :graded].mean(1)
+        spread = np.maximum(np.einsum("bii->b", gram) / gram.shape[1], RESOLUTION * np.maximum(squares, TINY))  # R^2
+        gram /= spread[:, None, None]
         tau = self._tau(start, graded, spread)
         logits = start / tau[:, None] + problem.log_weights
         evidence = problem.trust[:, None] * problem.grades / self.temperature
         target = np.exp(log_softmax(evidence + logits))
         minimum = minimise(gram, logits, target, 1 / self.reach**2, self.max_iterations)
         after = logits + minimum.push
-        weights = torch.from_numpy(minimum.weights * (tau / spread)[:, None])
-        vectors = form.start + form.combine(weights.to(form.start))
+        weights = minimum.weights * (tau / spread)[:, None]
+        vectors = form.start + form.combine(torch.from_numpy(weights).to(form.start))
         unseen = held_out(gram, after, minimum.log_after, target, self.reach**2, graded)
         place = self._place(unseen, (after - problem.log_weights)[:, :graded], problem)
         # Logits leave open a constant; the mean score of all documents at the new vector fixes it.
-        constant = to_numpy(form.scores(vectors)).mean(-1) - (after - problem.log_weights).mean(-1) * tau
+        moved = (means * weights).sum(-1)
+        constant = start.mean(-1) + moved - (after - problem.log_weights).mean(-1) * tau
         fused = constant[:, None] + tau[:, None] * place
         return Solution(
             vectors,
