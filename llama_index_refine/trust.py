@@ -25,17 +25,16 @@ Vector = NDArray[np.float64]
 # Signal to noise of the grades, one hypothesis each. Less cannot be told from chance within some fifty queries, and
 # closer ones not from each other.
 RATIOS = np.array([0.1, 0.3, 1.0, 3.0])
-# Beforehand: four in five of the teachers that someone chose to use know something, and few are upside down.
-CHANCE, INVERTED = 0.2, 0.01
+# Beforehand. Most teachers that someone chose to use know something; but the harm that a guesser does, until it is found
+# out, counts for more than the gain that comes a few queries late.
+CHANCE, INVERTED = 0.8, 0.01
 # The teacher's model, prompt or collection becomes another once in some two hundred queries.
 CHANGE = 0.005
 # Correlation of exact grades with the first similarity among the first K, which hardly differ in it.
 AGREEMENT = 0.3
-# The belief that grades predict each other in full weighs as much as two to five queries.
-PRIOR_WEIGHT = 5.0
 # No query's evidence can exceed one in this many.
 PERMUTATIONS = 256
-# A teacher that says itself that it knows little starts at odds of about two to one, so a few queries decide.
+# The least that a teacher's odds are lowered to for saying itself that it knows little.
 LEAST_CLAIM = 0.25
 # Grades that differ by less are alike.
 ALIKE = 1e-6
@@ -48,8 +47,6 @@ class Belief:
     :param hypotheses: (9,) probabilities of chance, of each of RATIOS upside down, of each of RATIOS upright.
     :param claim: mean information of a grade in bits, over `queries`.
     :param variance: mean variance of a query's grades, over the `varied` queries in which they differed.
-    :param agreement: sum over queries of y'Ay less what chance gives.
-    :param predicted: sum over queries of |Ay|^2.
     """
 
     hypotheses: Vector
@@ -57,8 +54,6 @@ class Belief:
     queries: float = 0.0
     variance: float = 0.0
     varied: float = 0.0
-    agreement: float = 0.0
-    predicted: float = 0.0
 
     @classmethod
     def prior(cls) -> Belief:
@@ -68,11 +63,10 @@ class Belief:
         return cls(np.r_[CHANCE, np.full(many, INVERTED / many), np.full(many, upright / many)])
 
     def trust(self) -> float:
-        """Say how far to follow the teacher.
+        """Say how far to follow the teacher: the probability that it sees relevance, upright.
 
-        With P the probability that it sees relevance, upright, a move is worth about as much if it does as it costs if
-        it does not, so P - (1 - P) remains. It is multiplied by the slope of the grades on their predictions from each
-        other, the factor by which what was learned from them has to be shrunk (Copas 1983).
+        A little trust goes far. What following the teacher gains grows at once with the first share of trust, and what
+        a guesser harms with its square; so there is no threshold below which a teacher is not followed at all.
 
         :return: in [0, 1]; 0 for a teacher that has graded everything alike so far.
         """
@@ -80,8 +74,7 @@ class Belief:
             return 0.0
         upright = self.hypotheses[1 + len(RATIOS) :].sum()
         odds = upright / max(1 - upright, 1e-12) * min(1.0, max(LEAST_CLAIM, self.claim))
-        slope = (PRIOR_WEIGHT + self.agreement) / (PRIOR_WEIGHT + self.predicted)
-        return float(max(0.0, (odds - 1) / (odds + 1)) * min(1.0, max(0.0, slope)))
+        return float(odds / (1 + odds))
 
     def after(self, documents: Vector, grades: Vector, similarities: Vector) -> Belief:
         """Return the belief once a query has been graded, by Bayes' rule.
@@ -96,8 +89,6 @@ class Belief:
             self,
             hypotheses=keep * self.hypotheses + CHANGE * Belief.prior().hypotheses,
             queries=keep * self.queries + 1,
-            agreement=keep * self.agreement,
-            predicted=keep * self.predicted,
         )
         inside = np.clip(grades, 1e-9, 1 - 1e-9)
         entropy = -np.mean(inside * np.log2(inside) + (1 - inside) * np.log2(1 - inside))
@@ -106,19 +97,17 @@ class Belief:
             return belief
         varied = keep * self.varied + 1
         variance = self.variance + (float(grades.var()) - self.variance) / varied
-        logs, agreement, predicted = evidence(documents, grades / np.sqrt(variance), similarities)
+        logs = evidence(documents, grades / np.sqrt(variance), similarities)
         hypotheses = belief.hypotheses * np.exp(logs - logs.max())
         return replace(
             belief,
             hypotheses=hypotheses / hypotheses.sum(),
             varied=varied,
             variance=variance,
-            agreement=belief.agreement + agreement,
-            predicted=belief.predicted + predicted,
         )
 
 
-def evidence(documents: Vector, grades: Vector, similarities: Vector) -> tuple[Vector, float, float]:
+def evidence(documents: Vector, grades: Vector, similarities: Vector) -> Vector:
     """Weigh one query's grades.
 
     The hypothesis with signal-to-noise ratio r is a Gaussian process with linear kernel (Rasmussen and Williams 2006,
@@ -133,14 +122,13 @@ def evidence(documents: Vector, grades: Vector, similarities: Vector) -> tuple[V
     :param documents: (K, d) vectors.
     :param grades: (K,) in units of the teacher's typical standard deviation.
     :param similarities: (K,)
-    :return: (9,) log evidence of each hypothesis against chance; y'Ay less its mean over permutations; |Ay|^2, where Ay
-        predicts each grade from the others by ridge regression.
+    :return: (9,) log evidence of each hypothesis against chance.
     """
     count = len(grades)
     centred = documents - documents.mean(0)
     kernel = centred @ centred.T
     if np.trace(kernel) < 1e-12:
-        return np.zeros(1 + 2 * len(RATIOS)), 0.0, 0.0
+        return np.zeros(1 + 2 * len(RATIOS))
     kernel *= (count - 1) / np.trace(kernel)
     y, z = grades - grades.mean(), similarities - similarities.mean()
     z = z / z.std() if z.std() > 1e-9 else np.zeros_like(z)
@@ -156,13 +144,8 @@ def evidence(documents: Vector, grades: Vector, similarities: Vector) -> tuple[V
     # The rank-one term b^2 z z' by Sherman and Morrison.
     density = 0.5 * ((slopes * along) ** 2 / (1 + slopes**2 * zz) - rest)
     most = density.max(0)
-    logs = np.r_[0.0, density[0] - most - np.log(np.exp(density - most).mean(0))]
-    ridge = (basis * (eigenvalues / (1 + eigenvalues))) @ basis.T + 1 / count
-    others = ridge / (1 - np.diag(ridge))[:, None]
-    np.fill_diagonal(others, 0)
-    predicted = others @ y
-    by_chance = -(y @ y) * others.sum() / (count * (count - 1))
-    return logs, float(y @ predicted - by_chance), float(predicted @ predicted)
+    logs: Vector = np.r_[0.0, density[0] - most - np.log(np.exp(density - most).mean(0))]
+    return logs
 
 
 @lru_cache(maxsize=64)
