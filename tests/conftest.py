@@ -7,15 +7,29 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from llama_index_refine import RefinedRetriever, Refinement
 from tests.chat_server import ChatServer
 from tests.places import PLACES, Place, open_place, running_server
 from tests.qdrant_server import QdrantServer
+from tests.small_index import QUERY, BrokenGrader, SubjectGrader, make_index
 
 
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     """Draw the same backgrounds in every run: Qdrant's local mode samples by numpy's global generator."""
     np.random.seed(0)
+
+
+@pytest.fixture(scope="session")
+def refinement() -> Refinement:
+    """How a query for owls went on the small index."""
+    return RefinedRetriever.from_index(make_index(), grader=SubjectGrader("owls"), similarity_top_k=5).refine(QUERY)
+
+
+@pytest.fixture(scope="session")
+def unrefined() -> Refinement:
+    """The same with a teacher that fails."""
+    return RefinedRetriever.from_index(make_index(), grader=BrokenGrader(), similarity_top_k=5).refine(QUERY)
 
 
 @pytest.fixture

@@ -14,28 +14,13 @@ import pytest
 from llama_index.core.schema import NodeWithScore, TextNode
 from rich.console import Console
 
-from llama_index_refine import QueryRefiner, RefinedRetriever, Refinement
+from llama_index_refine import QueryRefiner, Refinement
 from llama_index_refine.display.moves import clean, cost, effect, moves
-from tests.small_index import QUERY, BrokenGrader, SubjectGrader, make_index
+from tests.small_index import QUERY
 
 HOSTILE = (
     "<script>alert(1)</script> \"><img src=x onerror='x'> [bold red]hi[/] $\\frac{1}$ \x1b[31mred\x1b[0m \u202eevil"
 )
-
-
-@pytest.fixture(scope="module")
-def index():
-    return make_index()
-
-
-@pytest.fixture(scope="module")
-def refinement(index) -> Refinement:
-    return RefinedRetriever.from_index(index, grader=SubjectGrader("owls"), similarity_top_k=5).refine(QUERY)
-
-
-@pytest.fixture(scope="module")
-def unrefined(index) -> Refinement:
-    return RefinedRetriever.from_index(index, grader=BrokenGrader(), similarity_top_k=5).refine(QUERY)
 
 
 @pytest.fixture

@@ -11,23 +11,8 @@ import pytest
 import torch
 from llama_index.core.schema import NodeWithScore, TextNode
 
-from llama_index_refine import QueryRefiner, RefinedRetriever, Refinement
-from tests.small_index import QUERY, BrokenGrader, SubjectGrader, make_index
-
-
-@pytest.fixture(scope="module")
-def index():
-    return make_index()
-
-
-@pytest.fixture(scope="module")
-def refinement(index) -> Refinement:
-    return RefinedRetriever.from_index(index, grader=SubjectGrader("owls"), similarity_top_k=5).refine(QUERY)
-
-
-@pytest.fixture(scope="module")
-def unrefined(index) -> Refinement:
-    return RefinedRetriever.from_index(index, grader=BrokenGrader(), similarity_top_k=5).refine(QUERY)
+from llama_index_refine import QueryRefiner, Refinement
+from tests.small_index import QUERY
 
 
 def entry(name: str, score: float = 0.5) -> NodeWithScore:
