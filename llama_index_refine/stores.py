@@ -81,6 +81,7 @@ def open_store(
     :param sparse_vector_name: the sparse vector of hybrid mode; None for the only one.
     :param sparse_query_fn: turns texts into the indices and values of sparse vectors, for hybrid mode.
     :return: the store.
+    :raises ValueError: vector_name is given, and the collection's only vector has none.
     """
     if isinstance(client, AsyncQdrantClient):
         client, aclient = None, client
@@ -96,9 +97,16 @@ def open_store(
         "enable_hybrid": sparse_query_fn is not None,
     }
     if text_key is None:
-        return QdrantVectorStore(**shared)
-    store = PayloadVectorStore(**shared)
-    store.text_field = text_key
+        store = QdrantVectorStore(**shared)
+    else:
+        store = plain = PayloadVectorStore(**shared)
+        plain.text_field = text_key
+    # LlamaIndex drops the name where a collection's vector has none.
+    if vector_name and store.dense_vector_name != vector_name:
+        raise ValueError(
+            f"collection {collection_name!r} has one vector, which has no name: there is no {vector_name!r}; leave out "
+            "vector_name"
+        )
     return store
 
 

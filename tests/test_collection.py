@@ -120,6 +120,13 @@ def test_one_of_several_vectors_has_to_be_named(place):
         retriever(place, name, vector_name="text").retrieve(question(0))
 
 
+def test_a_name_for_a_vector_that_has_none_is_refused(place):
+    name = place.create(COSINE)
+    place.write(name, points())
+    with pytest.raises(ValueError, match="there is no 'dense'; (leave out|set) vector_name"):
+        retriever(place, name, vector_name="dense").retrieve(question(0))
+
+
 def test_a_query_of_another_size_is_refused_before_a_search(place):
     name = place.create(COSINE)
     with pytest.raises(ValueError, match=r"3 dimensions.* has 16: set embed_model"):
