@@ -56,7 +56,7 @@ class Benchmark:
     :raises ValueError: an argument outside its range.
     """
 
-    data: Sequence[str | Dataset]
+    data: Sequence[str | Path | Dataset]
     embed_models: Sequence[str | BaseEmbedding] = (PACKAGED,)
     teachers: Sequence[str] = ("gold",)
     peers: Sequence[str] | None = None
@@ -64,7 +64,7 @@ class Benchmark:
     max_queries: int | None = None
     seed: int = 1
     llm: LLM | None = None
-    cache: Path | None = None
+    cache: str | Path | None = None
     retriever_options: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -77,7 +77,7 @@ class Benchmark:
             raise ValueError(f"max_queries must be at least 1, got {self.max_queries}")
         make_peers(self.peers)
 
-    def run(self, out: Path | None = None, progress: Progress | None = None) -> Run:
+    def run(self, out: str | Path | None = None, progress: Progress | None = None) -> Run:
         """Measure.
 
         :param out: a folder for what is finished; a run that was stopped goes on from there.
@@ -86,6 +86,7 @@ class Benchmark:
         :raises ValueError: a data set, teacher or embedding is not there.
         """
         bars = progress or Progress(disable=True)
+        out = Path(out) if out is not None else None
         cells = [cell for corpus in self._corpora(bars) for cell in self._cells(corpus, out, bars)]
         found = Run(self.settings(), _machine(), cells)
         if out is not None:
@@ -95,7 +96,7 @@ class Benchmark:
     def settings(self) -> dict[str, object]:
         """What it is run with, as JSON can hold it."""
         return {
-            "data": [data if isinstance(data, str) else data.name for data in self.data],
+            "data": [data.name if isinstance(data, Dataset) else str(data) for data in self.data],
             "embed_models": [_name_of(model) for model in self.embed_models],
             "teachers": list(self.teachers),
             "peers": [peer.name for peer in make_peers(self.peers)],
@@ -109,7 +110,7 @@ class Benchmark:
 
     def _corpora(self, bars: Progress) -> Iterator[Corpus]:
         """Load the data sets first, so that a wrong name is told at once, and embed each when its turn comes."""
-        datasets = [load_dataset(data) if isinstance(data, str) else data for data in self.data]
+        datasets = [data if isinstance(data, Dataset) else load_dataset(str(data)) for data in self.data]
         precomputed = {name for dataset in datasets for name in dataset.vectors}
         models: dict[str, BaseEmbedding] = {}
         for dataset in datasets:
@@ -129,7 +130,7 @@ class Benchmark:
 
     @property
     def _cache(self) -> Path:
-        return self.cache or default_cache_dir()
+        return Path(self.cache) if self.cache else default_cache_dir()
 
     def _cells(self, corpus: Corpus, out: Path | None, bars: Progress) -> Iterator[Cell]:
         store: QdrantVectorStore | None = None

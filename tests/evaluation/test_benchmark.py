@@ -163,12 +163,14 @@ def test_changed_instructions_are_measured_by_p_mrr(tmp_path: Path) -> None:
     assert -1 <= cell.measured[REFINED].mean("p-MRR") <= 1
 
 
-def test_embeddings_are_kept(tmp_path: Path) -> None:
-    folder = write_folder(tmp_path / "data", vectors=False)
-    benchmark = Benchmark([str(folder)], [WordEmbedding()], peers=[], feedback_top_k=[5], cache=tmp_path / "cache")
-    cell = benchmark.run().cells[0]
+@pytest.mark.parametrize("kind", [str, Path])
+def test_embeddings_are_kept(tmp_path: Path, kind: type) -> None:
+    folder, cache, out = write_folder(tmp_path / "data", vectors=False), tmp_path / "cache", tmp_path / "out"
+    benchmark = Benchmark([kind(folder)], [WordEmbedding()], peers=[], feedback_top_k=[5], cache=kind(cache))
+    cell = benchmark.run(kind(out)).cells[0]
     assert cell.embedding == "words"
-    assert len(list((tmp_path / "cache" / "embeddings").glob("*/*.npy"))) == 2
+    assert len(list((cache / "embeddings").glob("*/*.npy"))) == 2
+    assert len(list((out / "cells").iterdir())) == 1
 
 
 def test_data_without_the_vectors_asked_for_is_left_out(
