@@ -25,8 +25,8 @@ Vector = NDArray[np.float64]
 # Signal to noise of the grades, one hypothesis each. Less cannot be told from chance within some fifty queries, and
 # closer ones not from each other.
 RATIOS = np.array([0.1, 0.3, 1.0, 3.0])
-# Beforehand. Most teachers that someone chose to use know something; but the harm that a guesser does, until it is found
-# out, counts for more than the gain that comes a few queries late.
+# Beforehand. Most teachers that someone chose to use know something; but the harm that a guesser does until it is found
+# out counts for more than a gain that comes a few queries late.
 CHANCE, INVERTED = 0.8, 0.01
 # The teacher's model, prompt or collection becomes another once in some two hundred queries.
 CHANGE = 0.005

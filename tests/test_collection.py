@@ -123,7 +123,7 @@ def test_one_of_several_vectors_has_to_be_named(place):
 def test_a_name_for_a_vector_that_has_none_is_refused(place):
     name = place.create(COSINE)
     place.write(name, points())
-    with pytest.raises(ValueError, match="there is no 'dense'; (leave out|set) vector_name"):
+    with pytest.raises(ValueError, match=r"there is no 'dense'; (leave out|set) vector_name"):
         retriever(place, name, vector_name="dense").retrieve(question(0))
 
 
