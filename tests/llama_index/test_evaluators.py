@@ -39,7 +39,7 @@ def test_beir_evaluator(tmp_path, monkeypatch, capsys):
 
     def refined(documents):
         index = make_index(documents)
-        return RefinedRetriever.from_index(index, grader=SubjectGrader("owls"), similarity_top_k=4)
+        return RefinedRetriever.from_index(index, grader=SubjectGrader("owls"), similarity_top_k=4, trust=1.0)
 
     def plain(documents):
         return make_index(documents).as_retriever(similarity_top_k=4)
