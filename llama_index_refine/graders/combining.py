@@ -13,7 +13,7 @@ from llama_index.core.schema import BaseNode, QueryBundle
 
 from llama_index_refine.graders.account import current_account
 from llama_index_refine.graders.base import BaseGrader, GraderError, Grades
-from llama_index_refine.graders.loop import has_running_loop, in_thread, run_blocking
+from llama_index_refine.graders.blocking import has_running_loop, in_thread, run_blocking
 
 logger = logging.getLogger(__name__)
 

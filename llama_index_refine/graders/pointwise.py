@@ -12,9 +12,9 @@ from llama_index.core.schema import BaseNode, MetadataMode, QueryBundle
 
 from llama_index_refine.graders.account import Account, current_account
 from llama_index_refine.graders.base import BaseGrader, Grades
+from llama_index_refine.graders.blocking import run_blocking
 from llama_index_refine.graders.calls import Call, Calls, CutShort, Unreadable
 from llama_index_refine.graders.chat import Answer, Chat, NoModelError, Options
-from llama_index_refine.graders.loop import run_blocking
 from llama_index_refine.graders.prompts import instruction_line
 from llama_index_refine.graders.text import count_tokens, fenced
 

@@ -12,7 +12,7 @@ from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle
 
 from llama_index_refine.graders.account import current_account
 from llama_index_refine.graders.base import BaseGrader, Grades
-from llama_index_refine.graders.loop import in_thread
+from llama_index_refine.graders.blocking import in_thread
 
 
 class PostprocessorGrader(BaseGrader):

@@ -8,7 +8,7 @@ from contextvars import ContextVar
 
 import pytest
 
-from llama_index_refine.graders.loop import has_running_loop, in_thread, run_blocking
+from llama_index_refine.graders.blocking import has_running_loop, in_thread, run_blocking
 
 VARIABLE: ContextVar[str] = ContextVar("variable")
 
