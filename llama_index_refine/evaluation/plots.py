@@ -33,6 +33,10 @@ def draw(run: Run, folder: Path) -> list[Path]:
     return drawn
 
 
+# Shades of one colour are hard to tell apart where lines are thin.
+_MARKERS = "vs^DPX*<>p"
+
+
 def _largest_by_data(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
     """The cells with the most graded documents, by data set and embedding."""
     most = max(cell.feedback_top_k for cell in cells)
@@ -84,12 +88,11 @@ def _by_graded(cells: Sequence[Cell], path: Path) -> Path:
             panel = panels[row, column]
             for place, method in enumerate(own[0].measured if own else ()):
                 heights = [cell.measured[method].mean("MAP") for cell in own if method in cell.measured]
-                style: dict[str, Any] = {"color": _blue(place, len(own[0].measured)), "linewidth": 1}
+                colour, marker = _blue(place, len(own[0].measured)), _MARKERS[place % len(_MARKERS)]
+                style: dict[str, Any] = {"color": colour, "linewidth": 1, "marker": marker, "markersize": 4}
                 if method == REFINED:
-                    style = {"color": "tab:red", "linewidth": 2}
-                panel.plot(
-                    [cell.feedback_top_k for cell in own], heights, marker="o", markersize=3, label=method, **style
-                )
+                    style = {"color": "tab:red", "linewidth": 2, "marker": "o", "markersize": 3}
+                panel.plot([cell.feedback_top_k for cell in own], heights, label=method, **style)
             panel.set_title(f"{name}, {teacher}", fontsize=8)
             panel.tick_params(labelsize=7)
     _name_all(figure, panels)
