@@ -31,7 +31,7 @@ from llama_index_refine.refinement import Refinement
 from llama_index_refine.refiner import QueryRefiner
 from llama_index_refine.steps import Outcome, Steps, arun, run
 from llama_index_refine.stores import SparseEncoder, open_store
-from llama_index_refine.trust import Reliability, reliability_of
+from llama_index_refine.trust import Reliability, trust_in
 
 
 class RefinedRetriever(BaseRetriever):
@@ -49,7 +49,8 @@ class RefinedRetriever(BaseRetriever):
     :param budget: the most that grading one query may cost.
     :param refiner: how the query moves; None for a `QueryRefiner` in the collection's distance.
     :param trust: how far to follow the teacher: a number in [0, 1], or the `Reliability` that learns it from the
-        grades; None for the one that all retrievers with this grader share.
+        grades; None for the one that all retrievers with this grader share, or 1 where the grader is `trusted`, as
+        people are.
     :param on_error: "fallback" returns the first search's nodes when anything after it fails, "raise" raises.
     :param node_ids: search these nodes only.
     :param doc_ids: search the nodes of these documents only.
@@ -301,7 +302,7 @@ class RefinedRetriever(BaseRetriever):
             self.rounds,
             self.budget,
             self.on_error,
-            reliability_of(self.grader) if self.trust is None else self.trust,
+            trust_in(self.grader) if self.trust is None else self.trust,
         )
 
 

@@ -199,6 +199,15 @@ _records: WeakKeyDictionary[BaseGrader, Reliability] = WeakKeyDictionary()
 _records_lock = threading.Lock()
 
 
+def trust_in(grader: BaseGrader) -> Reliability | float:
+    """Say how far to follow a teacher, where the user does not say.
+
+    :param grader: the teacher.
+    :return: 1 for a trusted one, else its record.
+    """
+    return 1.0 if grader.trusted else reliability_of(grader)
+
+
 def reliability_of(grader: BaseGrader) -> Reliability:
     """Return the teacher's record, which all its retrievers share.
 

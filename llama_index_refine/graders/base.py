@@ -57,6 +57,14 @@ class BaseGrader(PromptMixin, ABC):
         prompts = sorted((name, prompt.get_template()) for name, prompt in self.get_prompts().items())
         return f"{type(self).__module__}.{type(self).__qualname__} {prompts}"
 
+    @property
+    def trusted(self) -> bool:
+        """Whether its grades are followed in full from the first query; not, unless a subclass knows better.
+
+        Other teachers are followed as far as their record shows that they know.
+        """
+        return False
+
     def judged(self, query: QueryBundle) -> Sequence[str]:
         """Name nodes whose grade is known before they are shown, so that they are graded wherever they rank.
 

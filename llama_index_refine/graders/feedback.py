@@ -59,6 +59,11 @@ class FeedbackGrader(CombiningGrader):
                 values[place], spreads[place] = grades[index], spread_of(grades, index)
         return Grades(values, spreads)
 
+    @property
+    def trusted(self) -> bool:
+        """See `BaseGrader.trusted`. What people say stands; another teacher behind them has to prove itself."""
+        return self._teacher is None or self._teacher.trusted
+
     def judged(self, query: QueryBundle) -> list[str]:
         """See `BaseGrader.judged`."""
         return list(dict.fromkeys([*self._find(query), *super().judged(query)]))

@@ -134,8 +134,6 @@ class Playground:
             feedback_top_k=settings.feedback_top_k,
             rounds=settings.rounds,
             budget=ours.budget,
-            # What the user judged needs no test of whether its giver knows.
-            trust=1.0 if settings.teacher == THUMBS else None,
         )
         # The same collection object, with its filters.
         retriever._collection = ours._collection
