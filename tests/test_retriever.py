@@ -487,6 +487,7 @@ def test_judged_nodes_take_the_place_of_those_that_nobody_judged(store):
 def test_people_are_followed_from_the_first_query_and_the_teacher_behind_them_is_not(store):
     judgements = {"topic 3": {node.node_id: float(node.metadata["topic"] == 3) for node in PLANTED.nodes()}}
     assert retriever(store, FeedbackGrader(judgements)).refine(PLANTED.query(3)).trust == 1
+    assert retriever(store, AverageGrader([FeedbackGrader(judgements)])).refine(PLANTED.query(3)).trust == 1
     assert retriever(store, FeedbackGrader({}, TopicGrader())).refine(PLANTED.query(3)).trust < 1
 
 

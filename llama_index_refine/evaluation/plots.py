@@ -11,6 +11,8 @@ import numpy as np
 from llama_index_refine.evaluation.results import BASELINE, REFINED, Cell, Run
 
 _COLOURS = {"relevant": "tab:green", "irrelevant": "tab:gray"}
+# Shades of one colour are hard to tell apart where lines are thin.
+_MARKERS = "vs^DPX*<>p"
 
 
 def draw(run: Run, folder: Path) -> list[Path]:
@@ -31,10 +33,6 @@ def draw(run: Run, folder: Path) -> list[Path]:
         drawn.append(_by_graded(run.cells, folder / "graded.png"))
     drawn += [_distributions(data, cells, folder) for data, cells in _largest_by_data(run.cells).items()]
     return drawn
-
-
-# Shades of one colour are hard to tell apart where lines are thin.
-_MARKERS = "vs^DPX*<>p"
 
 
 def _largest_by_data(cells: Sequence[Cell]) -> dict[str, list[Cell]]:

@@ -133,6 +133,11 @@ class CombiningGrader(BaseGrader):
         """See `BaseGrader.agrade`."""
         return await self._combine(query, nodes, Caller(False))
 
+    @property
+    def trusted(self) -> bool:
+        """See `BaseGrader.trusted`: where all of the teachers are. People need none behind them."""
+        return all(teacher.trusted for teacher in self._teachers.values())
+
     def judged(self, query: QueryBundle) -> list[str]:
         """See `BaseGrader.judged`: what any of the teachers knows."""
         return list(dict.fromkeys(node for teacher in self._teachers.values() for node in teacher.judged(query)))

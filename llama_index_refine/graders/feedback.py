@@ -16,6 +16,9 @@ FindJudgements = Callable[[QueryBundle], Mapping[str, float]]
 class FeedbackGrader(CombiningGrader):
     """Grades nodes that people have judged for this query, and leaves the rest to another teacher.
 
+    What people say stands, so by itself it is followed in full from the first query. A teacher behind it has to prove
+    itself, as by itself.
+
     :param judgements: query text -> node id -> relevance in [0, 1]; or a function from the query to node id ->
         relevance, which may look them up anywhere. Queries are compared without regard to case and spacing.
     :param teacher: grades the other nodes; None leaves them without a grade.
@@ -58,11 +61,6 @@ class FeedbackGrader(CombiningGrader):
             for index, place in enumerate(rest):
                 values[place], spreads[place] = grades[index], spread_of(grades, index)
         return Grades(values, spreads)
-
-    @property
-    def trusted(self) -> bool:
-        """See `BaseGrader.trusted`. What people say stands; another teacher behind them has to prove itself."""
-        return self._teacher is None or self._teacher.trusted
 
     def judged(self, query: QueryBundle) -> list[str]:
         """See `BaseGrader.judged`."""

@@ -23,6 +23,9 @@ try:
 except ImportError as error:
     raise ImportError('OpenAIGrader needs the openai client: pip install "llama-index-refine[openai]"') from error
 
+# The arguments of a call that are not part of its body, by the names that the openai client's requests have for them.
+_OF_THE_REQUEST = {"extra_headers": "headers", "extra_query": "params", "timeout": "timeout"}
+
 
 class OpenAIGrader(PointwiseGrader):
     """`LLMGrader` on the openai client: for OpenAI, vLLM, LiteLLM, Ollama and llama.cpp servers.
@@ -120,10 +123,6 @@ class _OpenAIChat(Chat):
             alive = {known: other for known, other in self._clients.copy().items() if not known.is_closed()}
             self._clients = {**alive, loop: client}
         return client
-
-
-# The arguments of a call that are not part of its body, by the names that the openai client's requests have for them.
-_OF_THE_REQUEST = {"extra_headers": "headers", "extra_query": "params", "timeout": "timeout"}
 
 
 def _answer(response: Any, asked: Sequence[Mapping[str, str]]) -> Answer:
