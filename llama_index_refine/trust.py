@@ -65,8 +65,8 @@ class Belief:
     def trust(self) -> float:
         """Say how far to follow the teacher: the probability that it sees relevance, upright.
 
-        There is no threshold below which a teacher is not followed at all: the small pushes of a guesser, which point in
-        no direction, help about as often as they hurt, while those of a teacher that knows add up.
+        There is no threshold below which a teacher is not followed at all: the small pushes of a guesser, which point
+        in no direction, help about as often as they hurt, while those of a teacher that knows add up.
 
         :return: in [0, 1]; 0 for a teacher that has graded everything alike so far.
         """
