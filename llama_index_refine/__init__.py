@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llama_index_refine.graders.account import Budget as Budget
+    from llama_index_refine.graders.average import AverageGrader as AverageGrader
     from llama_index_refine.graders.base import BaseGrader as BaseGrader
     from llama_index_refine.graders.base import GraderError as GraderError
     from llama_index_refine.graders.base import Grades as Grades
     from llama_index_refine.graders.cache import CachedGrader as CachedGrader
-    from llama_index_refine.graders.combine import AverageGrader as AverageGrader
-    from llama_index_refine.graders.combine import CascadeGrader as CascadeGrader
+    from llama_index_refine.graders.cascade import CascadeGrader as CascadeGrader
     from llama_index_refine.graders.consistency import SelfConsistencyGrader as SelfConsistencyGrader
     from llama_index_refine.graders.cross_encoder import CrossEncoderGrader as CrossEncoderGrader
     from llama_index_refine.graders.feedback import FeedbackGrader as FeedbackGrader
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
     from llama_index_refine.graders.postprocessor import PostprocessorGrader as PostprocessorGrader
     from llama_index_refine.graders.scale import ScaleGrader as ScaleGrader
     from llama_index_refine.refinement import Refinement as Refinement
-    from llama_index_refine.refiner import QueryRefiner as QueryRefiner
+    from llama_index_refine.refining.refiner import QueryRefiner as QueryRefiner
+    from llama_index_refine.refining.trust import Reliability as Reliability
     from llama_index_refine.retriever import RefinedRetriever as RefinedRetriever
-    from llama_index_refine.trust import Reliability as Reliability
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "AverageGrader": "graders.combine",
+    "AverageGrader": "graders.average",
     "BaseGrader": "graders.base",
     "Budget": "graders.account",
     "CachedGrader": "graders.cache",
-    "CascadeGrader": "graders.combine",
+    "CascadeGrader": "graders.cascade",
     "CrossEncoderGrader": "graders.cross_encoder",
     "FeedbackGrader": "graders.feedback",
     "GraderError": "graders.base",
@@ -45,10 +45,10 @@ _HOME = {
     "ListwiseGrader": "graders.listwise",
     "OpenAIGrader": "graders.openai",
     "PostprocessorGrader": "graders.postprocessor",
-    "QueryRefiner": "refiner",
+    "QueryRefiner": "refining.refiner",
     "RefinedRetriever": "retriever",
     "Refinement": "refinement",
-    "Reliability": "trust",
+    "Reliability": "refining.trust",
     "ScaleGrader": "graders.scale",
     "SelfConsistencyGrader": "graders.consistency",
 }

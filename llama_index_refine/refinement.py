@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from torch import Tensor
 
-    from llama_index_refine.geometry import Metric
+    from llama_index_refine.similarity import Metric
 
     Array = np.ndarray | Tensor
 

@@ -18,20 +18,24 @@ from llama_index.core.vector_stores.types import MetadataFilters, VectorStoreQue
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 from qdrant_client import AsyncQdrantClient
 
-from llama_index_refine.collection import QdrantCollection
-from llama_index_refine.events import RefinementEvent, dispatcher, span
 from llama_index_refine.graders.account import Budget
 from llama_index_refine.graders.base import BaseGrader
-from llama_index_refine.index import Docstore, read_index
-from llama_index_refine.loop import FeedbackLoop
-from llama_index_refine.notes import annotated
-from llama_index_refine.operations import Embedding, Grading, Refining
-from llama_index_refine.options import QdrantKwargs, read_hybrid, read_options
+from llama_index_refine.qdrant.collection import QdrantCollection
+from llama_index_refine.qdrant.options import QdrantKwargs, read_hybrid, read_options
 from llama_index_refine.refinement import Refinement
-from llama_index_refine.refiner import QueryRefiner
-from llama_index_refine.steps import Outcome, Steps, arun, run
+from llama_index_refine.refining.base import BaseRefiner
+from llama_index_refine.refining.trust import Reliability
+from llama_index_refine.retrieval.embedding import Embedding
+from llama_index_refine.retrieval.events import RefinementEvent, dispatcher, span
+from llama_index_refine.retrieval.grading import Grading
+from llama_index_refine.retrieval.index import Docstore, read_index
+from llama_index_refine.retrieval.lessons import Refining
+from llama_index_refine.retrieval.loop import FeedbackLoop
+from llama_index_refine.retrieval.notes import annotated
+from llama_index_refine.retrieval.records import trust_in
+from llama_index_refine.retrieval.running import Outcome, arun, run
+from llama_index_refine.steps import Steps
 from llama_index_refine.stores import SparseEncoder, open_store
-from llama_index_refine.trust import Reliability, trust_in
 
 
 class RefinedRetriever(BaseRetriever):
@@ -80,7 +84,7 @@ class RefinedRetriever(BaseRetriever):
         rounds: int = 2,
         background_size: int = 30,
         budget: Budget | None = None,
-        refiner: QueryRefiner | None = None,
+        refiner: BaseRefiner | None = None,
         trust: Reliability | float | None = None,
         on_error: Literal["fallback", "raise"] = "fallback",
         node_ids: Sequence[str] | None = None,

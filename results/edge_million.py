@@ -73,7 +73,7 @@ def measure(count: int, queries: int, folder: str) -> dict[str, object]:
     from qdrant_client import models
 
     from llama_index_refine import BaseGrader, RefinedRetriever
-    from llama_index_refine.edge import EdgeClient
+    from llama_index_refine.qdrant.edge import EdgeClient
 
     class Knowing(BaseGrader):
         def grade(self, query, nodes):

@@ -16,9 +16,11 @@ from llama_index.core.postprocessor.rankGPT_rerank import RankGPTRerank
 from llama_index.core.schema import BaseNode, QueryBundle, TextNode
 from llama_index.llms.openai import OpenAI
 
+from llama_index_refine.graders.asking.text import count_tokens
+from llama_index_refine.graders.average import AverageGrader
 from llama_index_refine.graders.base import BaseGrader
 from llama_index_refine.graders.cache import CachedGrader
-from llama_index_refine.graders.combine import AverageGrader, CascadeGrader
+from llama_index_refine.graders.cascade import CascadeGrader
 from llama_index_refine.graders.consistency import SelfConsistencyGrader
 from llama_index_refine.graders.feedback import FeedbackGrader
 from llama_index_refine.graders.listwise import ListwiseGrader
@@ -26,7 +28,6 @@ from llama_index_refine.graders.llm import LLMGrader
 from llama_index_refine.graders.openai import OpenAIGrader
 from llama_index_refine.graders.postprocessor import PostprocessorGrader
 from llama_index_refine.graders.scale import ScaleGrader
-from llama_index_refine.graders.text import count_tokens
 from tests.chat_server import ChatServer, Question, Reply, overlap
 
 K = 20

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import Result
+from typer.testing import CliRunner
 
 from llama_index_refine import RefinedRetriever, Refinement
+from llama_index_refine.commands.cli import app
 from tests.chat_server import ChatServer
 from tests.places import PLACES, Place, open_place, running_server
 from tests.qdrant_server import QdrantServer
 from tests.small_index import QUERY, BrokenGrader, SubjectGrader, make_index
+from tests.toy_data import write_folder
 
 
 @pytest.fixture(autouse=True)
@@ -62,3 +67,27 @@ def qdrant_server() -> Iterator[QdrantServer]:
     server = QdrantServer().start()
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folder(tmp_path_factory.mktemp("data") / "toy")
+
+
+@pytest.fixture(scope="session")
+def grouped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folder(tmp_path_factory.mktemp("data") / "grouped", groups=True)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the demo writes: its collection into `qdrant`, its picture into `out`."""
+    return tmp_path_factory.mktemp("demo")
+
+
+@pytest.fixture(scope="session")
+def first_run(folder: Path) -> Result:
+    """The demo with the human labels on twelve queries, in a terminal of 80 columns without colour."""
+    environment = {"OPENAI_API_KEY": None, "COLUMNS": "80", "NO_COLOR": "1"}
+    arguments = ["demo", "--queries", "12", "--path", str(folder / "qdrant"), "--out", str(folder / "out")]
+    return CliRunner().invoke(app, arguments, env=environment)

@@ -19,7 +19,7 @@ from llama_index.core.schema import QueryBundle
 from qdrant_client import QdrantClient, models
 
 from llama_index_refine import BaseGrader
-from llama_index_refine.edge import EdgeClient
+from llama_index_refine.qdrant.edge import EdgeClient
 from tests.qdrant_grpc_server import QdrantGrpcServer
 from tests.qdrant_server import QdrantServer
 

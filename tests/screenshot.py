@@ -11,8 +11,8 @@ from pathlib import Path
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
+from llama_index_refine.commands.ui import open_sample
 from llama_index_refine.ui import launch
-from llama_index_refine.ui.command import open_sample
 from tests.browser import chromium, missing
 
 QUERY = "card delivery estimate"

@@ -150,7 +150,7 @@ def test_commands_exist(page: Path):
     """Each `llama-index-refine NAME --option` that a page shows is one that the command line knows."""
     import typer
 
-    from llama_index_refine.cli import app
+    from llama_index_refine.commands.cli import app
 
     commands = typer.main.get_command(app)
     text = page.read_text(encoding="utf-8").replace("\\\n", " ")

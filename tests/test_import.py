@@ -25,7 +25,7 @@ def test_importing_the_package_loads_nothing_heavy():
 
 
 def test_importing_the_command_line_loads_nothing_heavy():
-    assert not loaded_after("import llama_index_refine.cli") & (set(HEAVY) - {"rich", "numpy"})
+    assert not loaded_after("import llama_index_refine.commands.cli") & (set(HEAVY) - {"rich", "numpy"})
 
 
 def test_a_name_loads_what_it_needs():

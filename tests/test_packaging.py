@@ -133,7 +133,7 @@ def test_metadata(wheel):
         commands = archive.read(entries).decode()
     assert described_as["Name"] == NAME
     assert described_as["License-Expression"] == "Apache-2.0"
-    assert "llama-index-refine = llama_index_refine.cli:main" in commands
+    assert "llama-index-refine = llama_index_refine.commands.cli:main" in commands
     assert {"openai", "sentence-transformers", "edge", "plot"} <= set(described_as.get_all("Provides-Extra"))
     optional = {"openai", "sentence-transformers", "matplotlib", "qdrant-edge-py", "gradio"}
     always = {Requirement(text).name for text in described_as.get_all("Requires-Dist") if "extra ==" not in text}

@@ -8,8 +8,8 @@ from itertools import islice
 from llama_index.core.schema import NodeWithScore
 from rich.table import Table
 
-from llama_index_refine.console.ranking import Place, grades_by_node, ranking_table
 from llama_index_refine.demo.measure import GRADED, SHOWN, Example, Gain
+from llama_index_refine.display.ranking import Place, ranking_table
 
 METRICS = ("MAP", "nDCG@10", "P@10")
 
@@ -52,7 +52,7 @@ def bill(gain: Gain) -> str:
 def example_tables(example: Example) -> list[Table]:
     """Make the lists of one query, before and after."""
     refinement = example.refinement
-    grades = grades_by_node(refinement)
+    grades = refinement.grade_of
 
     def places(nodes: Sequence[NodeWithScore], compared: bool) -> list[Place]:
         found = []

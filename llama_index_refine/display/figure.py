@@ -10,7 +10,7 @@ import torch
 
 from llama_index_refine.display.moves import clean
 from llama_index_refine.display.record import as_array
-from llama_index_refine.geometry import Metric, score_of_similarity, similarity
+from llama_index_refine.similarity import Metric, score_of_similarity, similarity
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

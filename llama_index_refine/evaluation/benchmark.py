@@ -19,8 +19,9 @@ from rich.progress import Progress
 import llama_index_refine
 from llama_index_refine.evaluation.cache import Answers, ReplayingGrader, default_cache_dir
 from llama_index_refine.evaluation.corpus import Corpus, embed, read_vectors
-from llama_index_refine.evaluation.datasets import Dataset, load_dataset
+from llama_index_refine.evaluation.datasets import Dataset
 from llama_index_refine.evaluation.embeddings import PACKAGED, SentenceTransformerEmbedding
+from llama_index_refine.evaluation.loading import load_dataset
 from llama_index_refine.evaluation.measuring import Judge, gather, measure_peer, measure_refined
 from llama_index_refine.evaluation.peers import Peer, make_peers
 from llama_index_refine.evaluation.results import (

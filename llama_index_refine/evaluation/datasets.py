@@ -135,33 +135,6 @@ def load_folder(folder: Path, split: str = "test") -> Dataset:
     return Dataset(folder.resolve().name, documents, queries, _read_qrels(_qrels_file(folder, split)), vectors)
 
 
-def expand(names: Sequence[str]) -> list[str]:
-    """Put the parts of a data set that is measured in parts in its place: `followir` is three collections."""
-    from llama_index_refine.evaluation import named
-
-    parts = {"followir": [name for name in named.NAMED if name.startswith("followir-")]}
-    return [part for name in names for part in parts.get(name.lower(), [name])]
-
-
-def load_dataset(name: str, source: str | None = None) -> Dataset:
-    """Load a data set by its name or from a folder.
-
-    :param name: one of `NAMED`, as in `scifact`, or a folder in BEIR's form.
-    :param source: where a named data set's files are, if not at its usual place: a repository or a local copy of one.
-    :return: the data set.
-    :raises ValueError: neither a known name nor a folder.
-    :raises DatasetUnavailable: its files could not be fetched.
-    """
-    from llama_index_refine.evaluation import named
-
-    if (folder := Path(name)).is_dir():
-        return load_folder(folder)
-    if name.lower() in named.NAMED:
-        return named.load_named(name.lower(), source)
-    known = ", ".join(sorted(named.NAMED))
-    raise ValueError(f"{name!r} is neither a folder that exists nor a data set known by name, which are {known}")
-
-
 def _read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: a folder in BEIR's form has corpus.jsonl, queries.jsonl and qrels")

@@ -17,8 +17,8 @@ from llama_index.core.storage.kvstore import SimpleKVStore
 from llama_index.core.storage.kvstore.types import BaseKVStore
 
 from llama_index_refine.graders.account import current_account
+from llama_index_refine.graders.asking.blocking import in_thread
 from llama_index_refine.graders.base import BaseGrader, Grades
-from llama_index_refine.graders.blocking import in_thread
 from llama_index_refine.graders.combining import Caller, CombiningGrader, spread_of
 
 logger = logging.getLogger(__name__)

@@ -17,8 +17,8 @@ from llama_index.core.llms.custom import CustomLLM
 from llama_index.core.prompts import BasePromptTemplate, PromptTemplate
 from pydantic import BaseModel
 
-from llama_index_refine.graders.blocking import in_thread
-from llama_index_refine.graders.text import count_tokens
+from llama_index_refine.graders.asking.blocking import in_thread
+from llama_index_refine.graders.asking.text import count_tokens
 
 Model = TypeVar("Model", bound=BaseModel)
 

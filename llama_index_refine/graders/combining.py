@@ -12,8 +12,8 @@ from llama_index.core.prompts.mixin import PromptDictType
 from llama_index.core.schema import BaseNode, QueryBundle
 
 from llama_index_refine.graders.account import current_account
+from llama_index_refine.graders.asking.blocking import has_running_loop, in_thread, run_blocking
 from llama_index_refine.graders.base import BaseGrader, GraderError, Grades
-from llama_index_refine.graders.blocking import has_running_loop, in_thread, run_blocking
 
 logger = logging.getLogger(__name__)
 
@@ -163,3 +163,10 @@ class CombiningGrader(BaseGrader):
 
 def _prefixed(name: str, key: str) -> str:
     return f"{name}_{key}" if name else key
+
+
+def numbered(teachers: Sequence[BaseGrader]) -> dict[str, BaseGrader]:
+    """Name teachers by their place, from 1. :raises ValueError: there are none."""
+    if not teachers:
+        raise ValueError("teachers must be at least one grader; got none")
+    return {f"teacher_{number}": teacher for number, teacher in enumerate(teachers, start=1)}

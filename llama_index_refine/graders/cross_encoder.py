@@ -12,8 +12,8 @@ import torch
 from llama_index.core.schema import BaseNode, MetadataMode, QueryBundle
 
 from llama_index_refine.graders.account import current_account
+from llama_index_refine.graders.asking.blocking import in_thread
 from llama_index_refine.graders.base import BaseGrader, Grades
-from llama_index_refine.graders.blocking import in_thread
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder

@@ -14,14 +14,14 @@ from llama_index.core.schema import BaseNode, MetadataMode, QueryBundle
 from pydantic import BaseModel, Field
 
 from llama_index_refine.graders.account import Account, current_account
+from llama_index_refine.graders.asking.blocking import run_blocking
+from llama_index_refine.graders.asking.calls import Call, Calls, OnError, Unreadable
+from llama_index_refine.graders.asking.prompts import LISTWISE, LISTWISE_FORM, instruction_line
+from llama_index_refine.graders.asking.text import count_tokens, fenced
+from llama_index_refine.graders.asking.verdicts import HIGHEST, grades_of, verdicts_in
 from llama_index_refine.graders.base import BaseGrader, Grades
-from llama_index_refine.graders.blocking import run_blocking
-from llama_index_refine.graders.calls import Call, Calls, OnError, Unreadable
 from llama_index_refine.graders.chat import LlamaIndexChat, NoModelError
 from llama_index_refine.graders.combining import mean
-from llama_index_refine.graders.prompts import LISTWISE, LISTWISE_FORM, instruction_line
-from llama_index_refine.graders.text import count_tokens, fenced
-from llama_index_refine.graders.verdicts import HIGHEST, grades_of, verdicts_in
 
 _PROMPT_KEY = "grade_prompt"
 _TOKENS_PER_VERDICT = 16

@@ -9,10 +9,10 @@ from llama_index.core.llms import LLM
 from llama_index.core.prompts import BasePromptTemplate
 from llama_index.core.schema import MetadataMode
 
-from llama_index_refine.graders.calls import Calls, OnError
+from llama_index_refine.graders.asking.calls import Calls, OnError
+from llama_index_refine.graders.asking.prompts import YES_NO
 from llama_index_refine.graders.chat import Answer, LlamaIndexChat
 from llama_index_refine.graders.pointwise import PointwiseGrader, yes_no_options
-from llama_index_refine.graders.prompts import YES_NO
 from llama_index_refine.graders.reading import yes_or_no
 
 

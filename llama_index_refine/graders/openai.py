@@ -11,12 +11,12 @@ from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.prompts import BasePromptTemplate
 from llama_index.core.schema import MetadataMode
 
-from llama_index_refine.graders.calls import Calls, OnError, Unreadable
+from llama_index_refine.graders.asking.calls import Calls, OnError, Unreadable
+from llama_index_refine.graders.asking.prompts import YES_NO
+from llama_index_refine.graders.asking.text import count_tokens
 from llama_index_refine.graders.chat import Answer, Chat, NoModelError, probabilities
 from llama_index_refine.graders.pointwise import PointwiseGrader, yes_no_options
-from llama_index_refine.graders.prompts import YES_NO
 from llama_index_refine.graders.reading import yes_or_no
-from llama_index_refine.graders.text import count_tokens
 
 try:
     from openai import AsyncOpenAI, DefaultAsyncHttpxClient

@@ -11,12 +11,12 @@ from llama_index.core.prompts.mixin import PromptDictType
 from llama_index.core.schema import BaseNode, MetadataMode, QueryBundle
 
 from llama_index_refine.graders.account import Account, current_account
+from llama_index_refine.graders.asking.blocking import run_blocking
+from llama_index_refine.graders.asking.calls import Call, Calls, CutShort, Unreadable
+from llama_index_refine.graders.asking.prompts import instruction_line
+from llama_index_refine.graders.asking.text import count_tokens, fenced
 from llama_index_refine.graders.base import BaseGrader, Grades
-from llama_index_refine.graders.blocking import run_blocking
-from llama_index_refine.graders.calls import Call, Calls, CutShort, Unreadable
 from llama_index_refine.graders.chat import Answer, Chat, NoModelError, Options
-from llama_index_refine.graders.prompts import instruction_line
-from llama_index_refine.graders.text import count_tokens, fenced
 
 _ANSWER_TOKENS = 16
 _PROMPT_KEY = "grade_prompt"

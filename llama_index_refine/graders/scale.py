@@ -9,10 +9,10 @@ from llama_index.core.llms import LLM
 from llama_index.core.prompts import BasePromptTemplate
 from llama_index.core.schema import MetadataMode
 
-from llama_index_refine.graders.calls import Calls, OnError
+from llama_index_refine.graders.asking.calls import Calls, OnError
+from llama_index_refine.graders.asking.prompts import SCALE
 from llama_index_refine.graders.chat import Answer, LlamaIndexChat
 from llama_index_refine.graders.pointwise import PointwiseGrader, yes_no_options
-from llama_index_refine.graders.prompts import SCALE
 from llama_index_refine.graders.reading import number
 
 # The four levels that TREC judges use for passages.

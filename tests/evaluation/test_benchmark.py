@@ -17,8 +17,8 @@ from llama_index_refine.evaluation.benchmark import Benchmark
 from llama_index_refine.evaluation.datasets import Dataset, Document, Query, load_folder
 from llama_index_refine.evaluation.results import BASELINE, REFINED, Measured, Run
 from tests.chat_server import ChatServer, Question, Reply, overlap
-from tests.evaluation.conftest import write_folder
 from tests.graders.test_cross_encoder import build
+from tests.toy_data import write_folder
 
 
 class WordEmbedding(BaseEmbedding):

@@ -4,8 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llama_index_refine.evaluation.datasets import Dataset, Document, Query, expand, load_dataset, load_folder
-from tests.evaluation.conftest import write_folder
+from llama_index_refine.evaluation.datasets import Dataset, Document, Query, load_folder
+from llama_index_refine.evaluation.loading import expand, load_dataset
+from tests.toy_data import write_folder
 
 
 def test_folder_in_beirs_form(toy: Path) -> None:

@@ -180,7 +180,7 @@ def test_real_scholar_query(tmp_path: Path) -> None:
 
 def test_without_network_it_says_what_to_do(tmp_path: Path) -> None:
     code = (
-        "from llama_index_refine.evaluation.datasets import load_dataset\n"
+        "from llama_index_refine.evaluation.loading import load_dataset\n"
         "from llama_index_refine.evaluation.named import DatasetUnavailable\n"
         "try: load_dataset('scifact')\n"
         "except DatasetUnavailable as error: print(error)\n"

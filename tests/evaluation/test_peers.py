@@ -22,7 +22,7 @@ from llama_index_refine.evaluation.peers.qdrant import (
     fit_weights,
 )
 from llama_index_refine.evaluation.peers.rocchio import Rocchio
-from llama_index_refine.published import PublishedRefiner
+from llama_index_refine.refining.published import PublishedRefiner
 
 D, N, K = 24, 300, 12
 

@@ -11,11 +11,11 @@ from llama_index.core.llms import MockLLM
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.schema import QueryBundle, TextNode
 
+from llama_index_refine.graders.asking.prompts import LISTWISE, SCALE, YES_NO, instruction_line
+from llama_index_refine.graders.asking.text import clean, count_tokens, cut, fence, fenced
 from llama_index_refine.graders.listwise import ListwiseGrader
 from llama_index_refine.graders.llm import LLMGrader
-from llama_index_refine.graders.prompts import LISTWISE, SCALE, YES_NO, instruction_line
 from llama_index_refine.graders.scale import ScaleGrader
-from llama_index_refine.graders.text import clean, count_tokens, cut, fence, fenced
 from tests.chat_server import overlap
 from tests.graders.attacks import ATTACKS
 from tests.graders.conftest import NODES, QUERY

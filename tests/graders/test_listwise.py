@@ -13,8 +13,8 @@ from llama_index.core.schema import TextNode
 from llama_index.llms.openai import OpenAI
 
 from llama_index_refine.graders.account import Account, Budget
+from llama_index_refine.graders.asking.verdicts import grades_of, verdicts_in
 from llama_index_refine.graders.listwise import ListwiseGrader
-from llama_index_refine.graders.verdicts import grades_of, verdicts_in
 from tests.chat_server import Question, Reply, error
 from tests.graders.conftest import NODES, QUERY
 

@@ -1,0 +1,177 @@
+"""The commands `bench DATA...` and `bench compare RUN RUN`; `app` holds both."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from typer.core import TyperGroup
+
+from llama_index_refine.commands.errors import plain_errors, tell
+from llama_index_refine.evaluation.results import BASELINE, REFINED, Run
+
+if TYPE_CHECKING:
+    from llama_index.core.llms import LLM
+
+_OPENAI = "https://api.openai.com/v1"
+
+_Folder = Annotated[Path, typer.Option(help="Folder for the results; a run that was stopped goes on from there.")]
+_Data = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="DATA...",
+        help="scifact, nfcorpus, realscholarquery, banking77, clinc150, argkp21, arguana, followir, "
+        "or folders with corpus.jsonl, queries.jsonl and qrels.",
+        show_default=False,
+    ),
+]
+_EmbedModels = Annotated[
+    list[str],
+    typer.Option("--embed-model", help="minilm, a SentenceTransformer, or NAME for DATA/NAME.npz. May be repeated."),
+]
+_Teachers = Annotated[
+    list[str],
+    typer.Option(
+        "--teacher",
+        help="gold (human labels), noisy, weak, random or auc:0.85 (labels with noise of that area under ROC), "
+        "cross-encoder or cross-encoder:MODEL, llm. May be repeated.",
+    ),
+]
+_Peers = Annotated[str, typer.Option(help="What to measure beside: names parted by commas, all, or none.")]
+_Depths = Annotated[list[int], typer.Option("--feedback-top-k", help="Documents graded per query. May be repeated.")]
+_MaxQueries = Annotated[int | None, typer.Option(help="Queries drawn from each data set; all if not given.")]
+_LLMModel = Annotated[str | None, typer.Option(help="LLM of the teacher llm; HyDE and LLMRerank are measured too.")]
+_LLMBaseUrl = Annotated[str | None, typer.Option(help="Its OpenAI-compatible server, if it is not OpenAI's.")]
+_Cache = Annotated[Path | None, typer.Option(help="Folder for embeddings and grades.", show_default="user's cache")]
+
+
+class _RunByDefault(TyperGroup):
+    """A group whose first argument may be left out: `bench DATA` is `bench run DATA`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] not in ("--help", "-h"):
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    cls=_RunByDefault,
+    no_args_is_help=True,
+    help="Measure refinement beside its peers: bench DATA... --out DIR, or bench compare RUN RUN.",
+)
+
+
+@app.command("run")
+def bench(
+    data: _Data,
+    out: _Folder = Path("bench"),
+    embed_model: _EmbedModels = ["minilm"],  # noqa: B006
+    teacher: _Teachers = ["gold"],  # noqa: B006
+    peers: _Peers = "all",
+    feedback_top_k: _Depths = [20],  # noqa: B006
+    max_queries: _MaxQueries = None,
+    seed: Annotated[int, typer.Option(help="Of the draw of queries.")] = 1,
+    llm_model: _LLMModel = None,
+    llm_base_url: _LLMBaseUrl = None,
+    cache: _Cache = None,
+    plots: Annotated[bool, typer.Option(help="Draw the pictures.")] = True,
+) -> None:
+    """Measure refinement beside its peers, on data sets by name or on your own data."""
+    console = Console()
+    with plain_errors() as collected:
+        run = _measure(
+            console,
+            out,
+            data=data,
+            embed_models=embed_model,
+            teachers=teacher,
+            peers=_named(peers),
+            feedback_top_k=feedback_top_k,
+            max_queries=max_queries,
+            seed=seed,
+            llm=make_llm(llm_model, llm_base_url),
+            cache=cache,
+        )
+        written = _write(run, out, plots)
+    tell(console, collected)
+    console.print(_summary(run))
+    console.print(f"Written: {', '.join(str(path) for path in written)}", highlight=False, soft_wrap=True)
+
+
+@app.command("compare")
+def compare(
+    before: Annotated[Path, typer.Argument(help="The folder of a run.")],
+    after: Annotated[Path, typer.Argument(help="The folder of another.")],
+    out: Annotated[Path | None, typer.Option(help="Write the table to this Markdown file.")] = None,
+) -> None:
+    """Compare two runs, query by query, with intervals."""
+    from llama_index_refine.evaluation import report
+
+    with plain_errors():
+        table = report.compare(Run.load(before), Run.load(after))
+        if out is not None:
+            out.write_text(table, encoding="utf-8")
+    typer.echo(table)
+
+
+def make_llm(model: str | None, base_url: str | None) -> LLM | None:
+    """Make the LLM that the options name, with the key in OPENAI_API_KEY; None where none is named.
+
+    :raises ImportError: the client is missing.
+    :raises ValueError: a server without a model.
+    """
+    if model is None:
+        if base_url is not None:
+            raise ValueError("--llm-base-url needs --llm-model, the model to ask for there")
+        return None
+    try:
+        from llama_index.llms.openai_like import OpenAILike
+    except ImportError as error:
+        raise ImportError('an LLM needs: pip install "llama-index-refine[openai]"') from error
+    key = os.environ.get("OPENAI_API_KEY", "none")
+    return OpenAILike(model=model, api_base=base_url or _OPENAI, api_key=key, is_chat_model=True, temperature=0.0)
+
+
+def _named(peers: str) -> list[str] | None:
+    if peers in ("all", "none"):
+        return None if peers == "all" else []
+    return [name.strip() for name in peers.split(",")]
+
+
+def _measure(console: Console, out: Path, data: list[str], **settings: Any) -> Run:
+    from llama_index_refine.evaluation.benchmark import Benchmark
+    from llama_index_refine.evaluation.loading import expand
+
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console) as progress:
+        return Benchmark(data=expand(data), **settings).run(out, progress)
+
+
+def _write(run: Run, out: Path, plots: bool) -> list[Path]:
+    from llama_index_refine.evaluation import report
+
+    table = out / "table.md"
+    table.write_text(report.markdown(run), encoding="utf-8")
+    drawn: list[Path] = []
+    if plots:
+        from llama_index_refine.evaluation.plots import draw
+
+        drawn = draw(run, out)
+    return [out / "run.json", table, *drawn]
+
+
+def _summary(run: Run) -> Table:
+    """MAP of every cell: before, the best peer, ours."""
+    table = Table("data", "teacher", "graded", "no feedback", "best peer", "", "refined", title="MAP")
+    for cell in run.cells:
+        peers = {name: found.mean("MAP") for name, found in cell.measured.items() if name not in (BASELINE, REFINED)}
+        best = max(peers, key=lambda name: peers[name], default="")
+        shown = [f"{cell.measured[BASELINE].mean('MAP'):.3f}", best, f"{peers[best]:.3f}" if best else ""]
+        ours = f"{cell.measured[REFINED].mean('MAP'):.3f}"
+        table.add_row(cell.data, cell.teacher, str(cell.feedback_top_k), *shown, ours)
+    return table

@@ -1,0 +1,36 @@
+"""The command line. Commands import what is heavy or optional when they run."""
+
+from __future__ import annotations
+
+import os
+
+import typer
+
+from llama_index_refine.commands.bench import app as bench
+from llama_index_refine.commands.demo import demo
+from llama_index_refine.commands.search import search
+from llama_index_refine.commands.ui import ui
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+    help="Let an LLM grade the first results, refine the query vector by the grades, and search Qdrant again.",
+)
+
+
+@app.callback()
+def quiet() -> None:
+    """Keep the libraries' own progress bars out of the commands' output."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+app.command()(demo)
+app.command()(search)
+app.command()(ui)
+app.add_typer(bench, name="bench")
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

@@ -1,0 +1,205 @@
+"""How a teacher calls its LLM for many nodes: limited, retried, on time, within budget, and never fatal by accident."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeVar
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from llama_index_refine.graders.account import Account
+from llama_index_refine.graders.asking.failures import describe, is_setup_error, is_transient, retry_after, status_of
+from llama_index_refine.graders.asking.limits import Circuit, ConcurrencyLimit
+from llama_index_refine.graders.base import GraderError
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+OnError = Literal["ignore", "raise"]
+
+_LONGEST_WAIT = 20.0
+_FAILURES_TO_OPEN = 5
+
+logger = logging.getLogger(__name__)
+
+
+class Unreadable(Exception):
+    """The LLM answered, but not the question."""
+
+
+class CutShort(Unreadable):
+    """The LLM ran into `max_tokens` before it answered the question."""
+
+
+class _NotCalled(Exception):
+    """The call was not made: the budget is spent, or the circuit is open."""
+
+
+@dataclass(frozen=True)
+class Call(Generic[T_co]):
+    """One question to an LLM.
+
+    :param make: makes one attempt.
+    :param tokens: about how many tokens one attempt will use; asked only where the budget limits them.
+    :param adapt: told of an error that will not pass by itself; returns whether to try again at once, because the next
+        attempt will ask in another way.
+    """
+
+    make: Callable[[], Awaitable[T_co]]
+    tokens: Callable[[], int] = lambda: 0
+    adapt: Callable[[Exception], bool] = lambda error: False
+
+
+class Calls:
+    """The gate that all LLM calls of one teacher go through, whatever query, thread or event loop they come from.
+
+    :param concurrency: calls out at the same time, at least 1.
+    :param timeout: seconds one attempt may take, above 0.
+    :param retries: how often a rate limit, a server error, a timeout or a broken connection is tried again, at least 0.
+    :param cooldown: seconds without calls after five calls in a row have failed, at least 0.
+    :param on_error: "ignore" logs and leaves the node without a grade; "raise" raises `GraderError` at once where the
+        user has to change something (credentials, model, address, request).
+    :raises ValueError: a number out of its range, or another word for on_error.
+    """
+
+    def __init__(
+        self,
+        concurrency: int = 16,
+        timeout: float = 30.0,
+        retries: int = 2,
+        cooldown: float = 30.0,
+        on_error: OnError = "ignore",
+    ) -> None:
+        if concurrency < 1:
+            raise ValueError(f"concurrency must be at least 1; got {concurrency}")
+        if not timeout > 0:
+            raise ValueError(f"timeout must be above 0 seconds; got {timeout}")
+        if retries < 0:
+            raise ValueError(f"retries must be at least 0; got {retries}")
+        if not cooldown >= 0:
+            raise ValueError(f"cooldown must be at least 0 seconds; got {cooldown}")
+        if on_error not in ("ignore", "raise"):
+            raise ValueError(f'on_error must be "ignore" or "raise"; got {on_error!r}')
+        self._timeout = timeout
+        self._retries = retries
+        self._cooldown = cooldown
+        self._on_error = on_error
+        self._limit = ConcurrencyLimit(concurrency)
+        self._circuit = Circuit(_FAILURES_TO_OPEN, cooldown)
+        self._told: set[str] = set()
+        self._told_lock = threading.Lock()
+
+    async def gather(self, calls: Sequence[Call[T]], account: Account) -> list[T | None]:
+        """Make all calls and wait for them, at most until the account's deadline.
+
+        :param calls: the calls, made in this order as far as the limit allows.
+        :param account: the bill of the query they belong to.
+        :return: one result a call, None where it failed, was not made or was still out at the deadline.
+        :raises GraderError: the user has to change something, and on_error is "raise".
+        """
+        tasks: list[asyncio.Task[T | None]] = [asyncio.create_task(self._call(call, account)) for call in calls]
+        try:
+            if tasks:
+                await asyncio.wait(tasks, timeout=account.seconds_left(), return_when=asyncio.FIRST_EXCEPTION)
+        finally:
+            late = [task for task in tasks if not task.done()]
+            for task in late:
+                task.cancel()
+                task.add_done_callback(_let_be)
+        done = [task for task in tasks if task.done() and not task.cancelled()]
+        errors = [error for task in done if (error := task.exception())]
+        if errors:
+            raise errors[0]
+        if late:
+            if not done:
+                self._circuit.failed()
+            self._tell(f"answers were still out at the deadline of {account.budget.seconds:g} s", account)
+        return [task.result() if task in done else None for task in tasks]
+
+    def fail(self, reason: str, account: Account) -> None:
+        """Say why grades are missing where the user has to change something.
+
+        :param reason: what went wrong and what to do, without secrets.
+        :param account: the bill of the query it went wrong for.
+        :raises GraderError: on_error is "raise".
+        """
+        if self._on_error == "raise":
+            raise GraderError(reason) from None
+        self._tell(reason, account)
+
+    async def _call(self, call: Call[T], account: Account) -> T | None:
+        try:
+            return await self._attempt(call, account)
+        except (Unreadable, _NotCalled) as error:
+            self._tell(str(error), account)
+        except Exception as error:
+            if status_of(error) not in (400, 422):
+                self._circuit.failed()
+            if is_setup_error(error):
+                self.fail(describe(error), account)
+            else:
+                self._tell(describe(error), account)
+        return None
+
+    async def _attempt(self, call: Call[T], account: Account) -> T:
+        while True:
+            try:
+                return await self._with_retries(call, account)
+            except _NotCalled:
+                raise
+            except Exception as error:
+                if is_transient(error) or status_of(error) in (401, 403, 404, 405) or not call.adapt(error):
+                    raise
+
+    async def _with_retries(self, call: Call[T], account: Account) -> T:
+        retrying = AsyncRetrying(
+            reraise=True,
+            stop=stop_after_attempt(self._retries + 1),
+            wait=_backoff,
+            retry=retry_if_exception(lambda error: is_transient(error) and (retry_after(error) or 0) <= _LONGEST_WAIT),
+        )
+        return await retrying(self._once, call, account)
+
+    async def _once(self, call: Call[T], account: Account) -> T:
+        async with self._limit:
+            if not self._circuit.allows():
+                raise _NotCalled(f"the LLM has failed repeatedly and is left alone for {self._cooldown:g} s")
+            tokens = call.tokens() if account.budget.tokens is not None else 0
+            if not account.open_call(tokens):
+                raise _NotCalled(account.exhausted(tokens) or "the budget is used up")
+            try:
+                result = await asyncio.wait_for(call.make(), self._timeout)
+            except Unreadable:
+                self._circuit.succeeded()
+                raise
+            finally:
+                account.release(tokens)
+            self._circuit.succeeded()
+            return result
+
+    def _tell(self, reason: str, account: Account) -> None:
+        account.note(reason)
+        with self._told_lock:
+            if reason in self._told:
+                return
+            self._told.add(reason)
+        logger.warning("Some nodes got no grade: %s", reason)
+
+
+def _let_be(task: asyncio.Task[Any]) -> None:
+    """Look at how a cancelled task ended: with an answer or an error that came at the same moment, it may be."""
+    if not task.cancelled():
+        task.exception()
+
+
+_exponential = wait_random_exponential(multiplier=0.5, max=_LONGEST_WAIT)
+
+
+def _backoff(state: RetryCallState) -> float:
+    error = state.outcome.exception() if state.outcome else None
+    asked = retry_after(error) if error else None
+    return _exponential(state) if asked is None else asked

@@ -1,0 +1,1 @@
+"""The collection: what is asked of Qdrant, and how."""

@@ -1,0 +1,88 @@
+"""What is known about collections, shared by all retrievers on one client: a retriever may then be made for each
+request or tenant and finds what others have learnt.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from torch import Tensor
+
+from llama_index_refine.qdrant.space import Space
+
+# One entry for each filter; at 30 background vectors of 1024 dimensions, 30 MB in all.
+ENTRIES = 256
+
+
+@dataclass(frozen=True)
+class Background:
+    """A random sample of the documents that a filter admits.
+
+    :param vectors: (N, d) float32.
+    :param ids: their points.
+    :param population: how many documents the filter admits.
+    """
+
+    vectors: Tensor
+    ids: list[Any]
+    population: int
+
+
+@dataclass
+class Known:
+    """What is known about one collection under one filter. Each field is set at once, so threads may share it.
+
+    :param space: the vector space, None while it is not known.
+    :param described: when it was read.
+    :param background: the sample, None while there is none.
+    :param counted: when its population was last compared with the collection's.
+    :param sampled: the answer that the sample was taken from.
+    """
+
+    space: Space | None = None
+    described: float = 0.0
+    background: Background | None = None
+    counted: float = 0.0
+    sampled: Any = field(default=None, repr=False)
+
+    def learn(self, space: Space) -> None:
+        """Take in a description. A background from another space is dropped."""
+        if space != self.space:
+            self.background = None
+        self.space, self.described = space, time.monotonic()
+
+    def forget(self) -> None:
+        """Ask for everything again when it is next needed."""
+        self.space, self.background = None, None
+
+
+class Shelf:
+    """The latest few hundred things known, by client."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._of_client: WeakKeyDictionary[Any, OrderedDict[Hashable, Known]] = WeakKeyDictionary()
+
+    def entry(self, client: Any, key: Hashable) -> Known:
+        """Return what is known about a collection; a new entry where nothing is.
+
+        :param client: the client that reaches it.
+        :param key: what sets it apart for this client: the collection's name, vector, filter, shard key, sample size.
+        :return: the entry, which its users fill.
+        """
+        with self._lock:
+            entries = self._of_client.setdefault(client, OrderedDict())
+            known = entries.setdefault(key, Known())
+            entries.move_to_end(key)
+            if len(entries) > ENTRIES:
+                entries.popitem(last=False)
+            return known
+
+
+shelf = Shelf()

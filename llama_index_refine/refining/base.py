@@ -1,0 +1,213 @@
+"""What every refiner of query vectors has in common: what it takes, and the account it gives."""
+
+from __future__ import annotations
+
+import math
+import time
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from llama_index_refine.refinement import Refinement
+from llama_index_refine.refining.arrays import like, to_numpy, to_tensor
+from llama_index_refine.refining.geometry import Normal, normal_form
+from llama_index_refine.refining.newton import Array, divergence
+from llama_index_refine.similarity import METRICS, Metric
+
+
+@dataclass(frozen=True)
+class Problem:
+    """B refinements in normal form. The graded documents come first, the background after them: M = K + N.
+
+    :param form: queries and documents.
+    :param grades: (B, M), 0 for the background.
+    :param trust: (B,) in [0, 1].
+    :param log_weights: (M,) how many documents each one stands for, as a logarithm.
+    """
+
+    form: Normal
+    grades: Array
+    trust: Array
+    log_weights: Array
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Where the queries should go.
+
+    :param vectors: (B, d) in normal form.
+    :param tau: (B,) the student's temperature in normal form.
+    :param target: (B, M) the distribution the student was drawn to.
+    :param log_before: (B, M) logarithm of the student's distribution before.
+    :param log_after: (B, M) and after.
+    :param fused: (B, K) scores of the graded documents in normal form, with their own grade weighed in.
+    :param iterations: (B,)
+    :param converged: (B,)
+    """
+
+    vectors: Tensor
+    tau: Array
+    target: Array
+    log_before: Array
+    log_after: Array
+    fused: Array
+    iterations: NDArray[np.int64]
+    converged: NDArray[np.bool_]
+
+
+class BaseRefiner(ABC):
+    """Moves query vectors by grades; a subclass says where to.
+
+    :param metric: the collection's distance: cosine, dot or euclid.
+    :param device: where to compute; None for where the query is.
+    :raises ValueError: another metric.
+    """
+
+    wants_background = True
+
+    def __init__(self, metric: Metric = "cosine", device: str | torch.device | None = None) -> None:
+        if metric not in METRICS:
+            raise ValueError(f"metric must be one of {', '.join(METRICS)}; got {metric!r}")
+        self.metric: Metric = metric
+        self.device = device
+
+    def refine(
+        self,
+        query: Any,
+        documents: Any,
+        grades: Any,
+        background: Any = None,
+        *,
+        population: int | None = None,
+        trust: float = 1.0,
+    ) -> Refinement:
+        """Refine one query vector.
+
+        :param query: (d,) numpy array or torch tensor.
+        :param documents: (K, d) vectors of the graded documents, K at least 2.
+        :param grades: (K,) in [0, 1].
+        :param background: (N, d) vectors of documents taken as irrelevant, N at least 1; None for none.
+        :param population: how many documents the background stands for; None where each is only itself.
+        :param trust: how far the grades are believed, in [0, 1]; at 0 nothing moves.
+        :return: the refinement.
+        :raises ValueError: naming the argument and what is wrong with it.
+        """
+        queries = to_tensor("query", query, (None,), self.device)[None]
+        rows = to_tensor("documents", documents, (None, queries.shape[1]), queries.device)[None]
+        marks = to_tensor("grades", grades, (rows.shape[1],), queries.device)[None]
+        extra = None
+        if background is not None:
+            extra = to_tensor("background", background, (None, queries.shape[1]), queries.device)
+        share = to_tensor("trust", [trust], (1,), queries.device)
+        (refinement,) = self._refine(query, queries, rows, marks, extra, population, share)
+        return refinement
+
+    def refine_batch(
+        self,
+        queries: Any,
+        documents: Any,
+        grades: Any,
+        background: Any = None,
+        *,
+        population: int | None = None,
+        trust: Any = None,
+    ) -> list[Refinement]:
+        """Refine many query vectors at once.
+
+        :param queries: (B, d).
+        :param documents: (B, K, d).
+        :param grades: (B, K) in [0, 1].
+        :param background: (N, d), the same for all queries, or (B, N, d); None for none.
+        :param population: how many documents the background stands for; None where each is only itself.
+        :param trust: (B,) how far the grades are believed, in [0, 1]; None for 1.
+        :return: one refinement per query.
+        :raises ValueError: naming the argument and what is wrong with it.
+        """
+        many = to_tensor("queries", queries, (None, None), self.device)
+        batch, size = many.shape
+        rows = to_tensor("documents", documents, (batch, None, size), many.device)
+        marks = to_tensor("grades", grades, (batch, rows.shape[1]), many.device)
+        extra = None
+        if background is not None:
+            shape = (None, size) if getattr(background, "ndim", 2) == 2 else (batch, None, size)
+            extra = to_tensor("background", background, shape, many.device)
+        share = torch.ones_like(many[:, 0]) if trust is None else to_tensor("trust", trust, (batch,), many.device)
+        return self._refine(queries, many, rows, marks, extra, population, share)
+
+    def _refine(
+        self,
+        example: Any,
+        queries: Tensor,
+        documents: Tensor,
+        grades: Tensor,
+        background: Tensor | None,
+        population: int | None,
+        trust: Tensor,
+    ) -> list[Refinement]:
+        began = time.perf_counter()
+        _check(documents, grades, background, population, trust)
+        if background is None:
+            background = documents.new_zeros(0, documents.shape[-1])
+        graded, size = documents.shape[1], background.shape[-2]
+        log_weights = np.zeros(graded + size)
+        if size and population is not None:
+            log_weights[graded:] = math.log(math.sqrt(max(population, size)) / size)
+        form = normal_form(queries, documents, background, self.metric)
+        marks = np.zeros((len(queries), graded + size))
+        marks[:, :graded] = to_numpy(grades)
+        solution = self._solve(Problem(form, marks, to_numpy(trust), log_weights))
+        vectors = form.to_collection(solution.vectors)
+        fused = form.similarity(torch.from_numpy(solution.fused).to(vectors), solution.vectors)
+        tau = solution.tau * to_numpy(form.unit(solution.vectors))
+        before, after = np.exp(solution.log_before), np.exp(solution.log_after)
+        kl_before, kl_after = (
+            divergence(solution.target, log_student) for log_student in (solution.log_before, solution.log_after)
+        )
+        seconds = time.perf_counter() - began
+        return [
+            Refinement(
+                query=like(queries[at], example),
+                vector=like(vectors[at], example),
+                documents=like(documents[at], example),
+                grades=like(grades[at], example),
+                background=like(background if background.ndim == 2 else background[at], example),
+                target=like(solution.target[at], example),
+                student_before=like(before[at], example),
+                student_after=like(after[at], example),
+                fused=like(fused[at], example),
+                kl_before=float(kl_before[at]),
+                kl_after=float(kl_after[at]),
+                tau=float(tau[at]),
+                trust=float(trust[at]),
+                iterations=int(solution.iterations[at]),
+                converged=bool(solution.converged[at]),
+                seconds=seconds,
+                metric=self.metric,
+                path=[like(vectors[at], example)],
+            )
+            for at in range(len(queries))
+        ]
+
+    @abstractmethod
+    def _solve(self, problem: Problem) -> Solution:
+        """Say where the queries should go."""
+
+
+def _check(documents: Tensor, grades: Tensor, background: Tensor | None, population: int | None, trust: Tensor) -> None:
+    if documents.shape[1] < 2:
+        raise ValueError(
+            f"documents must be at least 2, got {documents.shape[1]}: a grade needs another to differ from"
+        )
+    for name, values in (("grades", grades), ("trust", trust)):
+        least, most = (float(value) for value in values.aminmax())
+        if least < 0 or most > 1:
+            raise ValueError(f"{name} must be in [0, 1], got {least} to {most}")
+    if background is not None and background.shape[-2] < 1:
+        raise ValueError("background is empty; leave it out to refine without one")
+    if population is not None and population < 1:
+        raise ValueError(f"population must be at least 1, got {population}")

@@ -1,0 +1,59 @@
+"""The procedure of arXiv 2605.12487 as published, for comparison."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from llama_index_refine.refining.arrays import to_numpy
+from llama_index_refine.refining.base import BaseRefiner, Problem, Solution
+
+
+class PublishedRefiner(BaseRefiner):
+    """Adam on the query vector, minimising KL(softmax(grades) || softmax(cosines)), without temperature.
+
+    :param steps: Adam steps, at least 1.
+    :param rate: Adam's learning rate, above 0.
+    :param device: where to compute; None for where the query is.
+    :raises ValueError: an argument outside its range.
+    """
+
+    wants_background = False
+
+    def __init__(self, steps: int = 100, rate: float = 1e-4, device: str | torch.device | None = None) -> None:
+        super().__init__(metric="cosine", device=device)
+        if steps < 1:
+            raise ValueError(f"steps must be at least 1, got {steps}")
+        if not rate > 0:
+            raise ValueError(f"rate must be above 0, got {rate}")
+        self.steps = steps
+        self.rate = rate
+
+    def _solve(self, problem: Problem) -> Solution:
+        form = problem.form
+        rows = torch.cat([form.graded, form.background.expand(len(form.start), *form.background.shape[-2:])], dim=1)
+        target = torch.from_numpy(problem.grades).to(form.start).softmax(-1)
+        start = form.to_collection(form.start)
+        vectors = start.clone().requires_grad_()
+        adam = torch.optim.Adam([vectors], lr=self.rate)
+        for _ in range(self.steps):
+            student = F.cosine_similarity(rows, vectors[:, None], dim=-1).softmax(-1)
+            loss = (target * ((target + 1e-8).log() - (student + 1e-8).log())).sum()
+            adam.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            adam.step()
+        refined = vectors.detach() / form.scale[:, None]
+        before, after = (F.cosine_similarity(rows, x[:, None], dim=-1).log_softmax(-1) for x in (start, refined))
+        many = len(start)
+        return Solution(
+            refined,
+            np.ones(many),
+            to_numpy(target),
+            to_numpy(before),
+            to_numpy(after),
+            to_numpy(form.scores(refined)[:, : form.graded.shape[1]]),
+            np.full(many, self.steps),
+            # A fixed number of steps has no test of convergence to pass.
+            np.ones(many, dtype=np.bool_),
+        )

@@ -1,0 +1,134 @@
+"""The refinement of a query vector by graded documents."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from llama_index_refine.refining.arrays import to_numpy
+from llama_index_refine.refining.base import BaseRefiner, Problem, Solution
+from llama_index_refine.refining.newton import Array, held_out, log_softmax, minimise
+from llama_index_refine.similarity import Metric
+
+# Without a background the spread of the documents stands in for the scatter of their similarities.
+BANDWIDTH = 0.6
+# Vectors or similarities that differ by less, as a share of their squared length, are the same in float32.
+RESOLUTION = 1e-6
+# The least that a float32 tells from zero.
+TINY = float(np.finfo(np.float32).tiny)
+
+
+class QueryRefiner(BaseRefiner):
+    """Moves a query vector until the embedding space agrees with the grades.
+
+    With the student s_i = x.d_i the refined vector x minimises
+
+        KL(p || softmax(log w + X x / tau)) + R^2 |x - q|^2 / (2 (reach tau)^2)
+
+    with the target p ~ w exp(trust g / temperature + X q / tau), over the graded documents, w = 1, and the background,
+    g = 0 and w = sqrt(population) / N, or 1 where the population is not known. R is the documents' root mean square
+    distance from their mean. The KL divergence between teacher and student is that of arXiv 2605.12487; target, scale
+    and quadratic term make the result independent of the vectors' scale, and unique.
+
+    :param metric: the collection's distance: cosine, dot or euclid.
+    :param temperature: how much a grade counts: grades 0 and 1 differ by 1 / temperature nats in the target.
+    :param prior: how much the embedding counts: nats for one standard deviation of the background's similarity.
+    :param reach: how far the student's logits may move at little cost, in nats.
+    :param own_grade: what a document's own grade adds to its place in the final order, in nats from 0.5 to 1.
+    :param max_iterations: the most Newton steps.
+    :param device: where to compute; None for where the query is.
+    :raises ValueError: an argument outside its range.
+    """
+
+    def __init__(
+        self,
+        metric: Metric = "cosine",
+        temperature: float = 0.3,
+        prior: float = 0.15,
+        reach: float = 5.0,
+        own_grade: float = 1.0,
+        max_iterations: int = 50,
+        device: str | torch.device | None = None,
+    ) -> None:
+        super().__init__(metric, device)
+        for name, value in (("temperature", temperature), ("prior", prior), ("reach", reach)):
+            if not value > 0:
+                raise ValueError(f"{name} must be above 0, got {value}")
+        if not own_grade >= 0:
+            raise ValueError(f"own_grade must be at least 0, got {own_grade}")
+        if max_iterations < 1:
+            raise ValueError(f"max_iterations must be at least 1, got {max_iterations}")
+        self.temperature = temperature
+        self.prior = prior
+        self.reach = reach
+        self.own_grade = own_grade
+        self.max_iterations = max_iterations
+
+    @classmethod
+    def paper(cls, steps: int = 100, rate: float = 1e-4, device: str | torch.device | None = None) -> BaseRefiner:
+        """Return the procedure as published, for comparison.
+
+        :param steps: Adam steps.
+        :param rate: Adam's learning rate.
+        :param device: where to compute; None for where the query is.
+        :return: a refiner with the same methods.
+        """
+        from llama_index_refine.refining.published import PublishedRefiner
+
+        return PublishedRefiner(steps, rate, device)
+
+    def _solve(self, problem: Problem) -> Solution:
+        form, graded = problem.form, problem.form.graded.shape[1]
+        start, products = to_numpy(form.scores(form.start)), form.gram()
+        means = products.mean(1)
+        gram = products - means[:, None] - means[:, :, None] + means.mean(1)[:, None, None]
+        squares = np.einsum("bii->bi", products)[:, :graded].mean(1)
+        spread = np.maximum(np.einsum("bii->b", gram) / gram.shape[1], RESOLUTION * np.maximum(squares, TINY))  # R^2
+        gram /= spread[:, None, None]
+        tau = self._tau(start, graded, spread)
+        logits = start / tau[:, None] + problem.log_weights
+        evidence = problem.trust[:, None] * problem.grades / self.temperature
+        target = np.exp(log_softmax(evidence + logits))
+        minimum = minimise(gram, logits, target, 1 / self.reach**2, self.max_iterations)
+        after = logits + minimum.push
+        weights = minimum.weights * (tau / spread)[:, None]
+        vectors = form.start + form.combine(torch.from_numpy(weights).to(form.start))
+        unseen = held_out(gram, after, minimum.log_after, target, self.reach**2, graded)
+        place = self._place(unseen, (after - problem.log_weights)[:, :graded], problem)
+        # Logits leave open a constant; the mean score of all documents at the new vector fixes it.
+        moved = (means * weights).sum(-1)
+        constant = start.mean(-1) + moved - (after - problem.log_weights).mean(-1) * tau
+        fused = constant[:, None] + tau[:, None] * place
+        return Solution(
+            vectors,
+            tau,
+            target,
+            minimum.log_before,
+            minimum.log_after,
+            fused,
+            minimum.iterations,
+            minimum.converged,
+        )
+
+    def _place(self, unseen: Array, fitted: Array, problem: Problem) -> Array:
+        """Weigh a document's own grade in with what the others say of it.
+
+        The more certain the grade, the less it may put the document below where the refined vector has it, if it is
+        relevant, or above, if it is not.
+
+        :param unseen: (B, K) logits that the other documents predict.
+        :param fitted: (B, K) logits at the refined vector.
+        :param problem: the grades and the trust in them.
+        :return: (B, K) logits.
+        """
+        verdict = 2 * problem.grades[:, : unseen.shape[1]] - 1
+        own = unseen + problem.trust[:, None] * self.own_grade * verdict
+        kept = own + np.abs(verdict) * (fitted - own)
+        return np.where(verdict > 0, np.maximum(own, kept), np.minimum(own, kept))
+
+    def _tau(self, start: Array, graded: int, spread: Array) -> Array:
+        """Return the similarity that counts as one nat, from how the background's similarities scatter."""
+        if start.shape[1] - graded < 2:
+            return BANDWIDTH * np.sqrt(spread)
+        scatter: Array = np.maximum(start[:, graded:].std(-1), np.sqrt(RESOLUTION * spread))
+        return scatter / self.prior

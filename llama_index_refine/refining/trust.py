@@ -1,0 +1,210 @@
+"""How far a teacher's grades can be trusted, learned from the grades alone.
+
+A teacher that grades by chance puts its grades on a query's documents in any order, all orders being equally likely. So
+what chance looks like is known exactly, whatever the embedding, the number of documents or the scale: it is the
+permutation distribution of the grades in hand (Fisher 1935, Pitman 1937). Every query is a test of that against a
+teacher whose grades follow the vectors, and the tests of many queries add up.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from llama_index_refine.refining.grade_range import GradeRange
+
+Vector = NDArray[np.float64]
+
+# Signal to noise of the grades, one hypothesis each. Less cannot be told from chance within some fifty queries, and
+# closer ones not from each other.
+RATIOS = np.array([0.1, 0.3, 1.0, 3.0])
+# Beforehand. Most teachers that someone chose to use know something; but the harm that a guesser does until it is found
+# out counts for more than a gain that comes a few queries late.
+CHANCE, INVERTED = 0.8, 0.01
+# The teacher's model, prompt or collection becomes another once in some two hundred queries.
+CHANGE = 0.005
+# Correlation of exact grades with the first similarity among the first K, which hardly differ in it.
+AGREEMENT = 0.3
+# No query's evidence can exceed one in this many.
+PERMUTATIONS = 256
+# The least that a teacher's odds are lowered to for saying itself that it knows little.
+LEAST_CLAIM = 0.25
+# Grades that differ by less are alike.
+ALIKE = 1e-6
+
+
+@dataclass(frozen=True)
+class Belief:
+    """What is believed about a teacher.
+
+    :param hypotheses: (9,) probabilities of chance, of each of RATIOS upside down, of each of RATIOS upright.
+    :param claim: mean information of a grade in bits, over `queries`.
+    :param variance: mean variance of a query's grades, over the `varied` queries in which they differed.
+    """
+
+    hypotheses: Vector
+    claim: float = 0.0
+    queries: float = 0.0
+    variance: float = 0.0
+    varied: float = 0.0
+
+    @classmethod
+    def prior(cls) -> Belief:
+        """Return what is believed of a teacher nobody has seen."""
+        many = len(RATIOS)
+        upright = 1 - CHANCE - INVERTED
+        return cls(np.r_[CHANCE, np.full(many, INVERTED / many), np.full(many, upright / many)])
+
+    def trust(self) -> float:
+        """Say how far to follow the teacher: the probability that it sees relevance, upright.
+
+        There is no threshold below which a teacher is not followed at all: the small pushes of a guesser, which point
+        in no direction, help about as often as they hurt, while those of a teacher that knows add up.
+
+        :return: in [0, 1]; 0 for a teacher that has graded everything alike so far.
+        """
+        if not self.varied:
+            return 0.0
+        upright = self.hypotheses[1 + len(RATIOS) :].sum()
+        odds = upright / max(1 - upright, 1e-12) * min(1.0, max(LEAST_CLAIM, self.claim))
+        return float(odds / (1 + odds))
+
+    def after(self, documents: Vector, grades: Vector, similarities: Vector) -> Belief:
+        """Return the belief once a query has been graded, by Bayes' rule.
+
+        :param documents: (K, d) vectors.
+        :param grades: (K,) in [0, 1].
+        :param similarities: (K,) to the query, before it moved; larger is nearer.
+        :return: the belief; grades that are all alike are evidence of nothing.
+        """
+        keep = 1 - CHANGE
+        belief = replace(
+            self,
+            hypotheses=keep * self.hypotheses + CHANGE * Belief.prior().hypotheses,
+            queries=keep * self.queries + 1,
+        )
+        inside = np.clip(grades, 1e-9, 1 - 1e-9)
+        entropy = -np.mean(inside * np.log2(inside) + (1 - inside) * np.log2(1 - inside))
+        belief = replace(belief, claim=self.claim + (1 - float(entropy) - self.claim) / belief.queries)
+        if len(grades) < 2 or np.ptp(grades) <= ALIKE:
+            return belief
+        varied = keep * self.varied + 1
+        variance = self.variance + (float(grades.var()) - self.variance) / varied
+        logs = evidence(documents, grades / np.sqrt(variance), similarities)
+        hypotheses = belief.hypotheses * np.exp(logs - logs.max())
+        return replace(
+            belief,
+            hypotheses=hypotheses / hypotheses.sum(),
+            varied=varied,
+            variance=variance,
+        )
+
+
+def evidence(documents: Vector, grades: Vector, similarities: Vector) -> Vector:
+    """Weigh one query's grades.
+
+    The hypothesis with signal-to-noise ratio r is a Gaussian process with linear kernel (Rasmussen and Williams 2006,
+    chapter 2) that agrees with the first ranking:
+
+        y ~ N(b z, (I + r K) / (1 + r) + b^2 z z'),    b = +-AGREEMENT sqrt(r / (1 + r))
+
+    with y the grades less their mean, z the standardised similarities, K the linear kernel of the centred documents
+    with trace K - 1, and the minus for a teacher that is upside down. Its evidence is f(y) / mean_P f(P y) over
+    permutations P, which averages 1 over chance grades: an e-value (Ramdas, Grunwald, Vovk and Shafer 2023).
+
+    :param documents: (K, d) vectors.
+    :param grades: (K,) in units of the teacher's typical standard deviation.
+    :param similarities: (K,)
+    :return: (9,) log evidence of each hypothesis against chance.
+    """
+    count = len(grades)
+    centred = documents - documents.mean(0)
+    kernel = centred @ centred.T
+    if np.trace(kernel) < 1e-12:
+        return np.zeros(1 + 2 * len(RATIOS))
+    kernel *= (count - 1) / np.trace(kernel)
+    y, z = grades - grades.mean(), similarities - similarities.mean()
+    z = z / z.std() if z.std() > 1e-9 else np.zeros_like(z)
+    eigenvalues, basis = np.linalg.eigh(kernel)
+    eigenvalues = np.maximum(eigenvalues, 0)
+    y_basis, z_basis = y[_orders(count)] @ basis, z @ basis
+    slopes = AGREEMENT * np.sqrt(RATIOS / (1 + RATIOS))
+    precision = (1 + RATIOS) / (1 + np.outer(eigenvalues, RATIOS))
+    # The quadratic forms of y, of y and z, and of z in each hypothesis' precision; the columns are RATIOS.
+    yy, yz, zz = y_basis**2 @ precision, (y_basis * z_basis) @ precision, z_basis**2 @ precision
+    slopes, yy, yz, zz = np.r_[-slopes, slopes], np.tile(yy, 2), np.tile(yz, 2), np.tile(zz, 2)
+    rest, along = yy - slopes * (2 * yz - slopes * zz), yz - slopes * zz
+    # The rank-one term b^2 z z' by Sherman and Morrison.
+    density = 0.5 * ((slopes * along) ** 2 / (1 + slopes**2 * zz) - rest)
+    most = density.max(0)
+    logs: Vector = np.r_[0.0, density[0] - most - np.log(np.exp(density - most).mean(0))]
+    return logs
+
+
+@lru_cache(maxsize=64)
+def _orders(count: int) -> NDArray[np.intp]:
+    """(PERMUTATIONS, count) the same permutations for the same number of grades, the identity first."""
+    orders = np.tile(np.arange(count), (PERMUTATIONS, 1))
+    orders[1:] = np.random.default_rng(count).permuted(orders[1:], axis=1)
+    return orders
+
+
+@dataclass
+class Reliability:
+    """One teacher's record: what all its queries so far say of it. Small, and safe to share between threads."""
+
+    belief: Belief = field(default_factory=Belief.prior)
+    used: GradeRange = field(default_factory=GradeRange)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+
+    def observe(self, documents: ArrayLike, grades: ArrayLike, similarities: ArrayLike) -> float:
+        """Take in the grades of one query.
+
+        :param documents: (K, d) vectors of all the graded documents.
+        :param grades: (K,) in [0, 1].
+        :param similarities: (K,) to the query, before it moved; larger is nearer.
+        :return: the trust that these grades deserve, in [0, 1], in the light of all before and of themselves.
+        """
+        arrays = [np.asarray(values, dtype=np.float64) for values in (documents, grades, similarities)]
+        with self._lock:
+            self.belief = self.belief.after(*arrays)
+            return self.belief.trust()
+
+    def hear(self, grades: ArrayLike) -> None:
+        """Take in which part of the scale the teacher uses.
+
+        :param grades: (n,) in [0, 1], each once.
+        """
+        with self._lock:
+            self.used.add(grades)
+
+    def calibrate(self, grades: ArrayLike) -> Vector:
+        """Put grades on the whole scale.
+
+        :param grades: (K,) in [0, 1].
+        :return: (K,) in [0, 1], stretched by the range that this teacher uses.
+        """
+        with self._lock:
+            return self.used.stretch(grades)
+
+
+def shrink(grades: Sequence[float], spread: Sequence[float | None]) -> list[float]:
+    """Draw uncertain grades towards the mean, the more the less sure the teacher was of them.
+
+    Kelley's formula for a true score (1927): mean + (grade - mean) v / (v + spread^2), with v the variance of the
+    grades that their spread does not explain.
+
+    :param grades: (K,) in [0, 1].
+    :param spread: (K,) one standard deviation of each grade, None where it is not known.
+    :return: (K,) in [0, 1].
+    """
+    values = np.asarray(grades, dtype=np.float64)
+    noise = np.square([deviation or 0.0 for deviation in spread])
+    true = max(0.0, float(values.var() - noise.mean()))
+    share = np.divide(true, true + noise, out=np.ones_like(noise), where=noise > 0)
+    return [float(value) for value in values.mean() + share * (values - values.mean())]

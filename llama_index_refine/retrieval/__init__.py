@@ -1,0 +1,1 @@
+"""One query's way: search, grade, refine, search again."""

@@ -1,0 +1,73 @@
+"""The final order: the refined similarity, corrected by the grades that are in hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from llama_index.core.schema import NodeWithScore
+from torch import Tensor
+
+from llama_index_refine.qdrant.collection import Found, PointId
+from llama_index_refine.similarity import Metric, score_of_similarity, similarity_of_score
+
+
+def fuse(found: Found, graded: Found, similarities: Tensor, metric: Metric, limit: int) -> list[NodeWithScore]:
+    """Put the graded documents where their grades place them among those that the second search found.
+
+    :param found: what the second search found.
+    :param graded: the graded documents, with their nodes.
+    :param similarities: (K,) of the graded documents, with their own grades weighed in.
+    :param metric: the collection's distance, which says how a score is read.
+    :param limit: the most nodes.
+    :return: nodes, best first, with scores as Qdrant gives them for this distance.
+    """
+    moved = dict(zip(graded.ids, similarities.tolist(), strict=True))
+    others = similarity_of_score(torch.tensor(found.scores, dtype=torch.float32), metric).tolist()
+    ranked = _ranked(dict(zip(found.ids, others, strict=True)) | moved, limit)
+    scores: Sequence[float] = score_of_similarity(torch.tensor([value for _, value in ranked]), metric).tolist()
+    return _with_nodes([point for point, _ in ranked], scores, found, graded)
+
+
+def standing(ranking: Found, ids: Sequence[PointId | None]) -> Tensor:
+    """Say where documents stand in a ranking whose scores are not similarities, in nats.
+
+    A fused score says nothing about how relevant a document is, only its place does. Taking the n-th of a ranking to be
+    relevant with a probability that falls like 1/n, as Zipf's law has it, minus log n counts nats as a similarity over
+    tau does. The 2 is the constant of Qdrant's reciprocal rank fusion: it keeps the first place from standing out.
+
+    :param ranking: what a fused search found.
+    :param ids: documents; those that it did not find, and None, stand behind its last.
+    :return: (n,)
+    """
+    place = {point: at for at, point in enumerate(ranking.ids)}
+    last = len(place)
+    return -torch.tensor([2 + (last if i is None else place.get(i, last)) for i in ids], dtype=torch.float32).log()
+
+
+def fuse_ranked(found: Found, graded: Found, gains: Tensor, limit: int) -> list[NodeWithScore]:
+    """Do what `fuse` does for a fused search: move graded documents up or down from their places.
+
+    :param found: what the second search found.
+    :param graded: the graded documents, with their nodes.
+    :param gains: (K,) by how much their grades move them, in nats.
+    :param limit: the most nodes.
+    :return: nodes, best first, each with the score that Qdrant gave to the one in its place.
+    """
+    moved = dict(zip(graded.ids, (standing(found, graded.ids) + gains).tolist(), strict=True))
+    places = dict(zip(found.ids, standing(found, found.ids).tolist(), strict=True))
+    ranked = _ranked(places | moved, limit)
+    scores = [*found.scores, *[found.scores[-1] if found.scores else 0.0] * len(ranked)]
+    return _with_nodes([point for point, _ in ranked], scores[: len(ranked)], found, graded)
+
+
+def _ranked(values: dict[PointId, float], limit: int) -> list[tuple[PointId, float]]:
+    return sorted(values.items(), key=lambda entry: -entry[1])[:limit]
+
+
+def _with_nodes(points: Sequence[PointId], scores: Sequence[float], found: Found, graded: Found) -> list[NodeWithScore]:
+    """Look at the nodes of these points only: the others' need not be read."""
+    home = {point: (found, at) for at, point in enumerate(found.ids)}
+    home |= {point: (graded, at) for at, point in enumerate(graded.ids)}
+    nodes = [source.nodes[at] for source, at in (home[point] for point in points)]
+    return [NodeWithScore(node=node, score=score) for node, score in zip(nodes, scores, strict=True)]

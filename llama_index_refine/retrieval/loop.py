@@ -1,0 +1,281 @@
+"""One query's way: search, grade, refine, search again."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from llama_index.core.schema import NodeWithScore, QueryBundle
+from numpy.typing import NDArray
+from qdrant_client import models
+from torch import Tensor
+
+from llama_index_refine.graders.account import Account, Budget
+from llama_index_refine.graders.base import GraderError, Grades
+from llama_index_refine.qdrant.collection import Background, Found, PointId, QdrantCollection, Space, point_id
+from llama_index_refine.refinement import Refinement
+from llama_index_refine.refining.allocation import next_to_grade, split_budget
+from llama_index_refine.refining.trust import Reliability, shrink
+from llama_index_refine.retrieval.embedding import Embedding
+from llama_index_refine.retrieval.fusion import fuse, fuse_ranked, standing
+from llama_index_refine.retrieval.grading import Grading, Sheet
+from llama_index_refine.retrieval.lessons import Lesson, Refining
+from llama_index_refine.similarity import similarity, similarity_of_score
+from llama_index_refine.steps import Step, Steps
+
+logger = logging.getLogger(__name__)
+
+# How far down the refined ranking the documents of a later round may lie. Ids and scores of that many points are some
+# 15 kB; results deeper down concern few users, and a handful of grades cannot chart them.
+DEPTH = 300
+
+
+class NotRefinedError(Exception):
+    """Why there is nothing to refine by."""
+
+
+@dataclass
+class Feedback:
+    """What has been graded for one query so far.
+
+    :param query: its text and vector.
+    :param vector: (d,) float32.
+    :param account: what grading it may cost, and has.
+    :param words: what its searches take beside the vector; not empty in hybrid mode.
+    """
+
+    query: QueryBundle
+    vector: np.ndarray
+    account: Account
+    words: dict[str, models.SparseVector]
+    ids: list[PointId] = field(default_factory=list)
+    nodes: list[NodeWithScore] = field(default_factory=list)
+    documents: list[Tensor] = field(default_factory=list)
+    grades: list[float] = field(default_factory=list)
+    spread: list[float | None] = field(default_factory=list)
+    shown: set[PointId] = field(default_factory=set)
+    path: list[Any] = field(default_factory=list)
+    rounds: int = 0
+
+    def add(self, found: Found, grades: Grades) -> None:
+        """Take in one round's grades, of the nodes that got one."""
+        self.rounds += 1
+        self.shown.update(found.ids)
+        for at, grade in enumerate(grades):
+            if grade is not None:
+                self.ids.append(found.ids[at])
+                self.nodes.append(NodeWithScore(node=found.nodes[at], score=found.scores[at]))
+                self.documents.append(found.vectors[at])
+                self.grades.append(grade)
+                self.spread.append(grades.spread[at] if grades.spread else None)
+
+
+@dataclass(frozen=True)
+class FeedbackLoop:
+    """Describes how a query is retrieved, as steps that a runner performs.
+
+    :param collection: what is searched.
+    :param embedding: embeds the query.
+    :param grading: asks the teacher.
+    :param refining: moves the query.
+    :param similarity_top_k: the most nodes to return.
+    :param feedback_top_k: the most nodes to grade, over all rounds.
+    :param rounds: how many times to ask the teacher.
+    :param budget: the most that the grading may cost.
+    :param on_error: whether what fails after the first search raises.
+    :param trust: the teacher's record, or how far to follow it, in [0, 1].
+    """
+
+    collection: QdrantCollection
+    embedding: Embedding
+    grading: Grading
+    refining: Refining
+    similarity_top_k: int
+    feedback_top_k: int
+    rounds: int
+    budget: Budget
+    on_error: Literal["fallback", "raise"]
+    trust: Reliability | float
+
+    def steps(self, query: QueryBundle) -> Steps[Refinement]:
+        """Retrieve for one query.
+
+        :param query: the query.
+        :return: the refinement; it says the `reason` where the first search had to stand.
+        :raises ValueError: the query's vector does not fit the collection.
+        """
+        account = Account(self.budget)
+        embedding = query.embedding
+        if embedding is None:
+            embedding = yield Step("embed", self.embedding, query)
+        vector = np.asarray(embedding, dtype=np.float32)
+        space = yield from self.collection.space()
+        _check(vector, space)
+        words = yield from self.collection.words(query.query_str)
+        shares = split_budget(self.feedback_top_k, self.rounds)
+        first, shown = yield from self.collection.search_with_vectors(vector, self.similarity_top_k, shares[0], **words)
+        feedback = Feedback(query, vector, account, words)
+        before = [NodeWithScore(node=node, score=score) for node, score in zip(first.nodes, first.scores, strict=True)]
+        try:
+            refinement = yield from self._refined(feedback, shown, shares[1:], space)
+        except Exception as error:
+            asked_for = isinstance(error, GraderError) or self.on_error == "raise"
+            if asked_for and not isinstance(error, NotRefinedError):
+                raise
+            refinement = Refinement.unmoved(vector, query.query_str, before)
+            refinement.reason = str(error) if isinstance(error, NotRefinedError) else f"{type(error).__name__}: {error}"
+            logger.warning("Returning the first search's nodes, unrefined: %s", refinement.reason)
+        return replace(
+            refinement,
+            query_str=query.query_str,
+            nodes_before=before,
+            path=feedback.path,
+            grades=np.array(feedback.grades if refinement.refined else [], dtype=np.float32),
+            graded_nodes=feedback.nodes,
+            ungraded=len(feedback.shown) - len(feedback.ids),
+            rounds=feedback.rounds,
+            failures=tuple(account.failures),
+            llm_calls=account.calls,
+            prompt_tokens=account.prompt_tokens,
+            completion_tokens=account.completion_tokens,
+            cached_grades=account.cached,
+        )
+
+    def _refined(self, feedback: Feedback, shown: Found, shares: Sequence[int], space: Space) -> Steps[Refinement]:
+        if len(shown.ids) < 2:
+            raise NotRefinedError(f"the first search found {len(shown.ids)} nodes with a vector, and refining needs 2")
+        background = yield from self._background(space)
+        shown = yield from self._with_judged(feedback, shown)
+        yield from self._grade(feedback, shown)
+        if len(feedback.grades) < 2:
+            why = "".join(f"; {failure}" for failure in feedback.account.failures)
+            raise NotRefinedError(f"the teacher graded {len(feedback.grades)} of {len(shown.ids)} nodes, not 2{why}")
+        for share in shares:
+            # Judged nodes may have taken more than the first round's share.
+            share = min(share, self.feedback_top_k - len(feedback.shown))
+            if share < 1 or feedback.account.exhausted():
+                break
+            # What to ask next follows all that was heard; how far to go by it is decided at the end.
+            refinement = yield from self._move(feedback, background, space, trust=1.0)
+            try:
+                more = yield from self._another_round(feedback, refinement, share, background, space)
+            except Exception as error:
+                if isinstance(error, GraderError) or self.on_error == "raise":
+                    raise
+                logger.warning("Going on with the grades so far: %s: %s", type(error).__name__, error)
+                break
+            if not more:
+                break
+        refinement = yield from self._move(feedback, background, space, self._trust(feedback, space))
+        limit = self.similarity_top_k
+        # Every graded document may sink below the last one returned; as many must be at hand to take its place.
+        found = yield from self.collection.search(refinement.vector, limit + len(feedback.ids), **feedback.words)
+        graded = Found(feedback.ids, [], [entry.node for entry in feedback.nodes], torch.empty(0, 0))
+        similarities = torch.as_tensor(refinement.fused)
+        if feedback.words:
+            own = similarity(torch.as_tensor(refinement.vector), torch.as_tensor(refinement.documents), space.metric)
+            refinement.nodes = fuse_ranked(found, graded, (similarities - own) / refinement.tau, limit)
+        else:
+            refinement.nodes = fuse(found, graded, similarities, space.metric, limit)
+        return refinement
+
+    def _with_judged(self, feedback: Feedback, shown: Found) -> Steps[Found]:
+        """Put the nodes that people have judged, wherever they rank, in the place of the last others shown."""
+        judged = dict.fromkeys(self.grading.grader().judged(feedback.query))
+        others = [at for at, node in enumerate(shown.nodes) if node.node_id not in judged]
+        there = {node.node_id for node in shown.nodes}
+        room = self.feedback_top_k - (len(shown.ids) - len(others))
+        missing = [point_id(node_id) for node_id in judged if node_id not in there][:room]
+        if not missing:
+            return shown
+        found = yield from self.collection.fetch(missing)
+        dropped = others[max(len(others) - len(found.ids), 0) :]
+        kept = [at for at in range(len(shown.ids)) if at not in dropped]
+        return Found(
+            [*(shown.ids[at] for at in kept), *found.ids],
+            [*(shown.scores[at] for at in kept), *found.scores],
+            [*(shown.nodes[at] for at in kept), *found.nodes],
+            torch.cat([shown.vectors[kept], found.vectors]),
+        )
+
+    def _background(self, space: Space) -> Steps[Background | None]:
+        if not (self.collection.background_size and self.refining.refiner_for(space.metric).wants_background):
+            return None
+        background = yield from self.collection.background()
+        return background
+
+    def _grade(self, feedback: Feedback, shown: Found) -> Steps[None]:
+        sheet = Sheet(feedback.query, shown.nodes, feedback.account)
+        grades = yield Step("grade", self.grading, sheet)
+        feedback.add(shown, grades)
+        if isinstance(self.trust, Reliability):
+            self.trust.hear([grade for grade in grades if grade is not None])
+
+    def _read(self, feedback: Feedback) -> NDArray[np.float64]:
+        """Return the grades as they count: uncertain ones drawn to the mean, on the scale that the teacher uses."""
+        grades = np.array(shrink(feedback.grades, feedback.spread))
+        if not isinstance(self.trust, Reliability):
+            return grades
+        return self.trust.calibrate(grades)
+
+    def _trust(self, feedback: Feedback, space: Space) -> float:
+        if not isinstance(self.trust, Reliability):
+            return self.trust
+        documents = torch.stack(feedback.documents)
+        similarities = similarity(torch.from_numpy(feedback.vector), documents, space.metric)
+        return self.trust.observe(documents.numpy(), feedback.grades, similarities.numpy())
+
+    def _move(self, feedback: Feedback, background: Background | None, space: Space, trust: float) -> Steps[Refinement]:
+        """Refine the query by all that was graded so far."""
+        vectors, population = None, None
+        if background is not None:
+            # A background document that has been graded would be counted twice, the second time as irrelevant.
+            keep = [at for at, point in enumerate(background.ids) if point not in feedback.shown]
+            if keep:
+                vectors = background.vectors if len(keep) == len(background.ids) else background.vectors[keep]
+                population = max(background.population - len(feedback.shown), len(keep))
+        documents, grades = torch.stack(feedback.documents), torch.tensor(self._read(feedback), dtype=torch.float32)
+        query_str = feedback.query.query_str
+        lesson = Lesson(feedback.vector, documents, grades, vectors, population, space.metric, trust, query_str)
+        refinement: Refinement = yield Step("refine", self.refining, lesson)
+        feedback.path.append(refinement.vector)
+        return refinement
+
+    def _another_round(
+        self, feedback: Feedback, refinement: Refinement, share: int, background: Background | None, space: Space
+    ) -> Steps[bool]:
+        """Grade documents that the refined ranking brings up. :return: whether there were any."""
+        ranking = yield from self.collection.rank(
+            refinement.vector, max(DEPTH, share + len(feedback.shown)), **feedback.words
+        )
+        new = [at for at, point in enumerate(ranking.ids) if point not in feedback.shown]
+        grades = torch.nn.functional.pad(torch.from_numpy(refinement.grades), (0, len(refinement.background)))
+        if feedback.words:
+            known = standing(ranking, [*feedback.ids, *[None] * len(refinement.background)])
+            candidates = standing(ranking, [ranking.ids[at] for at in new])
+        else:
+            documents = torch.from_numpy(np.concatenate([refinement.documents, refinement.background]))
+            known = similarity(torch.from_numpy(refinement.vector), documents, space.metric)
+            candidates = similarity_of_score(torch.tensor([ranking.scores[at] for at in new]), space.metric)
+        places = next_to_grade(known, grades, candidates, share)
+        if not places:
+            return False
+        shown = yield from self.collection.fetch([ranking.ids[new[place]] for place in places])
+        if not shown.ids:
+            return False
+        yield from self._grade(feedback, shown)
+        return True
+
+
+def _check(vector: np.ndarray, space: Space) -> None:
+    if vector.shape != (space.size,):
+        raise ValueError(
+            f"the query's embedding has {vector.size} dimensions, the vector {space.name!r} of the collection has "
+            f"{space.size}: set embed_model to the model that embedded the collection"
+        )
+    if not np.isfinite(vector).all():
+        raise ValueError("the query's embedding holds NaN or infinity")

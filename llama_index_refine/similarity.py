@@ -1,0 +1,38 @@
+"""How near a document is to a query, for each distance, and how Qdrant writes it as a score."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+from torch.nn.functional import normalize
+
+Metric = Literal["cosine", "dot", "euclid"]
+METRICS: tuple[Metric, ...] = ("cosine", "dot", "euclid")
+
+
+def similarity(query: Tensor, documents: Tensor, metric: Metric) -> Tensor:
+    """Return a similarity that is linear in the query but for a term that all documents share; larger is nearer.
+
+    :param query: (d,) vector in the collection's space.
+    :param documents: (K, d) vectors.
+    :param metric: the collection's distance.
+    :return: (K,) cosine, inner product, or minus half the squared distance.
+    """
+    if metric == "euclid":
+        return -(documents - query).square().sum(-1) / 2
+    if metric == "cosine":
+        query, documents = normalize(query, dim=-1), normalize(documents, dim=-1)
+    return documents @ query
+
+
+def similarity_of_score(scores: Tensor, metric: Metric) -> Tensor:
+    """Turn Qdrant's scores, which are distances for euclid, into similarities."""
+    return -scores.square() / 2 if metric == "euclid" else scores
+
+
+def score_of_similarity(similarities: Tensor, metric: Metric) -> Tensor:
+    """Turn similarities into Qdrant's scores, within their range."""
+    if metric == "euclid":
+        return (-2 * similarities).clamp_min(0).sqrt()
+    return similarities.clamp(-1, 1) if metric == "cosine" else similarities

@@ -1,0 +1,45 @@
+"""The command line as a whole."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from llama_index_refine.commands.cli import app
+
+COMMANDS = ("demo", "search", "ui", "bench")
+
+
+def test_help_names_every_command():
+    result = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "80"})
+    assert result.exit_code == 0
+    for command in COMMANDS:
+        assert f" {command} " in result.output
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str):
+    result = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "80"})
+    assert result.exit_code == 0
+    assert "Usage:" in result.output
+
+
+def test_no_command_shows_help():
+    assert "demo" in CliRunner().invoke(app, []).output
+
+
+@pytest.mark.parametrize("arguments", [["demos"], ["demo", "--speed", "9"], ["search"], ["search", "--query", "x"]])
+def test_what_is_not_known_or_missing_is_told(arguments: list[str]):
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
+    assert "Traceback" not in result.output
+
+
+def test_it_is_installed_as_a_script():
+    script = Path(sys.executable).with_name("llama-index-refine")
+    done = subprocess.run([script, "--help"], capture_output=True, text=True, check=True)
+    assert "demo" in done.stdout

@@ -1,0 +1,253 @@
+"""Qdrant's client in front of a server that fails in every way, and the operations on it."""
+
+from __future__ import annotations
+
+import logging
+
+import grpc
+import pytest
+from llama_index.core.schema import QueryBundle
+from qdrant_client import AsyncQdrantClient, QdrantClient, models
+from qdrant_client.common.client_exceptions import QdrantException
+from qdrant_client.http.exceptions import ApiException, ResponseHandlingException, UnexpectedResponse
+
+from llama_index_refine import RefinedRetriever
+from llama_index_refine.qdrant.clients import BATCH, Batch, Fetch, FetchPoints, QueryPoints, refused
+from llama_index_refine.stores import open_store
+from tests.places import SIZE, LabelGrader, points, question
+from tests.qdrant_grpc_server import QdrantGrpcServer
+from tests.qdrant_server import Fault
+
+COSINE = models.VectorParams(size=SIZE, distance=models.Distance.COSINE)
+# With one round: the first search, the background, the second search.
+SECOND = ("query", 3)
+
+
+@pytest.fixture
+def server(qdrant_server):
+    qdrant_server.storage.create_collection("c", COSINE)
+    qdrant_server.storage.upsert("c", points())
+    return qdrant_server
+
+
+def client_of(server, **kwargs) -> QdrantClient:
+    return QdrantClient(url=server.url, check_compatibility=False, timeout=1, **kwargs)
+
+
+def retriever(client, **kwargs) -> RefinedRetriever:
+    return RefinedRetriever.from_collection(client, "c", "meta.abstract", grader=LabelGrader(), rounds=1, **kwargs)
+
+
+def recreated(server, size: int):
+    def do() -> None:
+        server.storage.delete_collection("c")
+        server.storage.create_collection("c", models.VectorParams(size=size, distance=models.Distance.COSINE))
+
+    return do
+
+
+FAULTS = {
+    "429": lambda server: Fault(status=429),
+    "429, try later": lambda server: Fault(status=429, headers={"Retry-After": "60"}),
+    "500": lambda server: Fault(status=500),
+    "503": lambda server: Fault(status=503),
+    "silent": lambda server: Fault(silent=True),
+    "half an answer": lambda server: Fault(half=True),
+    "connection reset": lambda server: Fault(reset=True),
+    "collection deleted": lambda server: Fault(before=lambda: server.storage.delete_collection("c")),
+    "collection of another size": lambda server: Fault(before=recreated(server, 4)),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_fails_after_the_first_search_leaves_its_nodes(server, fault, caplog):
+    server.faults[SECOND] = FAULTS[fault](server)
+    with caplog.at_level(logging.WARNING):
+        refinement = retriever(client_of(server)).refine(question(0))
+    assert not refinement.refined
+    assert len(refinement.nodes) == 10
+    assert refinement.nodes == refinement.nodes_before
+    assert refinement.reason in caplog.text
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_the_same_without_blocking(server, fault):
+    server.faults[SECOND] = FAULTS[fault](server)
+    client = AsyncQdrantClient(url=server.url, check_compatibility=False, timeout=1)
+    refinement = await retriever(client).arefine(question(0))
+    assert not refinement.refined
+    assert len(refinement.nodes) == 10
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_on_error_raise_raises_it(server, fault):
+    server.faults[SECOND] = FAULTS[fault](server)
+    with pytest.raises((ApiException, QdrantException)):
+        retriever(client_of(server), on_error="raise").retrieve(question(0))
+
+
+def test_a_server_that_is_gone_after_the_first_search(server):
+    server.faults[SECOND] = Fault(before=server.stop_listening, reset=True)
+    refined = retriever(client_of(server))
+    assert len(refined.retrieve(question(0))) == 10
+    with pytest.raises(ResponseHandlingException):
+        refined.retrieve(question(0))
+
+
+@pytest.mark.parametrize("call", ["describe", "query"])
+@pytest.mark.parametrize("fault", ["429", "500", "silent", "half an answer"])
+def test_what_fails_before_there_are_nodes_is_raised(server, call, fault):
+    client = client_of(server)
+    refined = retriever(client)
+    server.faults[call, 0] = FAULTS[fault](server)
+    with pytest.raises((ApiException, QdrantException)):
+        refined.retrieve(question(0))
+
+
+def test_points_deleted_between_the_searches_are_not_returned_by_the_second(server):
+    server.faults[SECOND] = Fault(
+        before=lambda: server.storage.delete("c", models.PointIdsList(points=[*range(0, 200, 2)]))
+    )
+    refinement = retriever(client_of(server)).refine(question(0))
+    graded = {entry.node.node_id for entry in refinement.graded_nodes}
+    assert refinement.refined
+    assert all(int(entry.node.node_id) % 2 or entry.node.node_id in graded for entry in refinement.nodes)
+
+
+def test_points_deleted_before_they_are_graded_end_the_rounds(server):
+    server.faults["fetch", 1] = Fault(
+        before=lambda: server.storage.delete("c", models.PointIdsList(points=[*range(200)]))
+    )
+    refined = RefinedRetriever.from_collection(client_of(server), "c", "meta.abstract", grader=LabelGrader())
+    refinement = refined.refine(question(0))
+    assert refinement.refined
+    assert refinement.rounds == 1
+
+
+def test_a_recreated_collection_is_described_anew(server):
+    server.faults[SECOND] = Fault(before=recreated(server, 4))
+    refined = retriever(client_of(server))
+    assert not refined.refine(question(0)).refined
+    with pytest.raises(ValueError, match=r"16 dimensions, .* has 4"):
+        refined.retrieve(question(0))
+    rows = [
+        models.PointStruct(id=at, vector=point.vector[:4], payload=point.payload) for at, point in enumerate(points())
+    ]
+    server.storage.upsert("c", rows)
+    assert refined.refine(QueryBundle("0", embedding=question(0).embedding[:4])).refined
+
+
+def test_overload_does_not_make_the_next_query_dearer(server):
+    refined = retriever(client_of(server))
+    refined.retrieve(question(0))
+    server.faults["query", server.count("query") + 1] = Fault(status=429)
+    with pytest.raises(UnexpectedResponse):
+        refined.retrieve(question(0))
+    before = server.count("describe"), server.count("count")
+    assert refined.refine(question(0)).refined
+    assert (server.count("describe"), server.count("count")) == before
+
+
+def test_a_timeout_in_the_options_bounds_every_call(server):
+    client = QdrantClient(url=server.url, check_compatibility=False, timeout=600)
+    refined = retriever(client, vector_store_kwargs={"timeout": 1})
+    server.faults[SECOND] = Fault(silent=True)
+    assert len(refined.retrieve(question(0))) == 10
+
+
+def test_an_asynchronous_client_alone_serves_only_asynchronous_calls(server):
+    refined = retriever(AsyncQdrantClient(url=server.url, check_compatibility=False))
+    with pytest.raises(ValueError, match="only an asynchronous client: call the asynchronous method"):
+        refined.retrieve(question(0))
+
+
+# Operations
+
+
+def search(vector: list[float]) -> Batch:
+    return Batch([models.QueryRequest(query=vector, limit=1)] * 2)
+
+
+def test_a_refused_query_fails_alone_and_a_failing_server_is_asked_once(server):
+    operation = QueryPoints(open_store(client_of(server), "c", "text"))
+    good, bad = search([1.0] * SIZE), search([1.0])
+    first, second, third = operation.run([good, bad, good])
+    assert len(first) == len(third) == 2
+    assert isinstance(second, UnexpectedResponse)
+    before = server.count("query")
+    server.faults["query", 0] = Fault(status=503)
+    results = operation.run([good] * BATCH)
+    assert {type(result) for result in results} == {UnexpectedResponse}
+    assert server.count("query") == before + 1
+
+
+def test_batches_are_bounded(server):
+    operation = QueryPoints(open_store(client_of(server), "c", "text"))
+    assert [len(result) for result in operation.run([search([1.0] * SIZE)] * BATCH)] == [2] * BATCH
+    sizes = [len(body["searches"]) for kind, body in server.calls if kind == "query"]
+    assert sizes == [BATCH, BATCH]
+    assert operation.run([]) == []
+
+
+def test_points_of_several_queries_are_fetched_together(server):
+    operation = FetchPoints(open_store(client_of(server), "c", "text"))
+    first, second = operation.run([Fetch([3, 1, 999], {}), Fetch([1, 7], {})])
+    assert [record.id for record in first] == [3, 1]
+    assert [record.id for record in second] == [1, 7]
+    assert server.count("fetch") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "is_refusal"),
+    [
+        (UnexpectedResponse(400, "Bad Request", b"", {}), True),
+        (UnexpectedResponse(404, "Not Found", b"", {}), True),
+        (UnexpectedResponse(429, "Too Many Requests", b"", {}), False),
+        (UnexpectedResponse(502, "Bad Gateway", b"", {}), False),
+        (ResponseHandlingException(TimeoutError()), False),
+        (ConnectionResetError(), False),
+        (ValueError("Collection c not found"), True),
+    ],
+)
+def test_refusals_are_told_from_failures(error, is_refusal):
+    assert refused(error) == is_refusal
+
+
+# gRPC
+
+
+@pytest.fixture
+def grpc_server():
+    server = QdrantGrpcServer().start()
+    server.storage.create_collection("c", COSINE)
+    server.storage.upsert("c", points())
+    yield server
+    server.stop()
+
+
+@pytest.mark.parametrize("code", ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "INTERNAL", "NOT_FOUND"])
+async def test_grpcs_failures_leave_the_first_searchs_nodes(grpc_server, code):
+    class Failing(LabelGrader):
+        def grade(self, query, nodes):
+            grpc_server.failing = getattr(grpc.StatusCode, code)
+            return super().grade(query, nodes)
+
+    where = {"url": "http://127.0.0.1", "grpc_port": grpc_server.port, "prefer_grpc": True}
+    for client in (QdrantClient(**where, check_compatibility=False), AsyncQdrantClient(**where)):
+        grpc_server.failing = None
+        refined = RefinedRetriever.from_collection(client, "c", "meta.abstract", grader=Failing())
+        refinement = await refined.arefine(question(0))
+        assert not refinement.refined
+        assert len(refinement.nodes) == 10
+
+
+def test_grpcs_refusals_are_told_from_failures(grpc_server):
+    client = QdrantClient(url="http://127.0.0.1", grpc_port=grpc_server.port, prefer_grpc=True)
+    operation = QueryPoints(open_store(client, "c", "text"))
+    good, bad = search([1.0] * SIZE), search([1.0])
+    first, second = operation.run([good, bad])
+    assert len(first) == 2
+    assert isinstance(second, Exception)
+    assert refused(second)
+    grpc_server.failing = grpc.StatusCode.UNAVAILABLE
+    assert not refused(operation.run([good])[0])

@@ -1,0 +1,50 @@
+"""What retrievers on one client share."""
+
+from __future__ import annotations
+
+import gc
+
+import torch
+
+from llama_index_refine.qdrant.known import ENTRIES, Background, Known, Shelf
+from llama_index_refine.qdrant.space import Space
+
+
+class Client:
+    pass
+
+
+def test_a_client_finds_what_was_put_there_and_another_does_not():
+    shelf, client = Shelf(), Client()
+    known = shelf.entry(client, "a")
+    assert shelf.entry(client, "a") is known
+    assert shelf.entry(client, "b") is not known
+    assert shelf.entry(Client(), "a") is not known
+
+
+def test_the_oldest_entries_make_room_and_a_client_takes_its_own_along():
+    shelf, client = Shelf(), Client()
+    first = shelf.entry(client, 0)
+    second = shelf.entry(client, 1)
+    for key in range(2, ENTRIES):
+        shelf.entry(client, key)
+    assert shelf.entry(client, 0) is first
+    shelf.entry(client, ENTRIES)
+    assert shelf.entry(client, 1) is not second
+    assert len(shelf._of_client) == 1
+    del client
+    gc.collect()
+    assert len(shelf._of_client) == 0
+
+
+def test_a_background_from_another_space_is_dropped():
+    known = Known()
+    space = Space("", 4, "cosine")
+    known.learn(space)
+    known.background = Background(torch.zeros(1, 4), [1], 1)
+    known.learn(Space("", 4, "cosine"))
+    assert known.background is not None
+    known.learn(Space("", 8, "cosine"))
+    assert known.background is None
+    known.forget()
+    assert known.space is None

@@ -1,0 +1,86 @@
+"""The solver against an independent one, and against the condition its minimum must meet."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import minimize
+
+from llama_index_refine.refining.newton import divergence, held_out, log_softmax, minimise
+
+
+def problem(seed: int, batch: int = 1, count: int = 8, size: int = 5):
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randn(batch, count, size, generator=generator, dtype=torch.float64)
+    logits = torch.randn(batch, count, generator=generator, dtype=torch.float64)
+    target = (3 * torch.rand(batch, count, generator=generator, dtype=torch.float64)).softmax(-1)
+    return (rows @ rows.mT).numpy(), logits.numpy(), target.numpy()
+
+
+def test_agrees_with_a_general_purpose_optimiser():
+    gram, logits, target = problem(1)
+    pull = 0.3
+
+    def objective(weights):
+        push = gram[0] @ weights
+        log_student = torch.from_numpy(logits[0] + push).log_softmax(-1).numpy()
+        return -(target[0] * log_student).sum() + pull / 2 * weights @ push
+
+    best = minimize(objective, np.zeros(8), method="BFGS", options={"gtol": 1e-9})
+    found = minimise(gram, logits, target, pull, 50)
+    np.testing.assert_allclose(found.push[0], gram[0] @ best.x, atol=1e-5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000), exponent=st.floats(-3, 2), scale=st.floats(-1, 2))
+def test_minimum_is_stationary_whatever_the_scale(seed, exponent, scale):
+    gram, logits, target = problem(seed)
+    gram, pull = gram * 10**scale, 10**exponent
+    found = minimise(gram, logits, target, pull, 100)
+    assert found.converged.all()
+    student = np.exp(found.log_after)
+    slope = (gram @ (pull * found.weights + student - target)[:, :, None])[:, :, 0]
+    assert np.abs(slope).max() < 1e-3 * max(1, float(np.abs(gram).max()))
+
+
+def test_a_batch_is_its_members():
+    gram, logits, target = problem(3, batch=5)
+    together = minimise(gram, logits, target, 0.1, 50)
+    for at in range(5):
+        alone = minimise(gram[at : at + 1], logits[at : at + 1], target[at : at + 1], 0.1, 50)
+        np.testing.assert_allclose(together.push[at], alone.push[0], atol=1e-5)
+
+
+def test_says_when_it_has_not_converged():
+    gram, logits, target = problem(4)
+    found = minimise(100 * gram, logits, target, 1e-3, 1)
+    assert found.iterations.item() == 1
+    assert not found.converged.item()
+
+
+@pytest.mark.parametrize("count", [6, 12])
+def test_held_out_logit_is_near_what_leaving_the_document_out_gives(count):
+    """Leaving out means that the target follows the student there, so that the document teaches nothing."""
+    gram, logits, target = problem(5, count=count)
+    gram = gram / np.einsum("bii->b", gram) * count
+    pull = 0.5
+    fitted = minimise(gram, logits, target, pull, 50)
+    after = logits + fitted.push
+    predicted = held_out(gram, after, fitted.log_after, target, 1 / pull, count)
+    for at in range(count):
+        own = target.copy()
+        for _ in range(200):
+            student = np.exp(minimise(gram, logits, own, pull, 50).log_after)
+            own[0, at] = student[0, at]
+        exact = (logits + minimise(gram, logits, own, pull, 50).push)[0, at]
+        assert abs(predicted[0, at] - exact) < 0.5 * abs(after[0, at] - exact) + 0.05
+
+
+def test_divergence_is_zero_between_equals_and_positive_else():
+    _, logits, target = problem(7)
+    log_target = np.log(target)
+    assert divergence(target, log_target) == pytest.approx(0, abs=1e-12)
+    other = log_softmax(logits)
+    assert divergence(target, other)[0] == pytest.approx((target * (log_target - other)).sum())
+    assert np.isfinite(divergence(np.array([[1.0, 0.0]]), np.log([[0.5, 0.5]]))).all()

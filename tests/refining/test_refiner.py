@@ -1,0 +1,325 @@
+"""The laws of a refinement."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llama_index_refine import QueryRefiner
+from llama_index_refine.refining.published import PublishedRefiner
+from llama_index_refine.similarity import METRICS
+
+YARDSTICK = Path(__file__).resolve().parent.parent.parent / "shared" / "bench"
+
+
+def lesson(seed: int = 0, size: int = 32, graded: int = 20, background: int = 30):
+    """A query, documents of which some lie near a hidden topic and are graded so, and a background."""
+    rng = np.random.default_rng(seed)
+    topic = rng.normal(size=size)
+    query = unit(topic + 2 * rng.normal(size=size))
+    relevant = rng.random(graded) < 0.4
+    documents = unit(query + rng.normal(size=(graded, size)) / 3 + relevant[:, None] * topic / 4)
+    grades = np.clip(relevant + 0.1 * rng.normal(size=graded), 0, 1)
+    return query, documents, grades, unit(rng.normal(size=(background, size)) + query / 3)
+
+
+def unit(vectors):
+    return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
+
+
+def order(refinement, documents):
+    return np.argsort(-documents @ refinement.vector, kind="stable").tolist()
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_moves_towards_what_was_graded_relevant(background):
+    query, documents, grades, around = lesson()
+    refinement = QueryRefiner().refine(query, documents, grades, around if background else None, population=1000)
+    assert refinement.converged
+    assert refinement.kl_after < refinement.kl_before
+    agreement = [np.corrcoef(grades, documents @ v)[0, 1] for v in (refinement.query, refinement.vector)]
+    assert agreement[1] > agreement[0] + 0.1
+    assert refinement.target.shape == refinement.student_after.shape == (50 if background else 20,)
+    for distribution in (refinement.target, refinement.student_before, refinement.student_after):
+        assert distribution.sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_minimises_the_stated_objective():
+    """The formula of the docstring, written out and handed to a general-purpose optimiser."""
+    from scipy.optimize import minimize
+
+    query, documents, grades, around = lesson(size=6)
+    refiner = QueryRefiner()
+    found = refiner.refine(query, documents, grades, around, population=1000, trust=0.8)
+    rows = np.concatenate([documents, around]).astype(float)
+    tau = (around @ query).std() / refiner.prior
+    weights = np.concatenate([np.ones(20), np.full(30, np.sqrt(1000) / 30)])
+    log_softmax = lambda z: z - np.log(np.exp(z).sum())  # noqa: E731
+    evidence = 0.8 * np.concatenate([grades, np.zeros(30)]) / refiner.temperature
+    target = np.exp(log_softmax(np.log(weights) + evidence + rows @ query / tau))
+    radius = np.square(rows - rows.mean(0)).sum(1).mean()
+
+    def objective(x):
+        divergence = (target * (np.log(target) - log_softmax(np.log(weights) + rows @ x / tau))).sum()
+        return divergence + radius * np.square(x - query).sum() / (2 * (refiner.reach * tau) ** 2)
+
+    best = minimize(objective, query.astype(float), method="BFGS", options={"gtol": 1e-9})
+    np.testing.assert_allclose(found.vector, best.x, atol=2e-4)
+    np.testing.assert_allclose(found.target, target, atol=1e-5)
+    assert objective(found.vector.astype(float)) <= best.fun + 1e-7
+
+
+@given(grade=st.floats(0, 1), seed=st.integers(0, 50))
+@settings(max_examples=20, deadline=None)
+def test_a_teacher_that_grades_everything_alike_moves_nothing(grade, seed):
+    query, documents, _, _ = lesson(seed)
+    refinement = QueryRefiner().refine(query, documents, np.full(20, grade))
+    np.testing.assert_allclose(refinement.vector, query, atol=1e-5)
+
+
+def test_no_trust_moves_nothing_and_reorders_nothing():
+    query, documents, grades, around = lesson()
+    refinement = QueryRefiner().refine(query, documents, grades, around, trust=0)
+    np.testing.assert_allclose(refinement.vector, query, atol=1e-5)
+    np.testing.assert_allclose(refinement.fused, documents @ query, atol=1e-4)
+
+
+@given(seed=st.integers(0, 50), scale=st.floats(0.01, 100))
+@settings(max_examples=20, deadline=None)
+def test_the_scale_of_the_vectors_leaves_the_ranking_alone(seed, scale):
+    query, documents, grades, around = lesson(seed)
+    for metric, args in (
+        ("dot", (query, documents * scale, around * scale)),
+        ("cosine", (query * scale, documents, around)),
+    ):
+        plain = QueryRefiner(metric).refine(query, documents, grades, around)
+        scaled = QueryRefiner(metric).refine(args[0], args[1], grades, args[2])
+        np.testing.assert_allclose(unit(scaled.vector), unit(plain.vector), atol=2e-4)
+
+
+@given(seed=st.integers(0, 50), spread=st.floats(0.1, 1))
+@settings(max_examples=20, deadline=None)
+def test_crowded_vectors_rank_like_spread_ones(seed, spread):
+    """Vectors that share a large common part, as e5's do, and vary little around it."""
+    query, documents, grades, around = lesson(seed)
+    common = np.zeros((1, 32), np.float32)
+    common[0, 0] = 5
+    plain = QueryRefiner("dot").refine(query, documents, grades, around)
+    crowded = QueryRefiner("dot").refine(query, common + spread * documents, grades, common + spread * around)
+    np.testing.assert_allclose(unit(crowded.vector), unit(plain.vector), atol=2e-3)
+
+
+def test_euclid_neither_minds_where_the_origin_is_nor_the_unit():
+    query, documents, grades, around = lesson()
+    plain = QueryRefiner("euclid").refine(query, documents, grades, around)
+    shift = np.float32(3)
+    moved = QueryRefiner("euclid").refine(7 * (query + shift), 7 * (documents + shift), grades, 7 * (around + shift))
+    np.testing.assert_allclose(moved.vector, 7 * (plain.vector + shift), atol=2e-2)
+    distance = lambda v: np.linalg.norm(documents - v, axis=1)  # noqa: E731
+    agreement = [np.corrcoef(grades, -distance(v))[0, 1] for v in (query, plain.vector)]
+    assert agreement[1] > agreement[0] + 0.1
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_batch_is_its_members(metric):
+    lessons = [lesson(seed) for seed in range(4)]
+    queries, documents, grades = (np.stack([one[part] for one in lessons]) for part in range(3))
+    shared = lessons[0][3]
+    refiner = QueryRefiner(metric)
+    together = refiner.refine_batch(queries, documents, grades, shared, population=500, trust=[1, 0.5, 0, 1])
+    for at, trust in enumerate([1, 0.5, 0, 1]):
+        alone = refiner.refine(queries[at], documents[at], grades[at], shared, population=500, trust=trust)
+        np.testing.assert_allclose(together[at].vector, alone.vector, atol=1e-5)
+        np.testing.assert_allclose(together[at].fused, alone.fused, atol=1e-5)
+    own = np.stack([one[3] for one in lessons])
+    apart = refiner.refine_batch(queries, documents, grades, own)
+    alone = refiner.refine(queries[2], documents[2], grades[2], own[2])
+    np.testing.assert_allclose(apart[2].vector, alone.vector, atol=1e-5)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_comes_back_in_the_kind_it_came_in(metric, dtype):
+    query, documents, grades, around = (part.astype(dtype) for part in lesson())
+    arrays = QueryRefiner(metric).refine(query, documents, grades, around)
+    tensors = QueryRefiner(metric).refine(*(torch.from_numpy(part) for part in (query, documents, grades, around)))
+    assert isinstance(arrays.vector, np.ndarray)
+    assert arrays.vector.dtype == np.float32
+    assert isinstance(tensors.vector, torch.Tensor)
+    np.testing.assert_allclose(tensors.vector.numpy(), arrays.vector, atol=1e-6)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("metric", METRICS)
+def test_cuda_agrees_with_the_cpu(metric):
+    parts = lesson()
+    on_cpu = QueryRefiner(metric).refine(*parts)
+    on_gpu = QueryRefiner(metric, device="cuda").refine(*parts)
+    np.testing.assert_allclose(on_gpu.vector, on_cpu.vector, atol=1e-4)
+    tensors = QueryRefiner(metric).refine(*(torch.from_numpy(part).cuda() for part in parts))
+    assert tensors.vector.is_cuda
+
+
+def test_own_grade_decides_among_documents_that_the_rest_cannot_tell_apart():
+    query, documents, grades, around = lesson()
+    documents[1] = documents[0]
+    grades[:2] = 1, 0
+    refinement = QueryRefiner().refine(query, documents, grades, around)
+    assert documents[0] @ refinement.vector == pytest.approx(documents[1] @ refinement.vector)
+    assert refinement.fused[0] > refinement.fused[1]
+
+
+def test_published_procedure_step_by_step():
+    """Written out once more from the paper: Adam by hand, no autograd."""
+    query, documents, grades, _ = lesson()
+    target = np.exp(grades) / np.exp(grades).sum()
+    x, first, second = query.astype(float), np.zeros(32), np.zeros(32)
+    for step in range(1, 101):
+        length = np.linalg.norm(x)
+        cosines = documents @ x / length
+        student = np.exp(cosines) / np.exp(cosines).sum()
+        slope = ((student - target)[:, None] * (documents / length - np.outer(cosines, x) / length**2)).sum(0)
+        first, second = 0.9 * first + 0.1 * slope, 0.999 * second + 0.001 * slope**2
+        x -= 1e-4 * (first / (1 - 0.9**step)) / (np.sqrt(second / (1 - 0.999**step)) + 1e-8)
+    refinement = QueryRefiner.paper().refine(query, documents, grades)
+    np.testing.assert_allclose(refinement.vector, x, atol=1e-5)
+    assert refinement.iterations == 100
+
+
+@pytest.mark.skipif(not YARDSTICK.exists(), reason="the yardstick is not beside the checkout")
+@pytest.mark.parametrize("rate", [1e-4, 1e-3])
+def test_published_procedure_agrees_with_the_yardstick(rate, monkeypatch):
+    monkeypatch.setattr(sys, "path", [str(YARDSTICK), *sys.path])
+    import paper
+
+    query, documents, grades, _ = lesson(3, size=384)
+    refinement = QueryRefiner.paper(rate=rate).refine(query * 2, documents, grades)
+    np.testing.assert_allclose(refinement.vector, paper.refine(query * 2, documents, grades, lr=rate), atol=1e-5)
+
+
+@pytest.mark.parametrize("rate", [0, -1, float("nan")])
+def test_published_rate_out_of_range(rate):
+    with pytest.raises(ValueError, match="rate"):
+        PublishedRefiner(rate=rate)
+    with pytest.raises(ValueError, match="steps"):
+        QueryRefiner.paper(steps=0)
+
+
+def spoilt(**changes):
+    names = ("query", "documents", "grades", "background")
+    parts = dict(zip(names, (part.copy() for part in lesson()), strict=True))
+    return {**parts, **{name: change(parts[name]) for name, change in changes.items()}}
+
+
+def put(value, *place):
+    def change(array):
+        array[place] = value
+        return array
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"query": lambda q: q[:-1]}, "documents must have the shape"),
+        ({"query": lambda q: q[None]}, "query must have the shape"),
+        ({"query": put(np.nan, 0)}, "query holds NaN"),
+        ({"query": lambda q: q * 0}, "query holds a zero vector"),
+        ({"query": lambda q: ["a", "b"]}, "query is not an array"),
+        ({"documents": lambda d: d[:1], "grades": lambda g: g[:1]}, "documents must be at least 2"),
+        ({"documents": put(np.inf, 0, 0)}, "documents holds NaN or infinity"),
+        ({"documents": put(0, 3)}, "documents holds a zero vector"),
+        ({"grades": lambda g: g[:-1]}, "grades must have the shape"),
+        ({"grades": put(1.5, 0)}, "grades must be in"),
+        ({"grades": put(-0.1, 0)}, "grades must be in"),
+        ({"grades": put(np.nan, 0)}, "grades holds NaN"),
+        ({"background": lambda b: b[:0]}, "background is empty"),
+        ({"background": lambda b: b[:, :-1]}, "background must have the shape"),
+        ({"background": put(0, 0)}, "background holds a zero vector"),
+        ({"background": put(np.nan, 0, 0)}, "background holds NaN"),
+    ],
+)
+def test_bad_input_is_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        QueryRefiner().refine(**spoilt(**changes))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ({"metric": "manhattan"}, "metric"),
+        ({"temperature": 0}, "temperature"),
+        ({"prior": -1}, "prior"),
+        ({"reach": float("nan")}, "reach"),
+        ({"own_grade": -1}, "own_grade"),
+        ({"max_iterations": 0}, "max_iterations"),
+    ],
+)
+def test_settings_out_of_range_are_named(arguments, name):
+    with pytest.raises(ValueError, match=name):
+        QueryRefiner(**arguments)
+
+
+@pytest.mark.parametrize(("arguments", "name"), [({"trust": 1.5}, "trust"), ({"population": 0}, "population")])
+def test_arguments_out_of_range_are_named(arguments, name):
+    with pytest.raises(ValueError, match=name):
+        QueryRefiner().refine(*lesson(), **arguments)
+    if name == "trust":
+        with pytest.raises(ValueError, match="trust must have the shape"):
+            QueryRefiner().refine_batch(*(part[None] for part in lesson()), trust=[1, 1])
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 1000), graded=st.integers(2, 6), size=st.integers(1, 5), same=st.booleans())
+def test_strange_but_valid_input_gives_a_finite_vector(seed, graded, size, same):
+    rng = np.random.default_rng(seed)
+    documents = rng.normal(size=(1 if same else graded, size)).repeat(graded if same else 1, 0)
+    for metric in METRICS:
+        refinement = QueryRefiner(metric).refine(rng.normal(size=size), documents, rng.random(graded).round())
+        assert np.isfinite(refinement.vector).all()
+        assert np.isfinite(refinement.fused).all()
+
+
+def in_nats(move, refinement):
+    """A move of the query as the root mean square change of the documents' logits that it makes, the docs' unit."""
+    rows = np.concatenate([refinement.documents, refinement.background]).astype(float)
+    radius = np.sqrt(np.square(rows - rows.mean(0)).sum(1).mean())
+    return np.linalg.norm(move) * radius / refinement.tau
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 1000), trust=st.floats(0.01, 1), liar=st.integers(0, 19), honest=st.booleans())
+def test_no_grades_move_the_query_further_than_the_bound_nor_does_any_one_of_them(seed, trust, liar, honest):
+    """The bounds of docs/how-it-works.md. For a unit query under the dot product, tau is the formula's."""
+    query, documents, grades, around = lesson(seed)
+    grades = grades if honest else np.random.default_rng(seed).random(20).round()
+    refiner = QueryRefiner("dot")
+    refined = []
+    for said in (0.0, 1.0):
+        grades[liar] = said
+        refined.append(refiner.refine(query, documents, grades, around, population=10_000, trust=trust))
+        whole = refiner.reach * trust / (2 * refiner.temperature)
+        assert in_nats(refined[-1].vector - query, refined[-1]) <= whole * 1.001
+    rows = np.concatenate([documents, around]).astype(float)
+    radius = np.sqrt(np.square(rows - rows.mean(0)).sum(1).mean())
+    others = refined[0].target.astype(float)
+    others[liar] = 0
+    lever = np.linalg.norm(documents[liar] - others @ rows / others.sum()) / radius
+    one = refiner.reach**2 * np.tanh(trust / (4 * refiner.temperature)) * lever
+    assert in_nats(refined[1].vector - refined[0].vector, refined[0]) <= min(one, 2 * whole) * 1.001
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 1000), count=st.integers(2, 20))
+def test_an_exact_grade_never_puts_a_document_where_it_speaks_against(seed, count):
+    query, documents, _, around = lesson(seed)
+    grades = np.random.default_rng(seed).random(count).round()
+    found = QueryRefiner("dot").refine(query, documents[:count], grades, around, population=1000)
+    similarities = documents[:count] @ found.vector
+    assert (found.fused[grades == 1] >= similarities[grades == 1] - 1e-4).all()
+    assert (found.fused[grades == 0] <= similarities[grades == 0] + 1e-4).all()

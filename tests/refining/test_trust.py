@@ -1,0 +1,119 @@
+"""Telling a teacher that knows from one that guesses."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llama_index_refine import BaseGrader
+from llama_index_refine.refining.trust import Reliability, evidence, shrink
+from llama_index_refine.retrieval.records import reliability_of
+
+RNG_SEEDS = range(40)
+
+
+def query(seed: int, count: int = 20, size: int = 24):
+    """Documents around a query, some of them on its topic, graded exactly."""
+    rng = np.random.default_rng(seed)
+    topic, question = rng.normal(size=size), rng.normal(size=size)
+    relevant = rng.random(count) < 0.4
+    documents = question + rng.normal(size=(count, size)) + relevant[:, None] * topic * 0.7
+    documents /= np.linalg.norm(documents, axis=1, keepdims=True)
+    return documents, relevant.astype(float), documents @ (question + 0.4 * topic)
+
+
+def taught(grade) -> list[float]:
+    record = Reliability()
+    trust = []
+    for seed in RNG_SEEDS:
+        documents, exact, similarities = query(seed)
+        trust.append(record.observe(documents, grade(exact, np.random.default_rng(1000 + seed)), similarities))
+    return trust
+
+
+def noisy(exact, rng):
+    return 1 / (1 + np.exp(-1.5 * (np.where(exact > 0, 1.8, -1.8) + 1.7 * rng.normal(size=len(exact)))))
+
+
+def test_exact_grades_are_trusted_from_the_start_and_in_the_end():
+    trust = taught(lambda exact, rng: exact)
+    assert min(trust[3:]) > 0.9
+
+
+def test_noisy_grades_are_trusted():
+    assert np.mean(taught(noisy)[10:]) > 0.6
+
+
+@pytest.mark.parametrize(
+    "grade",
+    [
+        lambda exact, rng: 1 / (1 + np.exp(-1.8 * rng.normal(size=len(exact)))),
+        lambda exact, rng: rng.random(len(exact)).round(),
+        lambda exact, rng: 1 - exact,
+        lambda exact, rng: 1 - noisy(exact, rng),
+    ],
+    ids=["chance", "coin", "inverted", "inverted and noisy"],
+)
+def test_chance_and_upside_down_grades_are_not_trusted(grade):
+    assert max(taught(grade)[-10:]) < 0.15
+
+
+def test_grades_that_are_all_alike_are_evidence_of_nothing():
+    record = Reliability()
+    documents, _, similarities = query(0)
+    before = record.belief.hypotheses
+    for _ in range(50):
+        record.observe(documents, np.full(20, 1.0), similarities)
+    np.testing.assert_allclose(record.belief.hypotheses, before, atol=1e-9)
+    assert record.belief.trust() == 0
+
+
+def test_a_teacher_that_becomes_another_is_found_out():
+    record = Reliability()
+    for seed in range(40):
+        documents, exact, similarities = query(seed)
+        record.observe(documents, exact, similarities)
+    for seed in range(60):
+        documents, exact, similarities = query(seed)
+        trust = record.observe(documents, np.random.default_rng(seed).random(20).round(), similarities)
+    assert trust < 0.5
+
+
+def test_evidence_averages_one_over_chance():
+    """Over all orders of the same grades, f(y) / mean f(Py) averages 1: chance cannot win by patience."""
+    documents, _, similarities = query(1, count=8)
+    rng = np.random.default_rng(0)
+    grades = rng.random(8)
+    ratios = [np.exp(evidence(documents, rng.permutation(grades) / 0.3, similarities)) for _ in range(1500)]
+    np.testing.assert_allclose(np.mean(ratios, axis=0), 1, atol=0.25)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 1000), scale=st.floats(0.01, 100), shift=st.floats(-5, 5))
+def test_neither_scale_nor_crowding_of_the_vectors_matters(seed, scale, shift):
+    documents, exact, similarities = query(seed)
+    plain = evidence(documents, exact, similarities)
+    other = evidence(scale * documents + shift, exact, 3 * similarities - shift)
+    np.testing.assert_allclose(other, plain, atol=1e-5)
+
+
+def test_one_record_for_each_teacher():
+    class Teacher(BaseGrader):
+        def __init__(self):
+            pass
+
+        def grade(self, query, nodes):
+            return [1.0 for _ in nodes]
+
+    first, second = Teacher(), Teacher()
+    assert reliability_of(first) is reliability_of(first)
+    assert reliability_of(first) is not reliability_of(second)
+
+
+def test_uncertain_grades_count_for_less_and_certain_ones_in_full():
+    grades = [1.0, 0.0, 1.0, 0.0]
+    assert shrink(grades, [None, 0, 0.0, None]) == grades
+    drawn = shrink(grades, [0.4, None, None, None])
+    assert 0.5 < drawn[0] < 1
+    assert drawn[1:] == pytest.approx([0, 1, 0])
+    assert shrink([0.6, 0.4], [0.5, 0.5]) == pytest.approx([0.5, 0.5])
