@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llama_index_refine.graders.account import Budget as Budget
+    from llama_index_refine.graders.asking.calls import CallOptions as CallOptions
     from llama_index_refine.graders.average import AverageGrader as AverageGrader
     from llama_index_refine.graders.base import BaseGrader as BaseGrader
     from llama_index_refine.graders.base import GraderError as GraderError
@@ -36,6 +37,7 @@ _HOME = {
     "BaseGrader": "graders.base",
     "Budget": "graders.account",
     "CachedGrader": "graders.cache",
+    "CallOptions": "graders.asking.calls",
     "CascadeGrader": "graders.cascade",
     "CrossEncoderGrader": "graders.cross_encoder",
     "FeedbackGrader": "graders.feedback",
@@ -58,6 +60,7 @@ __all__ = [
     "BaseGrader",
     "Budget",
     "CachedGrader",
+    "CallOptions",
     "CascadeGrader",
     "CrossEncoderGrader",
     "FeedbackGrader",

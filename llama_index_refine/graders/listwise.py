@@ -12,10 +12,11 @@ from llama_index.core.prompts import BasePromptTemplate, PromptTemplate
 from llama_index.core.prompts.mixin import PromptDictType
 from llama_index.core.schema import BaseNode, MetadataMode, QueryBundle
 from pydantic import BaseModel, Field
+from typing_extensions import Unpack
 
 from llama_index_refine.graders.account import Account, current_account
 from llama_index_refine.graders.asking.blocking import run_blocking
-from llama_index_refine.graders.asking.calls import Call, Calls, OnError, Unreadable
+from llama_index_refine.graders.asking.calls import Call, CallOptions, Calls, Unreadable
 from llama_index_refine.graders.asking.prompts import LISTWISE, LISTWISE_FORM, instruction_line
 from llama_index_refine.graders.asking.text import count_tokens, fenced
 from llama_index_refine.graders.asking.verdicts import HIGHEST, grades_of, verdicts_in
@@ -57,11 +58,7 @@ class ListwiseGrader(BaseGrader):
     :param max_document_tokens: longer documents are cut to this many tokens, at least 1.
     :param metadata_mode: which of a node's metadata the LLM sees before its text.
     :param llm_kwargs: arguments for each call of the LLM.
-    :param concurrency: questions out at the same time, over all queries that share this grader.
-    :param timeout: seconds one question may take.
-    :param retries: how often a rate limit, a server error, a timeout or a broken connection is tried again.
-    :param cooldown: seconds the LLM is left alone after five questions in a row have failed.
-    :param on_error: "ignore" or "raise", see `LLMGrader`.
+    :param calls: how its questions are asked: see `CallOptions`; 4 at a time unless you say more, and 60 s for each.
     :raises ValueError: an argument out of its range.
     """
 
@@ -76,11 +73,7 @@ class ListwiseGrader(BaseGrader):
         max_document_tokens: int = 512,
         metadata_mode: MetadataMode = MetadataMode.LLM,
         llm_kwargs: Mapping[str, Any] | None = None,
-        concurrency: int = 4,
-        timeout: float = 60.0,
-        retries: int = 2,
-        cooldown: float = 30.0,
-        on_error: OnError = "ignore",
+        **calls: Unpack[CallOptions],
     ) -> None:
         for name, value in (("batch_size", batch_size), ("max_document_tokens", max_document_tokens)):
             if value < 1:
@@ -96,7 +89,7 @@ class ListwiseGrader(BaseGrader):
         self._max_document_tokens = max_document_tokens
         self._metadata_mode = metadata_mode
         self._llm_kwargs = {**(llm_kwargs or {})}
-        self._calls = Calls(concurrency, timeout, retries, cooldown, on_error)
+        self._calls = Calls(**(CallOptions(concurrency=4, timeout=60.0) | calls))
         self._structured: bool | None = None
 
     def grade(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> Grades:

@@ -8,8 +8,9 @@ from typing import Any
 from llama_index.core.llms import LLM
 from llama_index.core.prompts import BasePromptTemplate
 from llama_index.core.schema import MetadataMode
+from typing_extensions import Unpack
 
-from llama_index_refine.graders.asking.calls import Calls, OnError
+from llama_index_refine.graders.asking.calls import CallOptions, Calls
 from llama_index_refine.graders.asking.prompts import YES_NO
 from llama_index_refine.graders.chat import Answer, LlamaIndexChat
 from llama_index_refine.graders.pointwise import PointwiseGrader, yes_no_options
@@ -26,15 +27,10 @@ class LLMGrader(PointwiseGrader):
     :param instruction: what the search is for, in a sentence ("The queries are claims; relevant documents support or
         refute them."); None for none.
     :param prompt: a prompt of your own with the variables query, document and instruction. The document comes fenced.
-    :param concurrency: questions out at the same time, over all queries that share this grader.
     :param max_document_tokens: longer documents are cut to this many tokens of `Settings.tokenizer`.
     :param metadata_mode: which of a node's metadata the LLM sees before its text.
     :param llm_kwargs: arguments for each call of the LLM, such as {"temperature": 0.0}.
-    :param timeout: seconds one question may take.
-    :param retries: how often a rate limit, a server error, a timeout or a broken connection is tried again.
-    :param cooldown: seconds the LLM is left alone after five questions in a row have failed.
-    :param on_error: "ignore" logs each kind of failure once; "raise" raises `GraderError` where the credentials, the
-        model or the request are wrong.
+    :param calls: how its questions are asked: see `CallOptions`.
     :raises ValueError: an argument out of its range.
     """
 
@@ -43,14 +39,10 @@ class LLMGrader(PointwiseGrader):
         llm: LLM | None = None,
         instruction: str | None = None,
         prompt: BasePromptTemplate | None = None,
-        concurrency: int = 16,
         max_document_tokens: int = 512,
         metadata_mode: MetadataMode = MetadataMode.LLM,
         llm_kwargs: Mapping[str, Any] | None = None,
-        timeout: float = 30.0,
-        retries: int = 2,
-        cooldown: float = 30.0,
-        on_error: OnError = "ignore",
+        **calls: Unpack[CallOptions],
     ) -> None:
         super().__init__(
             chat=LlamaIndexChat(llm),
@@ -58,7 +50,7 @@ class LLMGrader(PointwiseGrader):
             instruction=instruction,
             max_document_tokens=max_document_tokens,
             metadata_mode=metadata_mode,
-            calls=Calls(concurrency, timeout, retries, cooldown, on_error),
+            calls=Calls(**calls),
             options=yes_no_options(llm_kwargs),
         )
 

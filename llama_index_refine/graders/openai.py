@@ -10,8 +10,9 @@ from typing import Any
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.prompts import BasePromptTemplate
 from llama_index.core.schema import MetadataMode
+from typing_extensions import Unpack
 
-from llama_index_refine.graders.asking.calls import Calls, OnError, Unreadable
+from llama_index_refine.graders.asking.calls import CallOptions, Calls, Unreadable
 from llama_index_refine.graders.asking.prompts import YES_NO
 from llama_index_refine.graders.asking.text import count_tokens
 from llama_index_refine.graders.chat import Answer, Chat, NoModelError, probabilities
@@ -37,14 +38,10 @@ class OpenAIGrader(PointwiseGrader):
     :param api_key: the key; None for OPENAI_API_KEY, or none at all where base_url is given.
     :param instruction: see `LLMGrader`, as for all that follow.
     :param prompt: a prompt of your own with the variables query, document and instruction.
-    :param concurrency: questions out at the same time, over all queries that share this grader.
     :param max_document_tokens: longer documents are cut to this many tokens.
     :param metadata_mode: which of a node's metadata the model sees before its text.
     :param llm_kwargs: arguments for each call, such as {"temperature": 0.0, "extra_body": {...}}.
-    :param timeout: seconds one question may take.
-    :param retries: how often a rate limit, a server error, a timeout or a broken connection is tried again.
-    :param cooldown: seconds the server is left alone after five questions in a row have failed.
-    :param on_error: "ignore" or "raise".
+    :param calls: how its questions are asked: see `CallOptions`.
     :raises ValueError: an argument out of its range.
     """
 
@@ -55,14 +52,10 @@ class OpenAIGrader(PointwiseGrader):
         api_key: str | None = None,
         instruction: str | None = None,
         prompt: BasePromptTemplate | None = None,
-        concurrency: int = 16,
         max_document_tokens: int = 512,
         metadata_mode: MetadataMode = MetadataMode.LLM,
         llm_kwargs: Mapping[str, Any] | None = None,
-        timeout: float = 30.0,
-        retries: int = 2,
-        cooldown: float = 30.0,
-        on_error: OnError = "ignore",
+        **calls: Unpack[CallOptions],
     ) -> None:
         if not model:
             raise ValueError("model must be the name of a model on the server; got none")
@@ -72,7 +65,7 @@ class OpenAIGrader(PointwiseGrader):
             instruction=instruction,
             max_document_tokens=max_document_tokens,
             metadata_mode=metadata_mode,
-            calls=Calls(concurrency, timeout, retries, cooldown, on_error),
+            calls=Calls(**calls),
             options=yes_no_options({"temperature": 0.0, **(llm_kwargs or {})}),
         )
 

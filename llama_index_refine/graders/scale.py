@@ -8,8 +8,9 @@ from typing import Any
 from llama_index.core.llms import LLM
 from llama_index.core.prompts import BasePromptTemplate
 from llama_index.core.schema import MetadataMode
+from typing_extensions import Unpack
 
-from llama_index_refine.graders.asking.calls import Calls, OnError
+from llama_index_refine.graders.asking.calls import CallOptions, Calls
 from llama_index_refine.graders.asking.prompts import SCALE
 from llama_index_refine.graders.chat import Answer, LlamaIndexChat
 from llama_index_refine.graders.pointwise import PointwiseGrader, yes_no_options
@@ -34,14 +35,10 @@ class ScaleGrader(PointwiseGrader):
     :param rubric: what each number from 0 up means, 2 to 10 levels.
     :param instruction: see `LLMGrader`, as for all that follow.
     :param prompt: a prompt of your own with the variables query, document, instruction, rubric and highest.
-    :param concurrency: questions out at the same time, over all queries that share this grader.
     :param max_document_tokens: longer documents are cut to this many tokens.
     :param metadata_mode: which of a node's metadata the LLM sees before its text.
     :param llm_kwargs: arguments for each call of the LLM.
-    :param timeout: seconds one question may take.
-    :param retries: how often a rate limit, a server error, a timeout or a broken connection is tried again.
-    :param cooldown: seconds the LLM is left alone after five questions in a row have failed.
-    :param on_error: "ignore" or "raise".
+    :param calls: how its questions are asked: see `CallOptions`.
     :raises ValueError: an argument out of its range.
     """
 
@@ -51,14 +48,10 @@ class ScaleGrader(PointwiseGrader):
         rubric: Sequence[str] = RUBRIC,
         instruction: str | None = None,
         prompt: BasePromptTemplate | None = None,
-        concurrency: int = 16,
         max_document_tokens: int = 512,
         metadata_mode: MetadataMode = MetadataMode.LLM,
         llm_kwargs: Mapping[str, Any] | None = None,
-        timeout: float = 30.0,
-        retries: int = 2,
-        cooldown: float = 30.0,
-        on_error: OnError = "ignore",
+        **calls: Unpack[CallOptions],
     ) -> None:
         if isinstance(rubric, str) or not 2 <= len(rubric) <= 10:
             raise ValueError("rubric must be 2 to 10 texts, one a level, the least relevant first")
@@ -68,7 +61,7 @@ class ScaleGrader(PointwiseGrader):
             instruction=instruction,
             max_document_tokens=max_document_tokens,
             metadata_mode=metadata_mode,
-            calls=Calls(concurrency, timeout, retries, cooldown, on_error),
+            calls=Calls(**calls),
             options=yes_no_options(llm_kwargs),
         )
         self._rubric = tuple(rubric)

@@ -7,7 +7,7 @@ import logging
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypedDict, TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
 
@@ -54,15 +54,30 @@ class Call(Generic[T_co]):
     adapt: Callable[[Exception], bool] = lambda error: False
 
 
+class CallOptions(TypedDict, total=False):
+    """How a teacher asks its LLM; keyword arguments of every teacher that asks one.
+
+    :param concurrency: questions out at the same time, over all queries that share the teacher, at least 1; default 16.
+    :param timeout: seconds one question may take, above 0; default 30.
+    :param retries: how often a rate limit, a server error, a timeout or a broken connection is tried again, at least 0;
+        default 2.
+    :param cooldown: seconds the LLM is left alone after five questions in a row have failed, at least 0; default 30.
+    :param on_error: "ignore" (the default) logs each kind of failure once and leaves the node without a grade; "raise"
+        raises `GraderError` where the user has to change something: credentials, model, address, request.
+    """
+
+    concurrency: int
+    timeout: float
+    retries: int
+    cooldown: float
+    on_error: OnError
+
+
 class Calls:
     """The gate that all LLM calls of one teacher go through, whatever query, thread or event loop they come from.
 
-    :param concurrency: calls out at the same time, at least 1.
-    :param timeout: seconds one attempt may take, above 0.
-    :param retries: how often a rate limit, a server error, a timeout or a broken connection is tried again, at least 0.
-    :param cooldown: seconds without calls after five calls in a row have failed, at least 0.
-    :param on_error: "ignore" logs and leaves the node without a grade; "raise" raises `GraderError` at once where the
-        user has to change something (credentials, model, address, request).
+    The arguments are those of `CallOptions`.
+
     :raises ValueError: a number out of its range, or another word for on_error.
     """
 

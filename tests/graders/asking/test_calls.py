@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import inspect
 
 import pytest
+from llama_index.core.llms import MockLLM
 
 from llama_index_refine.graders.account import Account
-from llama_index_refine.graders.asking.calls import Call, Calls
+from llama_index_refine.graders.asking.calls import Call, CallOptions, Calls
 from llama_index_refine.graders.base import GraderError
+from llama_index_refine.graders.listwise import ListwiseGrader
+from llama_index_refine.graders.llm import LLMGrader
+from llama_index_refine.graders.openai import OpenAIGrader
+from llama_index_refine.graders.scale import ScaleGrader
 
 
 class RefusedError(Exception):
@@ -35,3 +41,25 @@ async def test_calls_that_fail_as_another_ends_them_are_not_reported_as_forgotte
         await asyncio.sleep(0)
     gc.collect()
     assert not reported
+
+
+def test_call_options_are_what_a_gate_takes():
+    assert list(CallOptions.__annotations__) == list(inspect.signature(Calls).parameters)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda **options: LLMGrader(MockLLM(), **options),
+        lambda **options: ScaleGrader(MockLLM(), **options),
+        lambda **options: ListwiseGrader(MockLLM(), **options),
+        lambda **options: OpenAIGrader("m", **options),
+    ],
+    ids=["llm", "scale", "listwise", "openai"],
+)
+def test_every_teacher_that_asks_takes_call_options_and_names_the_wrong_one(make):
+    make(**CallOptions(concurrency=2, timeout=3.0, retries=0, cooldown=1.0, on_error="raise"))
+    wrong = {"concurrency": 0, "timeout": 0.0, "retries": -1, "cooldown": -1.0, "on_error": "shout", "cooldwon": 1.0}
+    for name, value in wrong.items():
+        with pytest.raises((TypeError, ValueError), match=name):
+            make(**{name: value})
