@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import json
 import logging
-import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from llama_index_refine.graders.account import current_account
 from llama_index_refine.graders.asking.blocking import in_thread
 from llama_index_refine.graders.base import BaseGrader, Grades
 from llama_index_refine.graders.combining import Caller, CombiningGrader, spread_of
+from llama_index_refine.locks import Lock
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class CachedGrader(CombiningGrader):
         self._store = store if store is not None else SimpleKVStore()
         self._collection = collection
         self._asked: dict[str, Future[_Entry | None]] = {}
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     def fingerprint(self) -> str:
         """See `BaseGrader.fingerprint`. A cache changes no grade."""

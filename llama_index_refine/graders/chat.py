@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
-import threading
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any, TypeVar, cast
 
 from llama_index.core import Settings
@@ -19,7 +20,9 @@ from pydantic import BaseModel
 
 from llama_index_refine.graders.asking.blocking import in_thread
 from llama_index_refine.graders.asking.text import count_tokens
+from llama_index_refine.locks import Lock, OfOneProcess
 
+T = TypeVar("T")
 Model = TypeVar("Model", bound=BaseModel)
 
 # What servers with a lower limit than the protocol's 20 allow.
@@ -72,20 +75,36 @@ class Chat(ABC):
         """Say which model answers, without secrets."""
 
 
-class LlamaIndexChat(Chat):
+class LlamaIndexChat(Chat, OfOneProcess):
     """Asks a LlamaIndex LLM.
 
     Its own retries are turned off where it lets them be (`max_retries`), on a copy: every call is then counted, and
-    stops at the deadline.
+    stops at the deadline. Each event loop after the first has a copy of its own, because the connections of an
+    asynchronous client belong to the loop that opened them. An LLM without asynchronous methods is called in threads.
 
     :param llm: the LLM; None is `Settings.llm`, looked up at each question.
     """
 
     def __init__(self, llm: LLM | None = None) -> None:
+        super().__init__()
         self._given = llm
         self._original: LLM | None = None
         self._prepared: LLM | None = None
-        self._lock = threading.Lock()
+        self._of_loop: dict[asyncio.AbstractEventLoop, LLM] = {}
+        self._only_blocks = False
+        self._lock = Lock()
+        self._forked = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_original": None, "_prepared": None, "_of_loop": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__init__()
+        self.__dict__.update(state)
+
+    def after_fork(self) -> None:
+        """See `OfOneProcess.after_fork`."""
+        self._prepared, self._of_loop, self._forked = None, {}, True
 
     @property
     def llm(self) -> LLM:
@@ -98,7 +117,31 @@ class LlamaIndexChat(Chat):
             if llm is not self._original or self._prepared is None:
                 self._original = llm
                 self._prepared = _without_retries(llm)
+                if self._forked:
+                    self._prepared = _with_own_connections(self._prepared, _BLOCKING, _AWAITED)
+                self._of_loop = {}
+                self._only_blocks = type(llm).achat is CustomLLM.achat
             return self._prepared
+
+    def _llm_of_this_loop(self) -> LLM:
+        llm, loop = self.llm, asyncio.get_running_loop()
+        with self._lock:
+            if loop not in self._of_loop:
+                alive = {known: other for known, other in self._of_loop.items() if not known.is_closed()}
+                self._of_loop = {**alive, loop: _with_own_connections(llm, _AWAITED) if self._of_loop else llm}
+            return self._of_loop[loop]
+
+    async def _call(self, blocking: Callable[[LLM], T], awaiting: Callable[[LLM], Awaitable[T]], in_sync: bool) -> T:
+        """Call the LLM in whichever way it can be called. :param in_sync: the caller is synchronous code."""
+        llm = self.llm
+        if not in_sync and not self._only_blocks:
+            try:
+                return await awaiting(self._llm_of_this_loop())
+            except NotImplementedError:
+                result = await in_thread(blocking, llm)
+                self._only_blocks = True
+                return result
+        return await in_thread(blocking, llm)
 
     def check(self) -> None:
         """See `Chat.check`."""
@@ -106,11 +149,9 @@ class LlamaIndexChat(Chat):
 
     async def ask(self, messages: Sequence[ChatMessage], options: Mapping[str, Any], blocking: bool) -> Answer:
         """See `Chat.ask`. Blocking LLMs, and all where the caller is synchronous, are called in threads."""
-        llm = self.llm
-        if blocking or type(llm).achat is CustomLLM.achat:
-            response = await in_thread(lambda: llm.chat(messages, **options))
-        else:
-            response = await llm.achat(messages, **options)
+        response = await self._call(
+            lambda llm: llm.chat(messages, **options), lambda llm: llm.achat(messages, **options), blocking
+        )
         return _answer(messages, response)
 
     async def predict(
@@ -131,11 +172,12 @@ class LlamaIndexChat(Chat):
         :return: the answer.
         :raises Exception: whatever the client raises, and where the answer was not of this form.
         """
-        llm, question, options = self.llm, cast(PromptTemplate, prompt), dict(llm_kwargs)
-        if blocking or type(llm).achat is CustomLLM.achat:
-            answer = await in_thread(lambda: llm.structured_predict(output, question, options, **variables))
-        else:
-            answer = await llm.astructured_predict(output, question, options, **variables)
+        question, options = cast(PromptTemplate, prompt), dict(llm_kwargs)
+        answer = await self._call(
+            lambda llm: llm.structured_predict(output, question, options, **variables),
+            lambda llm: llm.astructured_predict(output, question, options, **variables),
+            blocking,
+        )
         return cast(Model, answer)
 
     def fingerprint(self) -> str:
@@ -149,6 +191,21 @@ def _without_retries(llm: LLM) -> LLM:
     if isinstance(getattr(llm, "max_retries", None), int):
         return llm.model_copy(update={"max_retries": 0})
     return llm
+
+
+# Where LlamaIndex's LLMs keep an openai client, where an HTTP client that the user gave it, and what makes another.
+_BLOCKING = ("_client", "_http_client", "DefaultHttpxClient")
+_AWAITED = ("_aclient", "_async_http_client", "DefaultAsyncHttpxClient")
+
+
+def _with_own_connections(llm: LLM, *clients: tuple[str, str, str]) -> LLM:
+    """Copy an LLM on the openai client, with connections of its own; return any other as it is."""
+    copy = llm.model_copy()
+    for name, users, fresh in clients:
+        client: Any = getattr(llm, name, None)
+        if getattr(llm, users, None) is None and type(client).__module__.split(".")[0] == "openai":
+            setattr(copy, name, client.copy(http_client=getattr(import_module("openai"), fresh)()))
+    return copy if hasattr(llm, "_aclient") else llm
 
 
 def _answer(messages: Sequence[ChatMessage], response: ChatResponse) -> Answer:

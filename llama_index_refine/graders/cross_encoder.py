@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from llama_index.core.schema import BaseNode, MetadataMode, QueryBundle
 from llama_index_refine.graders.account import current_account
 from llama_index_refine.graders.asking.blocking import in_thread
 from llama_index_refine.graders.base import BaseGrader, Grades
+from llama_index_refine.locks import Lock
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder
@@ -54,7 +54,7 @@ class CrossEncoderGrader(BaseGrader):
         self._device = device
         self._temperature = temperature
         self._metadata_mode = metadata_mode
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     def grade(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> Grades:
         """See `BaseGrader.grade`.

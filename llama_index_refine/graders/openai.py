@@ -82,6 +82,9 @@ class _OpenAIChat(Chat):
         self._api_key = api_key
         self._clients: dict[asyncio.AbstractEventLoop, AsyncOpenAI] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_clients": {}}
+
     def check(self) -> None:
         """See `Chat.check`."""
         if not (self._base_url or self._api_key or os.environ.get("OPENAI_API_KEY")):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import threading
 from collections.abc import Collection, Sequence
 
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
@@ -15,6 +14,7 @@ from llama_index_refine.graders.account import current_account
 from llama_index_refine.graders.asking.blocking import in_thread
 from llama_index_refine.graders.base import BaseGrader, Grades
 from llama_index_refine.graders.rerankers import UNIT, Scale, checked, grade_on, likely_scale, scale_of
+from llama_index_refine.locks import Lock
 
 # As good as 0, and yet told from a 0 that a reranker gives: the smallest of all floats.
 _NO_SCORE = 5e-324
@@ -44,7 +44,7 @@ class PostprocessorGrader(BaseGrader):
         self._postprocessor = postprocessor
         self._scale = scale_of(postprocessor) if scale is None else checked(scale)
         self._guessed = self._scale is None
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     def grade(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> Grades:
         """See `BaseGrader.grade`."""

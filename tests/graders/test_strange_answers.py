@@ -333,3 +333,20 @@ def test_many_queries_share_one_limit_and_all_return(chat_server):
     assert chat_server.most_at_once <= 8
     assert sum(grade == [None] for grade in grades) == 60
     assert threading.active_count() < 30
+
+
+def test_a_server_with_one_place_answers_every_question(make_teacher, chat_server):
+    free = 0.0
+
+    def one_at_a_time(question: Question) -> Reply:
+        nonlocal free
+        now = time.monotonic()
+        free = max(now, free) + 0.1
+        return replace(yes(0.9), delay=free - now)
+
+    chat_server.reply = one_at_a_time
+    account = Account()
+    with account.active():
+        grades = make_teacher(retries=0, timeout=1.2, cooldown=60).grade(QUERY, NODES * 10)
+    assert grades == pytest.approx([0.9] * 30)
+    assert account.failures == []

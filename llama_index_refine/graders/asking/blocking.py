@@ -9,9 +9,11 @@ from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+from llama_index_refine.locks import Lock
+
 T = TypeVar("T")
 
-_lock = threading.Lock()
+_lock = Lock()
 _loop: asyncio.AbstractEventLoop | None = None
 _thread: threading.Thread | None = None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypedDict, TypeVar
@@ -12,9 +12,18 @@ from typing import Any, Generic, Literal, TypedDict, TypeVar
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from llama_index_refine.graders.account import Account
-from llama_index_refine.graders.asking.failures import describe, is_setup_error, is_transient, retry_after, status_of
-from llama_index_refine.graders.asking.limits import Circuit, ConcurrencyLimit
+from llama_index_refine.graders.asking.failures import (
+    describe,
+    is_setup_error,
+    is_timeout,
+    is_transient,
+    retry_after,
+    status_of,
+)
+from llama_index_refine.graders.asking.limits import Circuit
+from llama_index_refine.graders.asking.pace import Pace
 from llama_index_refine.graders.base import GraderError
+from llama_index_refine.locks import Lock
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -23,6 +32,8 @@ OnError = Literal["ignore", "raise"]
 
 _LONGEST_WAIT = 20.0
 _FAILURES_TO_OPEN = 5
+# What servers say that have no place for a question.
+_BUSY = (429, 503, 529)
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +48,10 @@ class CutShort(Unreadable):
 
 class _NotCalled(Exception):
     """The call was not made: the budget is spent, or the circuit is open."""
+
+
+class _CrowdedOut(Exception):
+    """Other questions kept the server from this one until its time was over; its cause is the timeout."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +72,8 @@ class Call(Generic[T_co]):
 class CallOptions(TypedDict, total=False):
     """How a teacher asks its LLM; keyword arguments of every teacher that asks one.
 
-    :param concurrency: questions out at the same time, over all queries that share the teacher, at least 1; default 16.
+    :param concurrency: the most questions out at the same time, over all queries that share the teacher, at least 1;
+        default 16. Fewer are out at first, and for good where answers come so slowly that questions must be queueing.
     :param timeout: seconds one question may take, above 0; default 30.
     :param retries: how often a rate limit, a server error, a timeout or a broken connection is tried again, at least 0;
         default 2.
@@ -100,13 +116,14 @@ class Calls:
         if on_error not in ("ignore", "raise"):
             raise ValueError(f'on_error must be "ignore" or "raise"; got {on_error!r}')
         self._timeout = timeout
+        self._patience = concurrency.bit_length()
         self._retries = retries
         self._cooldown = cooldown
         self._on_error = on_error
-        self._limit = ConcurrencyLimit(concurrency)
+        self._pace = Pace(concurrency, timeout)
         self._circuit = Circuit(_FAILURES_TO_OPEN, cooldown)
         self._told: set[str] = set()
-        self._told_lock = threading.Lock()
+        self._told_lock = Lock()
 
     async def gather(self, calls: Sequence[Call[T]], account: Account) -> list[T | None]:
         """Make all calls and wait for them, at most until the account's deadline.
@@ -117,6 +134,7 @@ class Calls:
         :raises GraderError: the user has to change something, and on_error is "raise".
         """
         tasks: list[asyncio.Task[T | None]] = [asyncio.create_task(self._call(call, account)) for call in calls]
+        begun = time.monotonic()
         try:
             if tasks:
                 await asyncio.wait(tasks, timeout=account.seconds_left(), return_when=asyncio.FIRST_EXCEPTION)
@@ -130,7 +148,7 @@ class Calls:
         if errors:
             raise errors[0]
         if late:
-            if not done:
+            if not done and self._pace.silent_since(begun):
                 self._circuit.failed()
             self._tell(f"answers were still out at the deadline of {account.budget.seconds:g} s", account)
         return [task.result() if task in done else None for task in tasks]
@@ -177,22 +195,42 @@ class Calls:
             wait=_backoff,
             retry=retry_if_exception(lambda error: is_transient(error) and (retry_after(error) or 0) <= _LONGEST_WAIT),
         )
-        return await retrying(self._once, call, account)
+        return await retrying(self._patiently, call, account)
+
+    async def _patiently(self, call: Call[T], account: Account) -> T:
+        for _ in range(self._patience):
+            try:
+                return await self._once(call, account)
+            except _CrowdedOut:
+                pass
+        try:
+            return await self._once(call, account)
+        except _CrowdedOut as error:
+            raise error.__cause__ or error from None
 
     async def _once(self, call: Call[T], account: Account) -> T:
-        async with self._limit:
+        async with self._pace.places:
             if not self._circuit.allows():
                 raise _NotCalled(f"the LLM has failed repeatedly and is left alone for {self._cooldown:g} s")
             tokens = call.tokens() if account.budget.tokens is not None else 0
             if not account.open_call(tokens):
                 raise _NotCalled(account.exhausted(tokens) or "the budget is used up")
+            begun = time.monotonic()
             try:
                 result = await asyncio.wait_for(call.make(), self._timeout)
             except Unreadable:
+                self._pace.answered(begun)
                 self._circuit.succeeded()
+                raise
+            except Exception as error:
+                if status_of(error) in _BUSY:
+                    self._pace.refused(begun)
+                if is_timeout(error) and self._pace.is_crowded(begun):
+                    raise _CrowdedOut from error
                 raise
             finally:
                 account.release(tokens)
+            self._pace.answered(begun)
             self._circuit.succeeded()
             return result
 

@@ -3,28 +3,50 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections import deque
 from concurrent.futures import Future
 from types import TracebackType
+from typing import Any
+
+from llama_index_refine.locks import Lock, OfOneProcess
 
 
-class ConcurrencyLimit:
+class ConcurrencyLimit(OfOneProcess):
     """A semaphore for coroutines of any event loop in any thread, first come first served.
+
+    A forked process, and whoever gets it out of a pickle, finds it empty.
 
     :param size: how many may hold it at once, at least 1.
     """
 
     def __init__(self, size: int) -> None:
-        self._free = size
+        super().__init__()
+        self.size = size
+        self._held = 0
         self._waiting: deque[Future[None]] = deque()
-        self._lock = threading.Lock()
+        self._lock = Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ConcurrencyLimit, (self.size,)
+
+    def after_fork(self) -> None:
+        """See `OfOneProcess.after_fork`."""
+        self._held = 0
+        self._waiting = deque()
+
+    def resize(self, size: int) -> None:
+        """Let another number hold it. Where that is fewer, nobody comes in until so many have left."""
+        with self._lock:
+            self.size = size
+            turns = self._free_turns()
+        for turn in turns:
+            turn.set_result(None)
 
     async def __aenter__(self) -> None:
         with self._lock:
-            if self._free:
-                self._free -= 1
+            if self._held < self.size:
+                self._held += 1
                 return
             turn: Future[None] = Future()
             self._waiting.append(turn)
@@ -42,14 +64,20 @@ class ConcurrencyLimit:
 
     def _leave(self) -> None:
         with self._lock:
-            while self._waiting:
-                turn = self._waiting.popleft()
-                if turn.set_running_or_notify_cancel():
-                    break
-            else:
-                self._free += 1
-                return
-        turn.set_result(None)
+            # A call that a fork cut off may still be unwound by the child.
+            self._held = max(0, self._held - 1)
+            turns = self._free_turns()
+        for turn in turns:
+            turn.set_result(None)
+
+    def _free_turns(self) -> list[Future[None]]:
+        turns = []
+        while self._waiting and self._held < self.size:
+            turn = self._waiting.popleft()
+            if turn.set_running_or_notify_cancel():
+                self._held += 1
+                turns.append(turn)
+        return turns
 
 
 class Circuit:
@@ -64,7 +92,7 @@ class Circuit:
         self._cooldown = cooldown
         self._failures = 0
         self._trial_at = 0.0
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     def allows(self) -> bool:
         """Whether a call may be made now; where the circuit is open, a True is this cooldown's one trial."""

@@ -1,0 +1,124 @@
+"""How many questions a server is asked at a time: as many as it answers in good time."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+
+from llama_index_refine.graders.asking.limits import ConcurrencyLimit
+from llama_index_refine.locks import Lock
+
+_FIRST = 4
+# What is a good time, and what is too long, as shares of the time that a question may take.
+_SOON = 0.25
+_LATE = 0.5
+# Answers that take so much longer than the quickest have stood in a queue.
+_QUEUED = 1.5
+_REMEMBERED = 64
+
+
+class Pace:
+    """Additive increase, multiplicative decrease of the questions that are out at the same time.
+
+    It begins with a few. While answers come in a quarter of the time allowed it asks more, at once as many as would be
+    answered in that time one after another, then twice as many after each round. Where answers show that they queue, in
+    more than half of the time, it asks half as many, and after some time one more a round. Answers that take long
+    without a queue do not slow it down, and neither does a single one. A round is as many answers as may be out.
+
+    :param most: never more than this, at least 1.
+    :param allowed: the seconds that a question may take, above 0.
+    """
+
+    def __init__(self, most: int, allowed: float) -> None:
+        self.places = ConcurrencyLimit(min(_FIRST, most))
+        self._most = most
+        self._allowed = allowed
+        self._lock = Lock()
+        self._took: deque[float] = deque(maxlen=_REMEMBERED)
+        self._round: list[float] = []
+        self._refused = 0
+        self._changed = -math.inf
+        self._served = 1
+        self._waits = 0
+        self._slow_start = True
+        self._last_answer = -math.inf
+        self._last_queue = -math.inf
+
+    def answered(self, begun: float) -> None:
+        """Take note of an answer.
+
+        :param begun: when its question was asked, by `time.monotonic`.
+        """
+        with self._lock:
+            self._last_answer = time.monotonic()
+            took = self._last_answer - begun
+            self._took.append(took)
+            self._waits -= 1
+            if begun < self._changed:
+                return
+            if len(self._took) == 1 and took * self.places.size < self._allowed * _SOON:
+                self._set(int(self._allowed * _SOON / max(took, 1e-3)))
+                return
+            self._round.append(took)
+            self._end_round()
+
+    def refused(self, begun: float) -> None:
+        """Take note that a server was too busy to take a question.
+
+        :param begun: when it was asked.
+        """
+        with self._lock:
+            if begun >= self._changed:
+                self._refused += 1
+                self._end_round()
+
+    def is_crowded(self, begun: float) -> bool:
+        """Take note that a question got no answer in time.
+
+        :param begun: when it was asked.
+        :return: whether it was other questions that kept the server from it; fewer are out from then on.
+        """
+        with self._lock:
+            too_many = self.places.size > self._served or self._last_queue > begun
+            crowded = self.places.size > 1 and self._last_answer > begun and too_many
+            if crowded and begun >= self._changed:
+                self._slow_down()
+            # For a while after too many were out, the server may be at work on those that were given up.
+            return crowded or begun < self._changed + self._allowed
+
+    def silent_since(self, begun: float) -> bool:
+        """Whether nobody has had an answer since then."""
+        with self._lock:
+            return self._last_answer < begun
+
+    def _end_round(self) -> None:
+        size = self.places.size
+        if len(self._round) + self._refused < size:
+            return
+        if 2 * self._refused > size or (size == 2 and self._refused):
+            self._slow_down()
+            return
+        took = sorted(self._round)[len(self._round) // 2]
+        queued = took > self._allowed * _SOON and took > _QUEUED * min(self._took)
+        if queued:
+            self._last_queue = time.monotonic()
+        else:
+            self._served = max(self._served, size)
+        if queued and took > self._allowed * _LATE:
+            self._slow_down()
+        elif queued or self._waits > 0:
+            self._set(size)
+        else:
+            self._set(2 * size if self._slow_start and took <= self._allowed * _SOON else size + 1)
+
+    def _slow_down(self) -> None:
+        self._slow_start = False
+        self._waits = _REMEMBERED
+        self._changed = time.monotonic()
+        self._served = min(self._served, max(1, self.places.size // 2))
+        self._set(self.places.size // 2)
+
+    def _set(self, size: int) -> None:
+        self._round, self._refused = [], 0
+        self.places.resize(max(1, min(size, self._most)))
