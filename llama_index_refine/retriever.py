@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from llama_index.core import Settings
 from llama_index.core.base.base_retriever import BaseRetriever
@@ -179,6 +179,17 @@ class RefinedRetriever(BaseRetriever):
         """
         store = open_store(client, collection_name, text_key, vector_name, aclient, sparse_vector_name, sparse_query_fn)
         return cls(store, **kwargs)
+
+    def __copy__(self) -> RefinedRetriever:
+        copied = object.__new__(type(self))
+        copied.__dict__.update(self.__dict__)
+        return copied
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a RefinedRetriever cannot be pickled, because its Qdrant client's connections belong to this process: "
+            "pickle the grader if you need to, and make a client and a retriever in each process"
+        )
 
     @property
     def similarity_top_k(self) -> int:

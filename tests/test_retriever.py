@@ -1,8 +1,10 @@
 """The loop on a real collection: what it finds, what it asks of Qdrant and the teacher, and what it does on failure."""
 
 import asyncio
+import copy
 import json
 import logging
+import pickle
 
 import numpy as np
 import pytest
@@ -494,3 +496,30 @@ def test_people_are_followed_from_the_first_query_and_the_teacher_behind_them_is
 def test_a_judged_node_that_is_gone_is_passed_over(store):
     grader = FeedbackGrader({"topic 3": {"00000000-0000-4000-8000-999999999999": 1.0}}, TopicGrader())
     assert retriever(store, grader).refine(PLANTED.query(3)).refined
+
+
+@pytest.mark.parametrize("text", ["", "  \n"])
+def test_an_empty_query_finds_nothing_and_asks_nobody(text):
+    client = CountingClient(":memory:")
+    refined = retriever(PLANTED.store(client=client), AnswerGrader(lambda nodes: 1 / 0), on_error="raise")
+    client.batches.clear()
+    for refinement in (refined.refine(text), asyncio.run(refined.arefine(text)), refined.refine_batch([text])[0]):
+        assert refinement.nodes == refinement.nodes_before == []
+        assert refinement.reason == "the query is empty"
+        assert not refinement.refined
+        assert json.loads(refinement.to_json())["reason"] == refinement.reason
+        assert repr(refinement)
+    assert refined.retrieve(text) == []
+    assert client.batches == []
+    mixed = refined.retrieve_batch([text, PLANTED.query(0)], return_exceptions=True)
+    assert mixed[0] == []
+
+
+def test_a_retriever_says_why_it_cannot_be_pickled(store):
+    refined = retriever(store)
+    for bring_out in (pickle.dumps, copy.deepcopy):
+        with pytest.raises(TypeError, match="make a client and a retriever in each process"):
+            bring_out(refined)
+    copied = copy.copy(refined)
+    copied.similarity_top_k = 3
+    assert (len(copied.retrieve(PLANTED.query(0))), len(refined.retrieve(PLANTED.query(0)))) == (3, 10)

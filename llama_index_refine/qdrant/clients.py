@@ -17,6 +17,9 @@ from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedR
 # Queries in one request to Qdrant. At two lists of a hundred nodes a query, an answer stays at some 20 MB.
 BATCH = 64
 
+# What httpx keeps open between requests unless it is told otherwise.
+_KEPT_CONNECTIONS = 20
+
 
 @dataclass(frozen=True)
 class Call:
@@ -73,7 +76,7 @@ class ClientOperation(ABC):
             call = next(calls)
             while True:
                 try:
-                    answer = await getattr(client, call.method)(self.store.collection_name, **call.arguments)
+                    answer = await _awaited(client, self.store.collection_name, call)
                 except Exception as error:
                     call = calls.throw(error)
                 else:
@@ -171,6 +174,18 @@ class DescribeCollection(ClientOperation):
     def _calls(self, items: Sequence[Any]) -> Calls:
         info = yield Call("get_collection", {})
         return [info] * len(items)
+
+
+async def _awaited(client: Any, collection_name: str, call: Call) -> Any:
+    """Make a call, past the connections that the client has kept from event loops that are closed by now."""
+    for _ in range(_KEPT_CONNECTIONS):
+        try:
+            return await getattr(client, call.method)(collection_name, **call.arguments)
+        except ResponseHandlingException as error:
+            # The client drops the connection that failed, so that the next attempt has another.
+            if not isinstance(error.source, RuntimeError) or "loop is closed" not in str(error.source):
+                raise
+    return await getattr(client, call.method)(collection_name, **call.arguments)
 
 
 def refused(error: Exception) -> bool:

@@ -110,6 +110,8 @@ class FeedbackLoop:
         """
         account = Account(self.budget)
         embedding = query.embedding
+        if embedding is None and not any(text.strip() for text in query.embedding_strs):
+            return (yield from self._nothing(query))
         if embedding is None:
             embedding = yield Step("embed", self.embedding, query)
         vector = np.asarray(embedding, dtype=np.float32)
@@ -144,6 +146,12 @@ class FeedbackLoop:
             completion_tokens=account.completion_tokens,
             cached_grades=account.cached,
         )
+
+    def _nothing(self, query: QueryBundle) -> Steps[Refinement]:
+        space = yield from self.collection.space()
+        refinement = Refinement.unmoved(np.zeros(space.size, dtype=np.float32), query.query_str, [])
+        refinement.reason = "the query is empty"
+        return refinement
 
     def _refined(self, feedback: Feedback, shown: Found, shares: Sequence[int], space: Space) -> Steps[Refinement]:
         if len(shown.ids) < 2:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 import grpc
@@ -251,3 +252,16 @@ def test_grpcs_refusals_are_told_from_failures(grpc_server):
     assert refused(second)
     grpc_server.failing = grpc.StatusCode.UNAVAILABLE
     assert not refused(operation.run([good])[0])
+
+
+def test_one_asynchronous_client_in_several_event_loops(server):
+    # The client keeps no connections to "127.0.0.1" and "localhost".
+    url = server.url.replace("127.0.0.1", "127.1")
+    refined = retriever(AsyncQdrantClient(url=url, check_compatibility=False, timeout=1))
+
+    async def several() -> list[int]:
+        found = await asyncio.gather(*(refined.aretrieve(question(topic)) for topic in range(4)))
+        return [len(nodes) for nodes in found]
+
+    for _ in range(3):
+        assert asyncio.run(several()) == [10] * 4

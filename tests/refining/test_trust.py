@@ -5,9 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llama_index_refine import BaseGrader
 from llama_index_refine.refining.trust import Reliability, evidence, shrink
-from llama_index_refine.retrieval.records import reliability_of
 
 RNG_SEEDS = range(40)
 
@@ -95,19 +93,6 @@ def test_neither_scale_nor_crowding_of_the_vectors_matters(seed, scale, shift):
     plain = evidence(documents, exact, similarities)
     other = evidence(scale * documents + shift, exact, 3 * similarities - shift)
     np.testing.assert_allclose(other, plain, atol=1e-5)
-
-
-def test_one_record_for_each_teacher():
-    class Teacher(BaseGrader):
-        def __init__(self):
-            pass
-
-        def grade(self, query, nodes):
-            return [1.0 for _ in nodes]
-
-    first, second = Teacher(), Teacher()
-    assert reliability_of(first) is reliability_of(first)
-    assert reliability_of(first) is not reliability_of(second)
 
 
 def test_uncertain_grades_count_for_less_and_certain_ones_in_full():
