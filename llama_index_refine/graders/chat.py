@@ -3,53 +3,37 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from importlib import import_module
 from typing import Any, TypeVar, cast
 
 from llama_index.core import Settings
-from llama_index.core.base.llms.types import ChatMessage, ChatResponse
+from llama_index.core.base.llms.types import ChatMessage, ChatResponse, ThinkingBlock
 from llama_index.core.callbacks.token_counting import get_tokens_from_response
 from llama_index.core.llms import LLM
 from llama_index.core.llms.custom import CustomLLM
 from llama_index.core.prompts import BasePromptTemplate, PromptTemplate
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
+from llama_index_refine.graders.asking.answer import Answer, ended, get, probabilities, reply_of
 from llama_index_refine.graders.asking.blocking import in_thread
+from llama_index_refine.graders.asking.calls import Unreadable
+from llama_index_refine.graders.asking.errors import ServerError
 from llama_index_refine.graders.asking.text import count_tokens
 from llama_index_refine.locks import Lock, OfOneProcess
 
 T = TypeVar("T")
 Model = TypeVar("Model", bound=BaseModel)
 
-# What servers with a lower limit than the protocol's 20 allow.
-_FEWEST_LOGPROBS = 5
+# The most log-probabilities that the protocol of text completions knows.
+_COMPLETION_LOGPROBS = 5
+_COMPLETION_TOKENS = 16
 
 
 class NoModelError(Exception):
     """There is no model to ask; the message says how to give one."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a chat model said.
-
-    :param text: the message, empty where there was none.
-    :param tokens: for each position of the message, the probability of the most likely tokens; empty where the model
-        gave no log-probabilities.
-    :param cut_short: the message ended because it was too long.
-    :param prompt_tokens: tokens of the question, as the server counted them or else as LlamaIndex's tokenizer does.
-    :param completion_tokens: tokens of the answer, likewise.
-    """
-
-    text: str
-    tokens: Sequence[Mapping[str, float]] = field(default_factory=tuple)
-    cut_short: bool = False
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
 
 
 class Chat(ABC):
@@ -69,6 +53,10 @@ class Chat(ABC):
     def check(self) -> None:
         """Make sure that there is a model. :raises NoModelError: there is none."""
         return
+
+    def completion_options(self) -> Mapping[str, Any] | None:
+        """What to ask for beside the answer where the model completes texts and has no messages; None where it has."""
+        return None
 
     @abstractmethod
     def fingerprint(self) -> str:
@@ -145,13 +133,30 @@ class LlamaIndexChat(Chat, OfOneProcess):
 
     def check(self) -> None:
         """See `Chat.check`."""
-        _ = self.llm
+        llm = self.llm
+        try:
+            _ = llm.metadata
+        except Exception as error:
+            name = type(llm).__name__
+            raise NoModelError(
+                f"LlamaIndex's {name} class does not know the model {_model_name(llm)!r}: use "
+                "OpenAILike(model=..., api_base=..., is_chat_model=True) or OpenAIGrader for other servers"
+            ) from error
+
+    def completion_options(self) -> Mapping[str, Any] | None:
+        """See `Chat.completion_options`."""
+        if self.llm.metadata.is_chat_model:
+            return None
+        return {"logprobs": _COMPLETION_LOGPROBS, "max_tokens": _COMPLETION_TOKENS}
 
     async def ask(self, messages: Sequence[ChatMessage], options: Mapping[str, Any], blocking: bool) -> Answer:
         """See `Chat.ask`. Blocking LLMs, and all where the caller is synchronous, are called in threads."""
-        response = await self._call(
-            lambda llm: llm.chat(messages, **options), lambda llm: llm.achat(messages, **options), blocking
-        )
+        try:
+            response = await self._call(
+                lambda llm: llm.chat(messages, **options), lambda llm: llm.achat(messages, **options), blocking
+            )
+        except ValidationError as error:
+            return _in_parts(messages, error)
         return _answer(messages, response)
 
     async def predict(
@@ -184,7 +189,7 @@ class LlamaIndexChat(Chat, OfOneProcess):
         """See `Chat.fingerprint`."""
         llm = self.llm
         settings = {name: getattr(llm, name, None) for name in ("temperature", "api_base", "reasoning_effort")}
-        return f"{llm.class_name()} {llm.metadata.model_name} {settings}"
+        return f"{llm.class_name()} {_model_name(llm)} {settings}"
 
 
 def _without_retries(llm: LLM) -> LLM:
@@ -208,25 +213,50 @@ def _with_own_connections(llm: LLM, *clients: tuple[str, str, str]) -> LLM:
     return copy if hasattr(llm, "_aclient") else llm
 
 
+def _model_name(llm: LLM) -> str:
+    try:
+        return llm.metadata.model_name
+    except Exception:
+        return str(getattr(llm, "model", ""))
+
+
 def _answer(messages: Sequence[ChatMessage], response: ChatResponse) -> Answer:
-    text = response.message.content or ""
-    prompt_tokens, completion_tokens = _usage(response)
-    return Answer(
-        text=text,
-        tokens=[probabilities((item.token, item.logprob) for item in top) for top in response.logprobs or ()],
-        cut_short=_finish_reason(response.raw) in ("length", "max_tokens", "MAX_TOKENS"),
+    answer = _reply(response)
+    if not answer.tokens and response.logprobs:
+        answer = replace(
+            answer, tokens=[probabilities((item.token, item.logprob) for item in top) for top in response.logprobs]
+        )
+    return _counted(messages, answer, *_usage(response))
+
+
+def _reply(response: ChatResponse) -> Answer:
+    """Read the server's own message where it has the form of OpenAI's, else what LlamaIndex made of it."""
+    message = response.message
+    if get(response.raw, "choices"):
+        try:
+            reply = reply_of(response.raw)
+        except (ServerError, Unreadable):
+            reply = None
+        if reply is not None and (reply.text or not message.content):
+            return reply
+    thoughts = "".join(block.content or "" for block in message.blocks if isinstance(block, ThinkingBlock))
+    return ended(message.content or "", thoughts, response.raw)
+
+
+def _in_parts(messages: Sequence[ChatMessage], error: ValidationError) -> Answer:
+    """Read a message in parts, which LlamaIndex's blocks refuse, from what they say that they refuse."""
+    content = next((found["input"] for found in error.errors() if found["loc"] == ("text",)), None)
+    if not isinstance(content, list):
+        raise error
+    return _counted(messages, reply_of({"choices": [{"message": {"content": content}}]}), 0, 0)
+
+
+def _counted(messages: Sequence[ChatMessage], answer: Answer, prompt_tokens: int, completion_tokens: int) -> Answer:
+    return replace(
+        answer,
         prompt_tokens=prompt_tokens or sum(count_tokens(message.content or "") for message in messages),
-        completion_tokens=completion_tokens or count_tokens(text),
+        completion_tokens=completion_tokens or count_tokens(answer.text),
     )
-
-
-def probabilities(logprobs: Any) -> dict[str, float]:
-    """Turn pairs of token and log-probability into token: probability; what is not a number is left out."""
-    return {
-        token: math.exp(min(logprob, 0.0))
-        for token, logprob in logprobs
-        if isinstance(token, str) and isinstance(logprob, (int, float)) and not math.isnan(logprob)
-    }
 
 
 def _usage(response: ChatResponse) -> tuple[int, int]:
@@ -235,67 +265,3 @@ def _usage(response: ChatResponse) -> tuple[int, int]:
     except (AttributeError, TypeError, ValueError):
         return 0, 0
     return prompt_tokens or 0, completion_tokens or 0
-
-
-def _finish_reason(raw: Any) -> str | None:
-    def read(owner: Any, name: str) -> Any:
-        return owner.get(name) if isinstance(owner, dict) else getattr(owner, name, None)
-
-    choices = read(raw, "choices")
-    reason = read(choices[0], "finish_reason") if choices else read(raw, "stop_reason")
-    return reason if isinstance(reason, str) else None
-
-
-class Options:
-    """The optional arguments of a call, less what the LLM has refused.
-
-    Not every LLM takes `logprobs`, `top_logprobs` and `max_tokens`. A call that fails is asked again with fewer of
-    them, and what the LLM then answers to is what it is sent from then on.
-
-    :param optional: arguments that may be left out.
-    :param required: arguments that are always sent.
-    """
-
-    def __init__(self, optional: Mapping[str, Any], required: Mapping[str, Any] | None = None) -> None:
-        self._wanted = {**optional}
-        self._proven: dict[str, Any] | None = None
-        self.required = {**(required or {})}
-
-    def now(self) -> dict[str, Any]:
-        """The arguments to send."""
-        return {**(self._wanted if self._proven is None else self._proven), **self.required}
-
-    def worked(self, used: Mapping[str, Any]) -> None:
-        """Keep to these arguments: an answer to a call with them could be read."""
-        optional = self._optional(used)
-        if self._proven is None or _size(optional) > _size(self._proven):
-            self._proven = optional
-
-    def fewer(self, used: Mapping[str, Any], error: Exception) -> dict[str, Any] | None:
-        """Leave out what an error speaks of, or else everything optional.
-
-        :param used: the arguments of the call that failed.
-        :param error: how it failed.
-        :return: the arguments to try instead; None where the arguments are not to blame.
-        """
-        sent = self._optional(used)
-        if self._proven is not None:
-            return self.now() if _size(sent) > _size(self._proven) else None
-        return {**_without_refused(sent, str(error)), **self.required} if sent else None
-
-    def _optional(self, used: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: value for name, value in used.items() if name in self._wanted and name not in self.required}
-
-
-def _size(options: Mapping[str, Any]) -> tuple[int, int]:
-    return len(options), options.get("top_logprobs", 0)
-
-
-def _without_refused(sent: dict[str, Any], message: str) -> dict[str, Any]:
-    if "max_tokens" in message and "max_tokens" in sent:
-        return {name: value for name, value in sent.items() if name != "max_tokens"}
-    if "top_logprobs" in message and sent.get("top_logprobs", 0) > _FEWEST_LOGPROBS:
-        return {**sent, "top_logprobs": _FEWEST_LOGPROBS}
-    if "logprobs" in message and "logprobs" in sent:
-        return {name: value for name, value in sent.items() if "logprobs" not in name}
-    return {}

@@ -17,8 +17,10 @@ from typing_extensions import Unpack
 from llama_index_refine.graders.account import Account, current_account
 from llama_index_refine.graders.asking.blocking import run_blocking
 from llama_index_refine.graders.asking.calls import Call, CallOptions, Calls, Unreadable
+from llama_index_refine.graders.asking.failures import Failure
+from llama_index_refine.graders.asking.options import Options
 from llama_index_refine.graders.asking.prompts import LISTWISE, LISTWISE_FORM, instruction_line
-from llama_index_refine.graders.asking.text import count_tokens, fenced
+from llama_index_refine.graders.asking.text import clean, count_tokens, fenced
 from llama_index_refine.graders.asking.verdicts import HIGHEST, grades_of, verdicts_in
 from llama_index_refine.graders.base import BaseGrader, Grades
 from llama_index_refine.graders.chat import LlamaIndexChat, NoModelError
@@ -88,7 +90,7 @@ class ListwiseGrader(BaseGrader):
         self._both_orders = both_orders
         self._max_document_tokens = max_document_tokens
         self._metadata_mode = metadata_mode
-        self._llm_kwargs = {**(llm_kwargs or {})}
+        self._options = Options({}, llm_kwargs, {"temperature": 1.0})
         self._calls = Calls(**(CallOptions(concurrency=4, timeout=60.0) | calls))
         self._structured: bool | None = None
 
@@ -102,7 +104,13 @@ class ListwiseGrader(BaseGrader):
 
     def fingerprint(self) -> str:
         """See `BaseGrader.fingerprint`."""
-        settings = (self.instruction, self._batch_size, self._max_prompt_tokens, self._both_orders, self._llm_kwargs)
+        settings = (
+            self.instruction,
+            self._batch_size,
+            self._max_prompt_tokens,
+            self._both_orders,
+            self._options.required,
+        )
         return f"{super().fingerprint()} {self._chat.fingerprint()} {settings} {self._max_document_tokens}"
 
     def _get_prompts(self) -> PromptDictType:
@@ -164,9 +172,10 @@ class _Question:
         self._texts = texts
         self._account = account
         self._blocking = blocking
+        self._attempt = grader._options.attempt(grader._chat.fingerprint())
         self._plain = grader._structured is False or not grader._chat.llm.metadata.is_function_calling_model
         self._variables = {
-            "query": query.query_str,
+            "query": clean(query.query_str),
             "count": str(len(texts)),
             "instruction": instruction_line(grader.instruction),
             "documents": "\n\n".join(
@@ -178,6 +187,7 @@ class _Question:
         grades = grades_of(await (self._ask_plainly() if self._plain else self._ask_structured()), len(self._texts))
         if all(grade is None for grade in grades):
             raise Unreadable("an answer graded none of the documents")
+        self._grader._options.worked(self._attempt)
         if not self._plain:
             self._grader._structured = True
         elif self._grader._structured is None:
@@ -187,8 +197,10 @@ class _Question:
     def tokens(self) -> int:
         return self._prompt_tokens() + _TOKENS_PER_VERDICT * len(self._texts)
 
-    def adapt(self, error: Exception) -> bool:
-        """Ask for plain text where structured output failed and never worked."""
+    def adapt(self, error: Exception, failure: Failure | None) -> bool:
+        """Give up what the model refuses, and structured output where it failed."""
+        if failure is not None and failure.options and self._grader._options.adapt(self._attempt, failure):
+            return True
         if self._plain:
             return False
         self._plain = True
@@ -197,7 +209,7 @@ class _Question:
     async def _ask_structured(self) -> list[tuple[float, float]]:
         grader = self._grader
         found = await grader._chat.predict(
-            Verdicts, grader._prompt, self._variables, grader._llm_kwargs, blocking=self._blocking
+            Verdicts, grader._prompt, self._variables, self._attempt.options, blocking=self._blocking
         )
         # structured_predict keeps the server's own count to itself.
         self._account.charge(self._prompt_tokens(), count_tokens(found.model_dump_json()))
@@ -208,7 +220,7 @@ class _Question:
         *before, last = self._messages()
         form = LISTWISE_FORM.replace("{count}", str(len(self._texts)))
         asked = [*before, ChatMessage(role=last.role, content=f"{last.content}{form}")]
-        answer = await grader._chat.ask(asked, grader._llm_kwargs, self._blocking)
+        answer = await grader._chat.ask(asked, self._attempt.options, self._blocking)
         self._account.charge(answer.prompt_tokens, answer.completion_tokens)
         return verdicts_in(answer.text, len(self._texts))
 

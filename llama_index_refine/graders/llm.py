@@ -10,9 +10,10 @@ from llama_index.core.prompts import BasePromptTemplate
 from llama_index.core.schema import MetadataMode
 from typing_extensions import Unpack
 
+from llama_index_refine.graders.asking.answer import Answer
 from llama_index_refine.graders.asking.calls import CallOptions, Calls
 from llama_index_refine.graders.asking.prompts import YES_NO
-from llama_index_refine.graders.chat import Answer, LlamaIndexChat
+from llama_index_refine.graders.chat import LlamaIndexChat
 from llama_index_refine.graders.pointwise import PointwiseGrader, yes_no_options
 from llama_index_refine.graders.reading import yes_or_no
 

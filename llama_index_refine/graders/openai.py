@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from llama_index.core.base.llms.types import ChatMessage
@@ -12,10 +13,11 @@ from llama_index.core.prompts import BasePromptTemplate
 from llama_index.core.schema import MetadataMode
 from typing_extensions import Unpack
 
-from llama_index_refine.graders.asking.calls import CallOptions, Calls, Unreadable
+from llama_index_refine.graders.asking.answer import Answer, get, reply_of
+from llama_index_refine.graders.asking.calls import CallOptions, Calls
 from llama_index_refine.graders.asking.prompts import YES_NO
 from llama_index_refine.graders.asking.text import count_tokens
-from llama_index_refine.graders.chat import Answer, Chat, NoModelError, probabilities
+from llama_index_refine.graders.chat import Chat, NoModelError
 from llama_index_refine.graders.pointwise import PointwiseGrader, yes_no_options
 from llama_index_refine.graders.reading import yes_or_no
 
@@ -66,7 +68,7 @@ class OpenAIGrader(PointwiseGrader):
             max_document_tokens=max_document_tokens,
             metadata_mode=metadata_mode,
             calls=Calls(**calls),
-            options=yes_no_options({"temperature": 0.0, **(llm_kwargs or {})}),
+            options=yes_no_options(llm_kwargs, temperature=0.0),
         )
 
     def _read(self, answer: Answer) -> float | None:
@@ -99,10 +101,7 @@ class _OpenAIChat(Chat):
         request: Any = {_OF_THE_REQUEST[name]: value for name, value in options.items() if name in _OF_THE_REQUEST}
         # `chat.completions.create` does the same, and doubles the processor time of a call by what it does with types.
         response = await self._client().post("/chat/completions", cast_to=object, body=body, options=request)
-        try:
-            return _answer(response, asked)
-        except (AttributeError, IndexError, KeyError, TypeError) as error:
-            raise Unreadable("a call failed to bring a chat completion: check the base_url") from error
+        return _counted(reply_of(response), response, asked)
 
     def fingerprint(self) -> str:
         """See `Chat.fingerprint`."""
@@ -121,19 +120,11 @@ class _OpenAIChat(Chat):
         return client
 
 
-def _answer(response: Any, asked: Sequence[Mapping[str, str]]) -> Answer:
-    """Read a chat completion. Raises one of many errors where it is something else."""
-    choice = response["choices"][0]
-    text = choice["message"].get("content") or ""
-    usage = response.get("usage") or {}
-    positions = (choice.get("logprobs") or {}).get("content") or ()
-    return Answer(
-        text=text,
-        tokens=[
-            probabilities((item["token"], item["logprob"]) for item in position.get("top_logprobs") or ())
-            for position in positions
-        ],
-        cut_short=choice.get("finish_reason") == "length",
-        prompt_tokens=usage.get("prompt_tokens") or sum(count_tokens(each["content"]) for each in asked),
-        completion_tokens=usage.get("completion_tokens") or count_tokens(text),
+def _counted(answer: Answer, response: Any, asked: Sequence[Mapping[str, str]]) -> Answer:
+    usage = get(response, "usage")
+    prompt, completion = get(usage, "prompt_tokens"), get(usage, "completion_tokens")
+    return replace(
+        answer,
+        prompt_tokens=prompt if isinstance(prompt, int) and prompt else sum(count_tokens(a["content"]) for a in asked),
+        completion_tokens=completion if isinstance(completion, int) and completion else count_tokens(answer.text),
     )

@@ -11,12 +11,15 @@ from llama_index.core.prompts.mixin import PromptDictType
 from llama_index.core.schema import BaseNode, MetadataMode, QueryBundle
 
 from llama_index_refine.graders.account import Account, current_account
+from llama_index_refine.graders.asking.answer import Answer
 from llama_index_refine.graders.asking.blocking import run_blocking
-from llama_index_refine.graders.asking.calls import Call, Calls, CutShort, Unreadable
+from llama_index_refine.graders.asking.calls import Call, Calls, CutShort, NoText, Unreadable
+from llama_index_refine.graders.asking.failures import Failure
+from llama_index_refine.graders.asking.options import Attempt, Options
 from llama_index_refine.graders.asking.prompts import instruction_line
-from llama_index_refine.graders.asking.text import count_tokens, fenced
+from llama_index_refine.graders.asking.text import clean, count_tokens, fenced
 from llama_index_refine.graders.base import BaseGrader, Grades
-from llama_index_refine.graders.chat import Answer, Chat, NoModelError, Options
+from llama_index_refine.graders.chat import Chat, NoModelError
 
 _ANSWER_TOKENS = 16
 _PROMPT_KEY = "grade_prompt"
@@ -68,6 +71,9 @@ class PointwiseGrader(BaseGrader):
         settings = (self._chat.fingerprint(), self.instruction, self._max_document_tokens, self._metadata_mode.value)
         return f"{super().fingerprint()} {settings} {self._options.required}"
 
+    def _attempt(self) -> Attempt:
+        return self._options.attempt(self._chat.fingerprint(), self._chat.completion_options())
+
     @abstractmethod
     def _read(self, answer: Answer) -> float | None:
         """Read the grade from an answer, None where there is none in it."""
@@ -79,12 +85,12 @@ class PointwiseGrader(BaseGrader):
     async def _grade(self, query: QueryBundle, nodes: Sequence[BaseNode], blocking: bool) -> Grades:
         account = current_account()
         texts = [node.get_content(self._metadata_mode) for node in nodes]
-        questions = [_Question(self, query, text, account, blocking) for text in texts if text.strip()]
         try:
             self._chat.check()
         except NoModelError as error:
             self._calls.fail(str(error), account)
             return Grades([None] * len(nodes))
+        questions = [_Question(self, query, text, account, blocking) for text in texts if text.strip()]
         calls = [Call(question.ask, question.tokens, question.adapt) for question in questions]
         grades = iter(await self._calls.gather(calls, account))
         return Grades(next(grades) if text.strip() else None for text in texts)
@@ -108,13 +114,12 @@ class _Question:
         self._text = text
         self._account = account
         self._blocking = blocking
-        self._options = grader._options.now()
-        self._adapted = False
+        self._attempt = grader._attempt()
 
     def _messages(self) -> list[Any]:
         grader = self._grader
         return grader._prompt.format_messages(
-            query=self._query.query_str,
+            query=clean(self._query.query_str),
             document=fenced(self._text, grader._max_document_tokens),
             instruction=instruction_line(grader.instruction),
             **grader._variables(),
@@ -122,33 +127,34 @@ class _Question:
 
     async def ask(self) -> float:
         grader = self._grader
-        if not self._adapted:
-            self._options = grader._options.now()
-        answer = await grader._chat.ask(self._messages(), self._options, self._blocking)
+        if not self._attempt.tried:
+            self._attempt = grader._attempt()
+        answer = await grader._chat.ask(self._messages(), self._attempt.options, self._blocking)
         self._account.charge(prompt_tokens=answer.prompt_tokens, completion_tokens=answer.completion_tokens)
         grade = grader._read(answer)
         if grade is None:
             raise _unreadable(answer)
-        grader._options.worked(self._options)
+        grader._options.worked(self._attempt)
         return min(1.0, max(0.0, grade))
 
     def tokens(self) -> int:
         return sum(count_tokens(message.content or "") for message in self._messages()) + _ANSWER_TOKENS
 
-    def adapt(self, error: Exception) -> bool:
-        if isinstance(error, Unreadable) and not isinstance(error, CutShort):
-            return False
-        fewer = self._grader._options.fewer(self._options, error)
-        if fewer is not None:
-            self._options, self._adapted = fewer, True
-        return fewer is not None
+    def adapt(self, error: Exception, failure: Failure | None) -> bool:
+        options = self._grader._options
+        if failure is not None:
+            return options.adapt(self._attempt, failure)
+        eaten = isinstance(error, CutShort) or (isinstance(error, NoText) and not options.proven(self._attempt))
+        return eaten and options.lift(self._attempt)
 
 
 def _unreadable(answer: Answer) -> Unreadable:
+    if answer.filtered:
+        return Unreadable("the LLM server's content filter refused a document")
     if answer.cut_short:
         return CutShort("an answer was cut short by max_tokens before it said anything")
     if not answer.text.strip():
-        return Unreadable("an answer was empty")
+        return NoText("an answer was empty")
     return Unreadable("an answer was not one of those asked for (a refusal, or idle talk)")
 
 
@@ -160,6 +166,7 @@ def checked_prompt(prompt: BasePromptTemplate) -> BasePromptTemplate:
     return prompt
 
 
-def yes_no_options(llm_kwargs: Mapping[str, Any] | None) -> Options:
+def yes_no_options(llm_kwargs: Mapping[str, Any] | None, **more: Any) -> Options:
     """What a question with a one-word answer asks of a chat model: log-probabilities, and few tokens."""
-    return Options({"logprobs": True, "top_logprobs": 20, "max_tokens": _ANSWER_TOKENS}, llm_kwargs)
+    wanted = {"logprobs": True, "top_logprobs": 20, "max_tokens": _ANSWER_TOKENS, **more}
+    return Options(wanted, llm_kwargs, {"temperature": 1.0})

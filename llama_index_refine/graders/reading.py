@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from llama_index_refine.graders.asking.answer import Answer
 from llama_index_refine.graders.asking.words import NO, YES, word
-from llama_index_refine.graders.chat import Answer
 
 # Where the answer is a sentence: the last statement of this kind counts.
 _STATEMENT = re.compile(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import re
 import subprocess
 import sys
 import textwrap
@@ -40,13 +41,13 @@ STRANGE = {
     "another script": (Reply("関係については何とも言えません"), "idle talk"),
     "malformed JSON": (Reply(body=b'{"id": "c1", "choices": [{"mess'), "no usable answer"),
     "not JSON": (Reply(body=b"<html>hello</html>", headers={"Content-Type": "text/html"}), "failed"),
-    "no choices": (Reply(body=b'{"id": "c", "object": "chat.completion", "choices": []}'), "failed"),
+    "no choices": (Reply(body=b'{"id": "c", "object": "chat.completion", "choices": []}'), "failed|empty"),
     "null choices": (Reply(body=b'{"id": "c", "object": "chat.completion", "choices": null}'), "failed"),
     "NaN": (Reply("NaN"), "idle talk"),
     "NaN log-probabilities": (Reply(body=b"NaN"), "failed"),
     "thousands of tokens": (Reply("blah " * 20_000), "idle talk"),
     "cut short": (Reply("Let me think", finish_reason="length"), "cut short"),
-    "content filter": (Reply(None, finish_reason="content_filter"), "empty"),
+    "content filter": (Reply(None, finish_reason="content_filter"), "content filter"),
     "content filter as an error": (error(400, "blocked", "content_filter"), "content filter"),
     "400": (error(400), "HTTP 400"),
     "401": (error(401, f"Incorrect API key provided: {SECRET}"), "api_key"),
@@ -86,7 +87,7 @@ async def test_a_strange_answer_costs_only_its_own_grade(make_teacher, chat_serv
     for grades in both:
         assert grades == pytest.approx([0.9, None, 0.9])
     assert account.failures
-    assert all(reason in failure and SECRET not in failure for failure in account.failures)
+    assert all(re.search(reason, failure) and SECRET not in failure for failure in account.failures)
 
 
 @pytest.mark.parametrize("name", STRANGE)
@@ -97,7 +98,7 @@ def test_nothing_but_strange_answers_is_one_line_in_the_log(make_teacher, chat_s
     assert teacher.grade(QUERY, NODES) == [None, None, None]
     lines = [record.message for record in caplog.records if record.name.startswith("llama_index_refine")]
     assert len(lines) == 1
-    assert reason in lines[0]
+    assert re.search(reason, lines[0])
 
 
 @pytest.mark.parametrize(
@@ -182,7 +183,7 @@ def test_log_probabilities_that_are_no_numbers(make_teacher, chat_server, logpro
 
 @pytest.mark.parametrize(("status", "advice"), [(400, "llm_kwargs"), (401, "api_key"), (403, "key"), (404, "model")])
 async def test_wrong_settings_raise_when_asked_to(make_teacher, chat_server, status, advice):
-    chat_server.reply = lambda question: error(status, f"Incorrect API key provided: {SECRET}")
+    chat_server.reply = lambda question: error(status, f"this is wrong: {SECRET}")
     teacher = make_teacher(on_error="raise", retries=5)
     with pytest.raises(GraderError, match=advice) as caught:
         await teacher.agrade(QUERY, NODES)

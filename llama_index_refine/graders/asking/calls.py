@@ -12,14 +12,7 @@ from typing import Any, Generic, Literal, TypedDict, TypeVar
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from llama_index_refine.graders.account import Account
-from llama_index_refine.graders.asking.failures import (
-    describe,
-    is_setup_error,
-    is_timeout,
-    is_transient,
-    retry_after,
-    status_of,
-)
+from llama_index_refine.graders.asking.failures import Failure, Remedy, judge
 from llama_index_refine.graders.asking.limits import Circuit
 from llama_index_refine.graders.asking.pace import Pace
 from llama_index_refine.graders.base import GraderError
@@ -31,9 +24,9 @@ T_co = TypeVar("T_co", covariant=True)
 OnError = Literal["ignore", "raise"]
 
 _LONGEST_WAIT = 20.0
+# Quotas are counted by the minute: what servers ask for is waited for that long.
+_LONGEST_ASKED_WAIT = 60.0
 _FAILURES_TO_OPEN = 5
-# What servers say that have no place for a question.
-_BUSY = (429, 503, 529)
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +39,16 @@ class CutShort(Unreadable):
     """The LLM ran into `max_tokens` before it answered the question."""
 
 
+class NoText(Unreadable):
+    """The LLM answered with nothing."""
+
+
 class _NotCalled(Exception):
     """The call was not made: the budget is spent, or the circuit is open."""
+
+
+class _LeftAlone(_NotCalled):
+    """The circuit is open."""
 
 
 class _CrowdedOut(Exception):
@@ -60,13 +61,13 @@ class Call(Generic[T_co]):
 
     :param make: makes one attempt.
     :param tokens: about how many tokens one attempt will use; asked only where the budget limits them.
-    :param adapt: told of an error that will not pass by itself; returns whether to try again at once, because the next
-        attempt will ask in another way.
+    :param adapt: told of an error that will not pass by itself, and of what it means where it is the client's; returns
+        whether to try again at once, because the next attempt will ask in another way.
     """
 
     make: Callable[[], Awaitable[T_co]]
     tokens: Callable[[], int] = lambda: 0
-    adapt: Callable[[Exception], bool] = lambda error: False
+    adapt: Callable[[Exception, Failure | None], bool] = lambda error, failure: False
 
 
 class CallOptions(TypedDict, total=False):
@@ -122,6 +123,8 @@ class Calls:
         self._on_error = on_error
         self._pace = Pace(concurrency, timeout)
         self._circuit = Circuit(_FAILURES_TO_OPEN, cooldown)
+        self._stopped: str | None = None
+        self._answered = False
         self._told: set[str] = set()
         self._told_lock = Lock()
 
@@ -133,7 +136,8 @@ class Calls:
         :return: one result a call, None where it failed, was not made or was still out at the deadline.
         :raises GraderError: the user has to change something, and on_error is "raise".
         """
-        tasks: list[asyncio.Task[T | None]] = [asyncio.create_task(self._call(call, account)) for call in calls]
+        refused: list[str] = []
+        tasks = [asyncio.create_task(self._call(call, account, refused)) for call in calls]
         begun = time.monotonic()
         try:
             if tasks:
@@ -151,6 +155,12 @@ class Calls:
             if not done and self._pace.silent_since(begun):
                 self._circuit.failed()
             self._tell(f"answers were still out at the deadline of {account.budget.seconds:g} s", account)
+        for reason in refused:
+            # Where the LLM answers other questions, it is this text that it refuses, and nothing that the user set.
+            if self._answered:
+                self._tell(reason, account)
+            else:
+                self.fail(reason, account)
         return [task.result() if task in done else None for task in tasks]
 
     def fail(self, reason: str, account: Account) -> None:
@@ -164,19 +174,32 @@ class Calls:
             raise GraderError(reason) from None
         self._tell(reason, account)
 
-    async def _call(self, call: Call[T], account: Account) -> T | None:
+    async def _call(self, call: Call[T], account: Account, refused: list[str]) -> T | None:
         try:
             return await self._attempt(call, account)
+        except _LeftAlone as error:
+            if self._stopped:
+                self.fail(self._stopped, account)
+            else:
+                self._tell(str(error), account)
         except (Unreadable, _NotCalled) as error:
             self._tell(str(error), account)
         except Exception as error:
-            if status_of(error) not in (400, 422):
-                self._circuit.failed()
-            if is_setup_error(error):
-                self.fail(describe(error), account)
-            else:
-                self._tell(describe(error), account)
+            self._failed(judge(error), account, refused)
         return None
+
+    def _failed(self, failure: Failure, account: Account, refused: list[str]) -> None:
+        if failure.servers:
+            self._circuit.failed()
+        elif failure.said.status is not None:
+            self._circuit.succeeded()
+        if failure.remedy is Remedy.STOP or failure.options:
+            self._stopped = failure.advice
+            self.fail(failure.advice, account)
+        elif failure.remedy is Remedy.ADAPT:
+            refused.append(failure.advice)
+        else:
+            self._tell(failure.advice, account)
 
     async def _attempt(self, call: Call[T], account: Account) -> T:
         while True:
@@ -184,8 +207,12 @@ class Calls:
                 return await self._with_retries(call, account)
             except _NotCalled:
                 raise
+            except Unreadable as error:
+                if not call.adapt(error, None):
+                    raise
             except Exception as error:
-                if is_transient(error) or status_of(error) in (401, 403, 404, 405) or not call.adapt(error):
+                failure = judge(error)
+                if failure.remedy not in (Remedy.ADAPT, Remedy.OURS) or not call.adapt(error, failure):
                     raise
 
     async def _with_retries(self, call: Call[T], account: Account) -> T:
@@ -193,7 +220,7 @@ class Calls:
             reraise=True,
             stop=stop_after_attempt(self._retries + 1),
             wait=_backoff,
-            retry=retry_if_exception(lambda error: is_transient(error) and (retry_after(error) or 0) <= _LONGEST_WAIT),
+            retry=retry_if_exception(_may_pass),
         )
         return await retrying(self._patiently, call, account)
 
@@ -211,7 +238,7 @@ class Calls:
     async def _once(self, call: Call[T], account: Account) -> T:
         async with self._pace.places:
             if not self._circuit.allows():
-                raise _NotCalled(f"the LLM has failed repeatedly and is left alone for {self._cooldown:g} s")
+                raise _LeftAlone(f"the LLM has failed repeatedly and is left alone for {self._cooldown:g} s")
             tokens = call.tokens() if account.budget.tokens is not None else 0
             if not account.open_call(tokens):
                 raise _NotCalled(account.exhausted(tokens) or "the budget is used up")
@@ -223,15 +250,17 @@ class Calls:
                 self._circuit.succeeded()
                 raise
             except Exception as error:
-                if status_of(error) in _BUSY:
+                failure = judge(error)
+                if failure.kind == "busy":
                     self._pace.refused(begun)
-                if is_timeout(error) and self._pace.is_crowded(begun):
+                if failure.kind == "late" and self._pace.is_crowded(begun):
                     raise _CrowdedOut from error
                 raise
             finally:
                 account.release(tokens)
             self._pace.answered(begun)
             self._circuit.succeeded()
+            self._answered, self._stopped = True, None
             return result
 
     def _tell(self, reason: str, account: Account) -> None:
@@ -252,7 +281,14 @@ def _let_be(task: asyncio.Task[Any]) -> None:
 _exponential = wait_random_exponential(multiplier=0.5, max=_LONGEST_WAIT)
 
 
+def _may_pass(error: BaseException) -> bool:
+    if isinstance(error, (Unreadable, _NotCalled)):
+        return False
+    failure = judge(error)
+    return failure.remedy is Remedy.WAIT and (failure.wait or 0.0) <= _LONGEST_ASKED_WAIT
+
+
 def _backoff(state: RetryCallState) -> float:
     error = state.outcome.exception() if state.outcome else None
-    asked = retry_after(error) if error else None
+    asked = judge(error).wait if error else None
     return _exponential(state) if asked is None else asked

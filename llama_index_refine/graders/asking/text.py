@@ -3,26 +3,44 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 
 from llama_index.core.utils import get_tokenizer
 
 # No tokenizer spends fewer tokens on text of this many characters, save on long runs of one character.
 _CHARACTERS_PER_TOKEN = 12
+# So much of a text is looked at for each of its tokens, with what is dropped from it.
+_LONGEST_SHARE = 8 * _CHARACTERS_PER_TOKEN
+# Half of what English text has: an estimate may be too high, and not too low.
+_FEWEST_BYTES_PER_TOKEN = 2
+
+logger = logging.getLogger(__name__)
 
 _CONTROL = re.compile(
-    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]|[\U000e0000-\U000e007f]"
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\ufffe\uffff]"
+    r"|[\U000e0000-\U000e007f]"
 )
 # What chat templates use to end a turn and begin another. Servers may read it as such inside a message too.
 _TEMPLATE_TOKEN = re.compile(
-    r"<(?=[|\uff5c]|/?s>|/?think>|(?:start|end)_of_turn>|</?SYS>>|/?document)|\[(?=/?(?:INST|SYSTEM_PROMPT)\])",
+    r"<(?=[|\uff5c]|/?(?:s|think|bos|eos|pad|unk|mask|cls|sep|tool_call)>|(?:start|end)_of_turn>|</?SYS>>|/?document"
+    r"|\w{1,20}[|\uff5c]>|unused\d+>)"
+    r"|\[(?=/?(?:INST|SYSTEM_PROMPT|TOOL_CALLS|TOOL_RESULTS|AVAILABLE_TOOLS|THINK|CLS|SEP|PAD|MASK|UNK|BOS|EOS|gMASK)\])"
+    r"|\u25c1(?=/?think)",
     re.IGNORECASE,
 )
 
 
 def count_tokens(text: str) -> int:
-    """Count the tokens of a text with LlamaIndex's tokenizer (`Settings.tokenizer`)."""
-    return len(get_tokenizer()(text))
+    """Count the tokens of a text with LlamaIndex's tokenizer (`Settings.tokenizer`).
+
+    A tokenizer that fails, because it refuses a text or cannot be loaded, is replaced by an estimate on the safe side.
+    """
+    try:
+        return len(get_tokenizer()(text))
+    except Exception as error:
+        logger.warning("The tokenizer failed (%s): a text's tokens are estimated by its length", type(error).__name__)
+        return -(-len(text.encode(errors="replace")) // _FEWEST_BYTES_PER_TOKEN)
 
 
 def cut(text: str, max_tokens: int) -> str:
@@ -41,9 +59,14 @@ def cut(text: str, max_tokens: int) -> str:
 
 
 def clean(text: str) -> str:
-    """Drop control and invisible characters, and break what a chat template would take for the end of a turn."""
-    text = _CONTROL.sub("", text).encode(errors="replace").decode()
-    return _TEMPLATE_TOKEN.sub(lambda match: f"{match.group()} ", text)
+    """Make a text safe to count and to send.
+
+    Control and invisible characters go, halves of a character are joined or else replaced by U+FFFD, and what a chat
+    template would take for the end of a turn is broken up.
+    """
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return _TEMPLATE_TOKEN.sub(lambda match: f"{match.group()} ", _CONTROL.sub("", text))
 
 
 def fence(text: str, label: str = "document") -> str:
@@ -61,5 +84,5 @@ def fence(text: str, label: str = "document") -> str:
 
 
 def fenced(text: str, max_tokens: int, label: str = "document") -> str:
-    """Cut, clean and fence a document's text: the only form in which it enters a prompt."""
-    return fence(clean(cut(text, max_tokens)), label)
+    """Clean, cut and fence a document's text: the only form in which it enters a prompt."""
+    return fence(cut(clean(text[: max_tokens * _LONGEST_SHARE]), max_tokens), label)
