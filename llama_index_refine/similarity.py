@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -36,3 +37,16 @@ def score_of_similarity(similarities: Tensor, metric: Metric) -> Tensor:
     if metric == "euclid":
         return (-2 * similarities).clamp_min(0).sqrt()
     return similarities.clamp(-1, 1) if metric == "cosine" else similarities
+
+
+def passes(scores: Tensor, threshold: float | None, metric: Metric) -> Tensor:
+    """Say which of Qdrant's scores pass a score threshold, as Qdrant does: they are better than it, not equal to it.
+
+    :param scores: (n,) Qdrant's scores.
+    :param threshold: the threshold, None for none.
+    :param metric: the collection's distance.
+    :return: (n,) of bool.
+    """
+    if threshold is None:
+        return torch.ones_like(scores, dtype=torch.bool)
+    return scores < threshold if metric == "euclid" else scores > threshold

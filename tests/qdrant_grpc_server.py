@@ -50,15 +50,6 @@ class _Points(points_service_pb2_grpc.PointsServicer):
         ]
         return proto.QueryBatchResponse(result=results, time=0.001)
 
-    def Get(self, request: Any, context: grpc.ServicerContext) -> Any:
-        records = self.app.storage.retrieve(
-            request.collection_name,
-            [GrpcToRest.convert_point_id(point) for point in request.ids],
-            with_payload=True,
-            with_vectors=GrpcToRest.convert_with_vectors_selector(request.with_vectors),
-        )
-        return proto.GetResponse(result=[RestToGrpc.convert_retrieved_point(record) for record in records], time=0.001)
-
     def Count(self, request: Any, context: grpc.ServicerContext) -> Any:
         admitted = GrpcToRest.convert_filter(request.filter) if request.HasField("filter") else None
         count = self.app.storage.count(request.collection_name, admitted).count

@@ -21,7 +21,6 @@ CALLS = {
     "describe": r"GET /collections/([^/]+)",
     "exists": r"GET /collections/([^/]+)/exists",
     "query": r"POST /collections/([^/]+)/points/query/batch",
-    "fetch": r"POST /collections/([^/]+)/points",
     "count": r"POST /collections/([^/]+)/points/count",
 }
 
@@ -99,12 +98,6 @@ class QdrantServer:
         if kind == "query":
             batch = models.QueryRequestBatch.model_validate_json(body)
             return [answer.model_dump(mode="json") for answer in self.storage.query_batch_points(name, batch.searches)]
-        if kind == "fetch":
-            wanted = models.PointRequest.model_validate_json(body)
-            records = self.storage.retrieve(
-                name, wanted.ids, with_payload=wanted.with_payload, with_vectors=wanted.with_vector
-            )
-            return [record.model_dump(mode="json") for record in records]
         wanted = models.CountRequest.model_validate_json(body)
         return {"count": self.storage.count(name, wanted.filter, exact=bool(wanted.exact)).count}
 

@@ -138,28 +138,6 @@ class SamplePoints(ClientOperation):
         return [answers] * len(items)
 
 
-@dataclass(frozen=True)
-class Fetch:
-    """Points to fetch.
-
-    :param ids: the points.
-    :param arguments: further arguments of `retrieve`, the same for all that are fetched together.
-    """
-
-    ids: list[Any]
-    arguments: dict[str, Any]
-
-
-class FetchPoints(ClientOperation):
-    """Fetch points by id, of several items in one request. An item is a `Fetch`, its result a list of `Record`."""
-
-    def _calls(self, items: Sequence[Fetch]) -> Calls:
-        wanted = list(dict.fromkeys(point for item in items for point in item.ids))
-        records = yield Call("retrieve", {"ids": wanted, **items[0].arguments})
-        found = {record.id: record for record in records}
-        return [[found[point] for point in item.ids if point in found] for item in items]
-
-
 class CountPoints(ClientOperation):
     """Count points for all who wait for it. An item is the keyword arguments of `count`, the result a number."""
 

@@ -19,8 +19,6 @@ from llama_index_refine.qdrant.clients import (
     Batch,
     CountPoints,
     DescribeCollection,
-    Fetch,
-    FetchPoints,
     QueryPoints,
     SamplePoints,
     refused,
@@ -111,7 +109,6 @@ class QdrantCollection:
         self._encoding = SparseEncoding(store)
         self._query_points = QueryPoints(store)
         self._sample_points = SamplePoints(store)
-        self._fetch_points = FetchPoints(store)
         self._count_points = CountPoints(store)
         self._describe = DescribeCollection(store)
 
@@ -189,23 +186,30 @@ class QdrantCollection:
         points = response.points
         return Found([point.id for point in points], _scores(points), [], torch.empty(0, 0))
 
-    def fetch(self, ids: Sequence[PointId]) -> Steps[Found]:
-        """Fetch points with nodes and vectors. Those deleted in the meantime, or without a vector, are left out.
+    def fetch(
+        self,
+        ids: Sequence[PointId],
+        vector: Array,
+        limit: int,
+        sparse: models.SparseVector | None = None,
+    ) -> Steps[Found]:
+        """Fetch points with nodes and vectors, as far as a search for `vector` may find them.
+
+        It is that search, narrowed to these points: filter, shard key and score threshold hold as in any other. Points
+        that are outside, gone by now, or without a vector are left out.
 
         :param ids: the points.
-        :return: the points that are there, in the order asked for, without scores.
+        :param vector: (d,) the query.
+        :param limit: the most points, the nearest being taken.
+        :param sparse: the query of the sparse search that takes part, None for none.
+        :return: the points that are there, in the order asked for.
         """
         space = yield from self.space()
-        options = self.options
-        arguments = {
-            "with_payload": True,
-            "with_vectors": [space.name] if space.name else True,
-            "consistency": options.consistency,
-            "timeout": options.timeout,
-            "shard_key_selector": options.shard_key,
-        }
-        records = yield from self._ask("fetch", self._fetch_points, Fetch(list(ids), arguments))
-        return self._with_vectors(records, space)
+        request = yield from self._nearest(vector, min(limit, len(ids)), len(ids), sparse, with_vector=True, among=ids)
+        (response,) = yield from self._queries("fetch", request)
+        place = {point: at for at, point in enumerate(ids)}
+        points = sorted(response.points, key=lambda point: place.get(point.id, len(place)))
+        return self._with_vectors(points, space)
 
     def background(self) -> Steps[Background]:
         """Return the background sample, drawn when first needed and again when the collection has changed enough.
@@ -272,14 +276,16 @@ class QdrantCollection:
         sparse: models.SparseVector | None,
         with_payload: bool = True,
         with_vector: bool = False,
+        among: Sequence[PointId] | None = None,
     ) -> Steps[models.QueryRequest]:
         """Ask for the nearest points; with a sparse query, for the first of two rankings of `depth` points fused."""
         space = yield from self.space()
         options = self.options
+        admitted = options.filter if among is None else _narrowed(options.filter, among)
         dense: dict[str, Any] = {
             "query": space.query(vector),
             "using": space.name or None,
-            "filter": options.filter,
+            "filter": admitted,
             "params": options.search_params,
             "score_threshold": options.score_threshold,
         }
@@ -292,7 +298,7 @@ class QdrantCollection:
         words = models.Prefetch(
             query=sparse,
             using=space.sparse,
-            filter=options.filter,
+            filter=admitted,
             params=options.search_params,
             limit=options.hybrid.sparse_top_k or depth,
         )
@@ -342,6 +348,11 @@ class QdrantCollection:
 def point_id(node_id: str) -> PointId:
     """Return the point behind a node: nodes of plain collections with numbers for ids carry them as text."""
     return int(node_id) if node_id.isdigit() else node_id
+
+
+def _narrowed(admitted: models.Filter | None, ids: Sequence[PointId]) -> models.Filter:
+    named = models.HasIdCondition(has_id=list(ids))
+    return models.Filter(must=[named] if admitted is None else [named, admitted])
 
 
 def _scores(points: Points) -> list[float]:

@@ -27,6 +27,12 @@ except ImportError as error:
 
 # Qdrant's own defaults, for settings that come in one piece with others.
 HNSW = {"m": 16, "ef_construct": 100, "full_scan_threshold": 10_000}
+OPTIMIZERS = {
+    "deleted_threshold": 0.2,
+    "vacuum_min_vector_number": 1000,
+    "default_segment_number": 0,
+    "flush_interval_sec": 5,
+}
 RRF_CONSTANT = 2
 UPLOAD = 1000
 
@@ -114,7 +120,7 @@ class EdgeClient:
                 "config": {
                     "params": params,
                     "hnsw_config": {**HNSW, **(config.get("hnsw_config") or {})},
-                    "optimizer_config": {"default_segment_number": 0, "flush_interval_sec": 5},
+                    "optimizer_config": OPTIMIZERS,
                     "quantization_config": config.get("quantization_config"),
                 },
             }

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
-from llama_index.core.vector_stores.types import MetadataFilters, VectorStoreQuery, VectorStoreQueryMode
+from llama_index.core.vector_stores.types import MetadataFilters, VectorStoreQueryMode
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 from llama_index.vector_stores.qdrant.utils import relative_score_fusion
 from qdrant_client import models
+
+from llama_index_refine.qdrant.filters import read_filter
 
 FusionName = Literal["rrf", "dbsf"]
 
@@ -124,7 +126,7 @@ def read_options(
         raise ValueError(f"timeout must be whole seconds, at least 1, got {timeout!r}")
     params = given.get("search_params")
     return SearchOptions(
-        filter=_filter(store, filters, node_ids, doc_ids, given.get("qdrant_filters")),
+        filter=read_filter(store, filters, node_ids, doc_ids, given.get("qdrant_filters")),
         score_threshold=given.get("score_threshold"),
         search_params=models.SearchParams(**params) if isinstance(params, dict) else params,
         shard_key=_shard_key(store, given.get("shard_identifier"), given.get("shard_key_selector")),
@@ -172,33 +174,6 @@ def read_hybrid(
     if store._hybrid_fusion_fn is not relative_score_fusion:
         raise ValueError("hybrid_fusion_fn is not called, as Qdrant fuses: leave it out, and choose fusion")
     return Hybrid(fusion, alpha, sparse_top_k, hybrid_top_k)
-
-
-def _filter(
-    store: QdrantVectorStore,
-    filters: MetadataFilters | None,
-    node_ids: Sequence[str] | None,
-    doc_ids: Sequence[str] | None,
-    raw: models.Filter | None,
-) -> models.Filter | None:
-    given = {"filters": filters, "node_ids": node_ids, "doc_ids": doc_ids}
-    if raw is not None:
-        # LlamaIndex lets a raw filter replace the others without a word, which may be the one that keeps tenants apart.
-        both = [name for name, value in given.items() if value is not None]
-        if both:
-            raise ValueError(f"pass qdrant_filters or {both[0]}, not both: say it all in qdrant_filters")
-        return raw
-    for name in ("node_ids", "doc_ids"):
-        if given[name] is not None and not given[name]:
-            raise ValueError(f"{name} is empty, so nothing could be found; None is for no restriction")
-    query = VectorStoreQuery(
-        filters=filters,
-        # Qdrant tells the integer 7 from the text "7", which it takes for no id at all.
-        node_ids=[int(i) if str(i).isdecimal() else i for i in node_ids] if node_ids else None,  # type: ignore[misc]
-        doc_ids=list(doc_ids) if doc_ids else None,
-    )
-    built: models.Filter | None = store._build_query_filter(query)
-    return built
 
 
 def _shard_key(store: QdrantVectorStore, identifier: Any, selector: Any) -> Any:

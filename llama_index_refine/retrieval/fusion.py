@@ -9,10 +9,27 @@ from llama_index.core.schema import NodeWithScore
 from torch import Tensor
 
 from llama_index_refine.qdrant.collection import Found, PointId
-from llama_index_refine.similarity import Metric, score_of_similarity, similarity_of_score
+from llama_index_refine.similarity import Metric, passes, score_of_similarity, similarity_of_score
 
 
-def fuse(found: Found, graded: Found, similarities: Tensor, metric: Metric, limit: int) -> list[NodeWithScore]:
+def admitted(found: Found, graded: Found, similarities: Tensor, metric: Metric, threshold: float | None) -> list[int]:
+    """Say which graded documents the second search may return: those it found, and others that pass its threshold.
+
+    :param found: what the second search found.
+    :param graded: the graded documents.
+    :param similarities: (K,) theirs to the refined query.
+    :param metric: the collection's distance.
+    :param threshold: the score threshold of the searches by vector, None for none.
+    :return: their places in `graded`.
+    """
+    near = passes(score_of_similarity(similarities, metric), threshold, metric).tolist()
+    there = set(found.ids)
+    return [at for at, point in enumerate(graded.ids) if near[at] or point in there]
+
+
+def fuse(
+    found: Found, graded: Found, similarities: Tensor, metric: Metric, limit: int, threshold: float | None = None
+) -> list[NodeWithScore]:
     """Put the graded documents where their grades place them among those that the second search found.
 
     :param found: what the second search found.
@@ -20,13 +37,15 @@ def fuse(found: Found, graded: Found, similarities: Tensor, metric: Metric, limi
     :param similarities: (K,) of the graded documents, with their own grades weighed in.
     :param metric: the collection's distance, which says how a score is read.
     :param limit: the most nodes.
+    :param threshold: leave out what scores worse.
     :return: nodes, best first, with scores as Qdrant gives them for this distance.
     """
     moved = dict(zip(graded.ids, similarities.tolist(), strict=True))
     others = similarity_of_score(torch.tensor(found.scores, dtype=torch.float32), metric).tolist()
     ranked = _ranked(dict(zip(found.ids, others, strict=True)) | moved, limit)
-    scores: Sequence[float] = score_of_similarity(torch.tensor([value for _, value in ranked]), metric).tolist()
-    return _with_nodes([point for point, _ in ranked], scores, found, graded)
+    scores = score_of_similarity(torch.tensor([value for _, value in ranked]), metric)
+    kept = int(passes(scores, threshold, metric).sum())
+    return _with_nodes([point for point, _ in ranked[:kept]], scores[:kept].tolist(), found, graded)
 
 
 def standing(ranking: Found, ids: Sequence[PointId | None]) -> Tensor:

@@ -21,7 +21,7 @@ from llama_index_refine.refinement import Refinement
 from llama_index_refine.refining.allocation import next_to_grade, split_budget
 from llama_index_refine.refining.trust import Reliability, shrink
 from llama_index_refine.retrieval.embedding import Embedding
-from llama_index_refine.retrieval.fusion import fuse, fuse_ranked, standing
+from llama_index_refine.retrieval.fusion import admitted, fuse, fuse_ranked, standing
 from llama_index_refine.retrieval.grading import Grading, Sheet
 from llama_index_refine.retrieval.lessons import Lesson, Refining
 from llama_index_refine.similarity import similarity, similarity_of_score
@@ -182,14 +182,20 @@ class FeedbackLoop:
         limit = self.similarity_top_k
         # Every graded document may sink below the last one returned; as many must be at hand to take its place.
         found = yield from self.collection.search(refinement.vector, limit + len(feedback.ids), **feedback.words)
-        graded = Found(feedback.ids, [], [entry.node for entry in feedback.nodes], torch.empty(0, 0))
-        similarities = torch.as_tensor(refinement.fused)
-        if feedback.words:
-            own = similarity(torch.as_tensor(refinement.vector), torch.as_tensor(refinement.documents), space.metric)
-            refinement.nodes = fuse_ranked(found, graded, (similarities - own) / refinement.tau, limit)
-        else:
-            refinement.nodes = fuse(found, graded, similarities, space.metric, limit)
+        refinement.nodes = self._fused(feedback, refinement, found, space)
         return refinement
+
+    def _fused(self, feedback: Feedback, refinement: Refinement, found: Found, space: Space) -> Sequence[NodeWithScore]:
+        graded = Found(feedback.ids, [], [entry.node for entry in feedback.nodes], torch.empty(0, 0))
+        own = similarity(torch.as_tensor(refinement.vector), torch.as_tensor(refinement.documents), space.metric)
+        threshold = self.collection.options.score_threshold
+        stay = admitted(found, graded, own, space.metric, threshold)
+        graded = replace(graded, ids=[graded.ids[at] for at in stay], nodes=[graded.nodes[at] for at in stay])
+        similarities = torch.as_tensor(refinement.fused)[stay]
+        if feedback.words:
+            gains = (similarities - own[stay]) / refinement.tau
+            return fuse_ranked(found, graded, gains, self.similarity_top_k)
+        return fuse(found, graded, similarities, space.metric, self.similarity_top_k, threshold)
 
     def _with_judged(self, feedback: Feedback, shown: Found) -> Steps[Found]:
         """Put the nodes that people have judged, wherever they rank, in the place of the last others shown."""
@@ -197,10 +203,10 @@ class FeedbackLoop:
         others = [at for at, node in enumerate(shown.nodes) if node.node_id not in judged]
         there = {node.node_id for node in shown.nodes}
         room = self.feedback_top_k - (len(shown.ids) - len(others))
-        missing = [point_id(node_id) for node_id in judged if node_id not in there][:room]
-        if not missing:
+        missing = [point_id(node_id) for node_id in judged if node_id not in there]
+        if not missing or room < 1:
             return shown
-        found = yield from self.collection.fetch(missing)
+        found = yield from self.collection.fetch(missing, feedback.vector, room)
         dropped = others[max(len(others) - len(found.ids), 0) :]
         kept = [at for at in range(len(shown.ids)) if at not in dropped]
         return Found(
@@ -272,9 +278,12 @@ class FeedbackLoop:
         places = next_to_grade(known, grades, candidates, share)
         if not places:
             return False
-        shown = yield from self.collection.fetch([ranking.ids[new[place]] for place in places])
+        wanted = [ranking.ids[new[place]] for place in places]
+        shown = yield from self.collection.fetch(wanted, refinement.vector, len(wanted), **feedback.words)
         if not shown.ids:
             return False
+        score = dict(zip(ranking.ids, ranking.scores, strict=True))
+        shown = replace(shown, scores=[score[point] for point in shown.ids])
         yield from self._grade(feedback, shown)
         return True
 

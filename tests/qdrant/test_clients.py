@@ -13,7 +13,7 @@ from qdrant_client.common.client_exceptions import QdrantException
 from qdrant_client.http.exceptions import ApiException, ResponseHandlingException, UnexpectedResponse
 
 from llama_index_refine import RefinedRetriever
-from llama_index_refine.qdrant.clients import BATCH, Batch, Fetch, FetchPoints, QueryPoints, refused
+from llama_index_refine.qdrant.clients import BATCH, Batch, QueryPoints, refused
 from llama_index_refine.stores import open_store
 from tests.places import SIZE, LabelGrader, points, question
 from tests.qdrant_grpc_server import QdrantGrpcServer
@@ -116,7 +116,8 @@ def test_points_deleted_between_the_searches_are_not_returned_by_the_second(serv
 
 
 def test_points_deleted_before_they_are_graded_end_the_rounds(server):
-    server.faults["fetch", 1] = Fault(
+    # The first search, the background, the ranking, and then the fetch.
+    server.faults["query", 4] = Fault(
         before=lambda: server.storage.delete("c", models.PointIdsList(points=[*range(200)]))
     )
     refined = RefinedRetriever.from_collection(client_of(server), "c", "meta.abstract", grader=LabelGrader())
@@ -188,14 +189,6 @@ def test_batches_are_bounded(server):
     sizes = [len(body["searches"]) for kind, body in server.calls if kind == "query"]
     assert sizes == [BATCH, BATCH]
     assert operation.run([]) == []
-
-
-def test_points_of_several_queries_are_fetched_together(server):
-    operation = FetchPoints(open_store(client_of(server), "c", "text"))
-    first, second = operation.run([Fetch([3, 1, 999], {}), Fetch([1, 7], {})])
-    assert [record.id for record in first] == [3, 1]
-    assert [record.id for record in second] == [1, 7]
-    assert server.count("fetch") == 1
 
 
 @pytest.mark.parametrize(

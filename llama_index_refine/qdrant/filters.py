@@ -1,0 +1,119 @@
+"""Which points count: LlamaIndex's filters, node ids and document ids in Qdrant's words.
+
+A filter may be what keeps tenants apart. One that says less than was asked for is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from llama_index.core.vector_stores.types import FilterOperator, MetadataFilter, MetadataFilters, VectorStoreQuery
+from llama_index.vector_stores.qdrant import QdrantVectorStore
+from pydantic import ValidationError
+from qdrant_client import models
+
+_RANGES = {
+    FilterOperator.GT: "gt",
+    FilterOperator.GTE: "gte",
+    FilterOperator.LT: "lt",
+    FilterOperator.LTE: "lte",
+}
+
+
+def read_filter(
+    store: QdrantVectorStore,
+    filters: MetadataFilters | None = None,
+    node_ids: Sequence[str] | None = None,
+    doc_ids: Sequence[str] | None = None,
+    raw: models.Filter | None = None,
+) -> models.Filter | None:
+    """Put what restricts a search into one filter.
+
+    :param store: the vector store, which translates metadata filters.
+    :param filters: metadata filters, nested as one likes.
+    :param node_ids: these nodes only.
+    :param doc_ids: the nodes of these documents only.
+    :param raw: a Qdrant filter, instead of the others.
+    :return: the filter; None where nothing was asked for.
+    :raises ValueError: one that is empty, cannot be translated, or lost a condition on the way; raw beside another.
+    :raises NotImplementedError: an operator that the store does not know.
+    """
+    given = {"filters": filters, "node_ids": node_ids, "doc_ids": doc_ids}
+    if raw is not None:
+        # LlamaIndex lets a raw filter replace the others without a word, which may be the one that keeps tenants apart.
+        both = [name for name, value in given.items() if value is not None]
+        if both:
+            raise ValueError(f"pass qdrant_filters or {both[0]}, not both: say it all in qdrant_filters")
+        if not _built(raw):
+            raise ValueError("qdrant_filters holds no condition, so nothing would be left out; None is for that")
+        return raw
+    for name in ("node_ids", "doc_ids"):
+        if given[name] is not None and not given[name]:
+            raise ValueError(f"{name} is empty, so nothing could be found; None is for no restriction")
+    asked = bool(node_ids) + bool(doc_ids) + (_asked(filters) if filters is not None else 0)
+    query = VectorStoreQuery(
+        filters=filters,
+        # Qdrant tells the integer 7 from the text "7", which it takes for no id at all.
+        node_ids=[int(i) if str(i).isdecimal() else i for i in node_ids] if node_ids else None,  # type: ignore[misc]
+        doc_ids=list(doc_ids) if doc_ids else None,
+    )
+    try:
+        built: models.Filter | None = store._build_query_filter(query)
+    except ValidationError as error:
+        raise ValueError(_untranslatable(filters, error)) from error
+    there = _built(built)
+    if there < asked:
+        raise ValueError(
+            f"filters asks for {asked} conditions, of which {type(store).__name__} translated {there}: say it all in "
+            "vector_store_kwargs={'qdrant_filters': models.Filter(...)} instead"
+        )
+    return built
+
+
+def _asked(filters: MetadataFilters) -> int:
+    """Count the conditions.
+
+    :raises ValueError: a group holds none, or does not say how they are joined.
+    """
+    if not filters.filters:
+        raise ValueError("filters holds a MetadataFilters without a filter, which would leave nothing out")
+    if filters.condition is None:
+        raise ValueError("filters holds a MetadataFilters whose condition is None: set FilterCondition.AND, OR or NOT")
+    return sum(_asked(one) if isinstance(one, MetadataFilters) else 1 for one in filters.filters)
+
+
+def _built(condition: Any) -> int:
+    """Count the conditions of a Qdrant filter."""
+    if condition is None:
+        return 0
+    if isinstance(condition, models.NestedCondition):
+        return _built(condition.nested.filter)
+    if not isinstance(condition, models.Filter):
+        return 1
+    parts = [condition.must, condition.should, condition.must_not]
+    parts.append(condition.min_should.conditions if condition.min_should else None)
+    return sum(_built(one) for part in parts for one in (part if isinstance(part, list) else [part]))
+
+
+def _untranslatable(filters: MetadataFilters | None, error: ValidationError) -> str:
+    """Say which filter has a value that Qdrant's condition does not take, and what to use instead."""
+    told = "; ".join(str(entry["msg"]) for entry in error.errors()[:1])
+    for one in _leaves(filters):
+        bound = _RANGES.get(one.operator)
+        if bound and isinstance(one.value, str):
+            return (
+                f"filters compares {one.key!r} with the text {one.value!r}, and LlamaIndex translates comparisons of "
+                "numbers only: for dates, pass vector_store_kwargs={'qdrant_filters': models.Filter(must=["
+                f"models.FieldCondition(key={one.key!r}, range=models.DatetimeRange({bound}={one.value!r}))])}}"
+            )
+    return (
+        f"filters holds a value that its operator does not take ({told}); vector_store_kwargs={{'qdrant_filters': "
+        "models.Filter(...)} takes any condition of Qdrant's"
+    )
+
+
+def _leaves(filters: MetadataFilters | None) -> list[MetadataFilter]:
+    if filters is None:
+        return []
+    return [leaf for one in filters.filters for leaf in (_leaves(one) if isinstance(one, MetadataFilters) else [one])]
