@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from qdrant_client import QdrantClient, models
 from llama_index_refine import BaseGrader
 from llama_index_refine.qdrant.edge import EdgeClient
 from tests.qdrant_grpc_server import QdrantGrpcServer
+from tests.qdrant_process import BINARY, QdrantProcess
 from tests.qdrant_server import QdrantServer
 
 # "disk" is "memory" with every write kept, which is slow: the tests that are about it name it.
@@ -93,12 +95,23 @@ def why_no_docker() -> str | None:
 
 @contextmanager
 def running_server() -> Iterator[tuple[str, int]]:
-    """A server's URL and gRPC port: of the one that QDRANT_URL names, else a container's. Skips where there is none."""
+    """A server's URL and gRPC port: of the one that QDRANT_URL names, of a process of QDRANT_BINARY, else a container's.
+
+    Skips where there is none.
+    """
     if url := os.environ.get("QDRANT_URL"):
         yield url, int(os.environ.get("QDRANT_GRPC_PORT", "6334"))
         return
+    if BINARY:
+        with tempfile.TemporaryDirectory() as folder:
+            process = QdrantProcess(Path(folder))
+            try:
+                yield process.url, process.grpc_port
+            finally:
+                process.stop()
+        return
     if reason := why_no_docker():
-        pytest.skip(f"a real server {reason}; QDRANT_URL may name one that runs")
+        pytest.skip(f"a real server {reason}; QDRANT_URL may name one that runs, QDRANT_BINARY an executable")
     from testcontainers.core.container import DockerContainer
     from testcontainers.core.wait_strategies import HttpWaitStrategy
 

@@ -24,7 +24,8 @@ class QdrantKwargs(TypedDict, total=False):
     - shard_identifier: what the store's `shard_key_selector_fn` turns into a shard key.
     - shard_key_selector: the shard key, or keys, themselves.
     - score_threshold: leave out nodes that score worse; in hybrid mode, of the dense search.
-    - consistency: how many replicas must agree: a number, "majority", "quorum" or "all".
+    - consistency: how many replicas must agree: a number, "quorum", "majority" or "all". The last two ask every replica,
+      so that a node that is down fails each request; the others go on.
     - timeout: seconds that one request may take; None for the client's own timeout.
     - fusion: how hybrid mode fuses, "rrf" (default) or "dbsf".
     """
@@ -34,7 +35,7 @@ class QdrantKwargs(TypedDict, total=False):
     shard_identifier: Any
     shard_key_selector: models.ShardKeySelector | None
     score_threshold: float | None
-    consistency: models.ReadConsistency | None
+    consistency: models.ReadConsistency | Literal["majority", "quorum", "all"] | None
     timeout: int | None
     fusion: FusionName
 
@@ -130,7 +131,7 @@ def read_options(
         score_threshold=given.get("score_threshold"),
         search_params=models.SearchParams(**params) if isinstance(params, dict) else params,
         shard_key=_shard_key(store, given.get("shard_identifier"), given.get("shard_key_selector")),
-        consistency=given.get("consistency"),
+        consistency=_consistency(given.get("consistency")),
         timeout=timeout,
         hybrid=hybrid,
     )
@@ -174,6 +175,18 @@ def read_hybrid(
     if store._hybrid_fusion_fn is not relative_score_fusion:
         raise ValueError("hybrid_fusion_fn is not called, as Qdrant fuses: leave it out, and choose fusion")
     return Hybrid(fusion, alpha, sparse_top_k, hybrid_top_k)
+
+
+def _consistency(given: Any) -> models.ReadConsistency | None:
+    """Read a word as what it stands for: over gRPC the client takes no text."""
+    if given is None or isinstance(given, models.ReadConsistencyType):
+        return given
+    if isinstance(given, int) and not isinstance(given, bool) and given >= 1:
+        return given
+    words = [one.value for one in models.ReadConsistencyType]
+    if given not in words:
+        raise ValueError(f"consistency must be a number of replicas, at least 1, or one of {words}, got {given!r}")
+    return models.ReadConsistencyType(given)
 
 
 def _shard_key(store: QdrantVectorStore, identifier: Any, selector: Any) -> Any:

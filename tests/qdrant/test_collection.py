@@ -424,6 +424,8 @@ def test_one_bad_query_in_a_batch_fails_alone(place):
         ({**HYBRID, "alpha": 0.2, "vector_store_kwargs": {"fusion": "dbsf"}}, "alpha weighs ranks"),
         ({"vector_store_kwargs": {"filter": None}}, "vector_store_kwargs has no 'filter'; it takes consistency"),
         ({"vector_store_kwargs": {"timeout": 0.5}}, "timeout must be whole seconds"),
+        ({"vector_store_kwargs": {"consistency": "most"}}, r"one of \['majority', 'quorum', 'all'\], got 'most'"),
+        ({"vector_store_kwargs": {"consistency": 0}}, "number of replicas, at least 1"),
         ({"vector_store_kwargs": {"shard_identifier": "a"}}, "pass the shard key itself as shard_key_selector"),
         ({"node_ids": []}, "node_ids is empty"),
         (
@@ -524,13 +526,13 @@ def test_a_zero_vector_is_left_out(place):
     assert refined.refine(question(0)).refined
 
 
-@pytest.mark.parametrize("place", ["memory", "rest", "server", "server-grpc"], indirect=True)
-def test_consistency_and_timeouts_are_taken_everywhere_but_in_edge(place):
+@pytest.mark.parametrize("place", ["memory", "rest", "grpc", "server", "server-grpc"], indirect=True)
+@pytest.mark.parametrize("consistency", ["majority", models.ReadConsistencyType.QUORUM, 1], ids=str)
+def test_consistency_and_timeouts_are_taken_everywhere_but_in_edge(place, consistency):
     name = place.create(COSINE)
     place.write(name, points())
-    improves(
-        retriever(place, name, similarity_top_k=20, vector_store_kwargs={"consistency": "majority", "timeout": 20})
-    )
+    options = {"consistency": consistency, "timeout": 20}
+    improves(retriever(place, name, similarity_top_k=20, vector_store_kwargs=options))
 
 
 def test_threads_share_a_retriever(place):
