@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -61,14 +62,14 @@ class CrossEncoderGrader(BaseGrader):
 
         :raises ValueError: the model has more than two outputs.
         """
-        pairs = [(query.query_str, node.get_content(self._metadata_mode)) for node in nodes]
-        if not pairs:
+        if not nodes:
             return Grades()
         # Fast tokenizers must not be used by two threads at once.
         with self._lock:
-            logits = self._loaded().predict(
-                pairs, batch_size=self._batch_size, show_progress_bar=False, activation_fn=torch.nn.Identity()
-            )
+            model = self._loaded()
+            pairs = [(query.query_str, self._text(model, query.query_str, node)) for node in nodes]
+            options: dict[str, Any] = {_activation_name(model): torch.nn.Identity()}
+            logits = model.predict(pairs, batch_size=self._batch_size, show_progress_bar=False, **options)
         grades = _probability(np.asarray(logits, dtype=np.float64), self._temperature)
         return Grades(None if np.isnan(grade) else float(grade) for grade in grades)
 
@@ -85,6 +86,18 @@ class CrossEncoderGrader(BaseGrader):
         """See `BaseGrader.fingerprint`."""
         return f"{super().fingerprint()} {self._name} {self._temperature} {self._metadata_mode.value}"
 
+    def _text(self, model: CrossEncoder, query: str, node: BaseNode) -> str:
+        """Bring the text forward where the metadata before it would push it out of what the model reads."""
+        whole = node.get_content(self._metadata_mode)
+        metadata = node.get_metadata_str(self._metadata_mode).strip()
+        # `max_length` before sentence-transformers 5.
+        longest = getattr(model, "max_seq_length" if hasattr(model, "max_seq_length") else "max_length", None)
+        tokenizer = getattr(model, "tokenizer", None)
+        if not metadata or longest is None or tokenizer is None:
+            return whole
+        read = tokenizer(query, whole, truncation=False, verbose=False)["input_ids"]
+        return whole if len(read) <= longest else f"{node.get_content(MetadataMode.NONE)}\n\n{metadata}"
+
     def _loaded(self) -> CrossEncoder:
         if self._model is None:
             try:
@@ -96,6 +109,11 @@ class CrossEncoderGrader(BaseGrader):
                 ) from error
             self._model = CrossEncoder(self._name, device=self._device)
         return self._model
+
+
+def _activation_name(model: CrossEncoder) -> str:
+    """What `predict` calls the function to apply to the logits: `activation_fct` before sentence-transformers 4."""
+    return "activation_fn" if "activation_fn" in inspect.signature(model.predict).parameters else "activation_fct"
 
 
 def _probability(logits: np.ndarray, temperature: float) -> np.ndarray:

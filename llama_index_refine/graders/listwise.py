@@ -20,7 +20,7 @@ from llama_index_refine.graders.asking.calls import Call, CallOptions, Calls, Un
 from llama_index_refine.graders.asking.failures import Failure
 from llama_index_refine.graders.asking.options import Options
 from llama_index_refine.graders.asking.prompts import LISTWISE, LISTWISE_FORM, instruction_line
-from llama_index_refine.graders.asking.text import clean, count_tokens, fenced
+from llama_index_refine.graders.asking.text import clean, content, count_tokens, fenced
 from llama_index_refine.graders.asking.verdicts import HIGHEST, grades_of, verdicts_in
 from llama_index_refine.graders.base import BaseGrader, Grades
 from llama_index_refine.graders.chat import LlamaIndexChat, NoModelError
@@ -129,7 +129,7 @@ class ListwiseGrader(BaseGrader):
         except NoModelError as error:
             self._calls.fail(str(error), account)
             return Grades([None] * len(nodes))
-        texts = [node.get_content(self._metadata_mode) for node in nodes]
+        texts = [content(node, self._metadata_mode, self._max_document_tokens) for node in nodes]
         orders = [list(range(len(nodes)))]
         if self._both_orders:
             orders.append(orders[0][::-1])

@@ -17,7 +17,7 @@ from llama_index_refine.graders.asking.calls import Call, Calls, CutShort, NoTex
 from llama_index_refine.graders.asking.failures import Failure
 from llama_index_refine.graders.asking.options import Attempt, Options
 from llama_index_refine.graders.asking.prompts import instruction_line
-from llama_index_refine.graders.asking.text import clean, count_tokens, fenced
+from llama_index_refine.graders.asking.text import clean, content, count_tokens, fenced
 from llama_index_refine.graders.base import BaseGrader, Grades
 from llama_index_refine.graders.chat import Chat, NoModelError
 
@@ -84,7 +84,7 @@ class PointwiseGrader(BaseGrader):
 
     async def _grade(self, query: QueryBundle, nodes: Sequence[BaseNode], blocking: bool) -> Grades:
         account = current_account()
-        texts = [node.get_content(self._metadata_mode) for node in nodes]
+        texts = [content(node, self._metadata_mode, self._max_document_tokens) for node in nodes]
         try:
             self._chat.check()
         except NoModelError as error:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
-from llama_index.core.schema import QueryBundle, TextNode
+from llama_index.core.schema import MetadataMode, QueryBundle, TextNode
 
 from llama_index_refine.graders.account import Account, Budget
 from llama_index_refine.graders.cross_encoder import CrossEncoderGrader
@@ -54,6 +56,35 @@ async def test_asynchronously_and_with_a_loaded_model(model):
     grader = CrossEncoderGrader(CrossEncoder(model))
     assert await grader.agrade(QUERY, NODES) == grader.grade(QUERY, NODES)
     assert grader.grade(QUERY, []) == []
+
+
+def test_long_metadata_does_not_push_the_text_out(model):
+    class Reading(CrossEncoder):
+        def predict(self, inputs, *args, activation_fn=None, **kwargs):
+            read.extend(text for _, text in inputs)
+            return super().predict(inputs, *args, activation_fn=activation_fn, **kwargs)
+
+    read: list[str] = []
+    long, short = (TextNode(text="cats purr", metadata={"rain": "softly " * times}) for times in (100, 1))
+    grades = CrossEncoderGrader(Reading(model)).grade(QUERY, [long, short])
+    assert None not in grades
+    assert read[0].startswith("cats purr\n\nrain: softly")
+    assert read[1] == short.get_content(MetadataMode.EMBED)
+
+
+class Before4:
+    """What `predict` took before sentence-transformers 4, and what the model was like."""
+
+    config = SimpleNamespace(_name_or_path="old")
+    max_length = None
+
+    def predict(self, sentences, batch_size=32, show_progress_bar=None, num_workers=0, activation_fct=None):
+        assert isinstance(activation_fct, torch.nn.Identity)
+        return np.zeros(len(sentences))
+
+
+def test_an_older_sentence_transformers():
+    assert CrossEncoderGrader(Before4()).grade(QUERY, NODES) == [0.5] * 3
 
 
 def test_temperature_makes_milder_grades(model):

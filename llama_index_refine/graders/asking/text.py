@@ -6,6 +6,7 @@ import hashlib
 import logging
 import re
 
+from llama_index.core.schema import BaseNode, MetadataMode
 from llama_index.core.utils import get_tokenizer
 
 # No tokenizer spends fewer tokens on text of this many characters, save on long runs of one character.
@@ -14,6 +15,8 @@ _CHARACTERS_PER_TOKEN = 12
 _LONGEST_SHARE = 8 * _CHARACTERS_PER_TOKEN
 # Half of what English text has: an estimate may be too high, and not too low.
 _FEWEST_BYTES_PER_TOKEN = 2
+# What metadata and text take that stand beside each other, at the most.
+_BETWEEN = 3
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +59,25 @@ def cut(text: str, max_tokens: int) -> str:
     while (tokens := count_tokens(text)) > max_tokens:
         text = text[: min(len(text) - 1, len(text) * max_tokens // tokens)]
     return text
+
+
+def content(node: BaseNode, mode: MetadataMode, max_tokens: int) -> str:
+    """Return a node's text with its metadata, cleaned; of the metadata as much is left out as the text needs room.
+
+    :param node: the node.
+    :param mode: which of its metadata.
+    :param max_tokens: the budget for both, at least 1, in tokens of LlamaIndex's tokenizer.
+    :return: what LlamaIndex makes of the two where it fits, else as much of the metadata as fits before the text. A
+        text that is too long by itself is whole.
+    """
+    longest = max_tokens * _LONGEST_SHARE
+    whole = node.get_content(mode)
+    if len(whole) <= longest and cut(cleaned := clean(whole), max_tokens) == cleaned:
+        return cleaned
+    text = clean(node.get_content(MetadataMode.NONE)[:longest])
+    room = max_tokens - count_tokens(text) - _BETWEEN if cut(text, max_tokens) == text else 0
+    metadata = clean(node.get_metadata_str(mode)[:longest])
+    return f"{cut(metadata, room)}\n\n{text}" if room > 0 else text
 
 
 def clean(text: str) -> str:
