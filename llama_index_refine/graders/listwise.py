@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field
 from typing_extensions import Unpack
 
 from llama_index_refine.graders.account import Account, current_account
+from llama_index_refine.graders.asking.answer import found
 from llama_index_refine.graders.asking.blocking import run_blocking
 from llama_index_refine.graders.asking.calls import Call, CallOptions, Calls, Unreadable
 from llama_index_refine.graders.asking.failures import Failure
@@ -208,12 +209,12 @@ class _Question:
 
     async def _ask_structured(self) -> list[tuple[float, float]]:
         grader = self._grader
-        found = await grader._chat.predict(
+        form = await grader._chat.predict(
             Verdicts, grader._prompt, self._variables, self._attempt.options, blocking=self._blocking
         )
         # structured_predict keeps the server's own count to itself.
-        self._account.charge(self._prompt_tokens(), count_tokens(found.model_dump_json()))
-        return [(verdict.document, verdict.relevance) for verdict in found.verdicts]
+        self._account.charge(self._prompt_tokens(), count_tokens(form.model_dump_json()))
+        return [(verdict.document, verdict.relevance) for verdict in form.verdicts]
 
     async def _ask_plainly(self) -> list[tuple[float, float]]:
         grader = self._grader
@@ -222,7 +223,7 @@ class _Question:
         asked = [*before, ChatMessage(role=last.role, content=f"{last.content}{form}")]
         answer = await grader._chat.ask(asked, self._attempt.options, self._blocking)
         self._account.charge(answer.prompt_tokens, answer.completion_tokens)
-        return verdicts_in(answer.text, len(self._texts))
+        return verdicts_in(found(answer)[0], len(self._texts))
 
     def _messages(self) -> list[ChatMessage]:
         return self._grader._prompt.format_messages(llm=None, **self._variables)

@@ -250,33 +250,35 @@ def json_in(text: str, attempts: int = 1000) -> Iterator[tuple[int, int, Any]]:
         yield start.start(), place, value
 
 
-def position_of(text: str, start: int, answer: Answer) -> Mapping[str, float] | None:
+def position_of(text: str, start: int, answer: Answer) -> tuple[Mapping[str, float], str]:
     """Find the log-probabilities at a place of the answer.
 
     :param text: the answer, as it was found in the reply.
     :param start: where in it.
     :param answer: the reply, whose positions may cover thoughts as well.
-    :return: the probabilities of the token that begins there; None where the positions do not hold this answer.
+    :return: the probabilities of the token that begins there, and the token; nothing where the positions do not hold
+        this answer.
     """
-    whole = _bare(text)
-    offset = len(_bare(text[:start]))
+    whole, offset = _bare(text), len(_bare(text[:start]))
     positions = answer.tokens
-    for said in (answer.said, ()) if answer.said else ((), None):
+    ways: tuple[Sequence[str] | None, ...] = (answer.said,) if answer.said else ((), None)
+    for said in ways if whole else ():
         for first in range(len(positions) - 1, -1, -1):
             places = _walk(whole, positions, first, said)
             if places is not None and offset in places:
-                return positions[places[offset]]
-    return None
+                place, token = places[offset]
+                return positions[place], token
+    return {}, ""
 
 
 def _walk(
     whole: str, positions: Sequence[Mapping[str, float]], first: int, said: Sequence[str] | None
-) -> dict[int, int] | None:
+) -> dict[int, tuple[int, str]] | None:
     """Lay the answer on the positions from one of them on.
 
     `said` are the tokens that were said; where it is empty they are the likeliest, and where None any that fit.
     """
-    places: dict[int, int] = {}
+    places: dict[int, tuple[int, str]] = {}
     offset = 0
     for place in range(first, len(positions)):
         if offset == len(whole):
@@ -285,7 +287,7 @@ def _walk(
         if token is None:
             return None
         if token:
-            places[offset] = place
+            places[offset] = place, token
         offset += len(token)
     # Log-probabilities that end before the answer does are its own where they begin with it.
     return places if offset == len(whole) or first == 0 else None
@@ -297,7 +299,8 @@ def _token(tokens: Mapping[str, float], said: Sequence[str] | None, place: int, 
     else:
         candidates = sorted(tokens, key=lambda token: -tokens[token])
         candidates = candidates if said is None else candidates[:1]
-    return next((bare for token in candidates if rest.startswith(bare := _bare(token)) or not bare), None)
+    fitting = (bare for token in candidates if rest.startswith(bare := _bare(token)))
+    return next(fitting, None)
 
 
 def _bare(text: str) -> str:

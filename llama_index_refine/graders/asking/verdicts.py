@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from itertools import islice
 from typing import Any
+
+from llama_index_refine.graders.asking.answer import answer_in, json_in
 
 HIGHEST = 10
 
-# Brackets to try as the beginning of JSON. Real answers have a few for each document; a flood of them is none.
-_MOST_ATTEMPTS = 1000
+# The form that the question shows, where a model repeats it.
+_FORM = re.compile(r'\[\{"document": 1, "relevance": 0\}, \{"document": 2, "relevance": 10\}, \.\.\.\]')
+_REVISED = re.compile(
+    r"\b(?:draft|initial|first|final|finally|revised|corrected|correction|actual|instead|better)", re.IGNORECASE
+)
 
 _DOCUMENT_KEYS = ("document", "doc", "document_number", "number", "id", "index")
 _RELEVANCE_KEYS = ("relevance", "score", "relevance_score", "grade", "rating")
@@ -47,26 +50,36 @@ def verdicts_in(text: str, count: int) -> list[tuple[float, float]]:
     :param count: how many documents there are; a bare list of so many numbers is their relevances.
     :return: pairs of number and relevance, none where there are none.
     """
-    found = [verdict for value in _json_in(text) for verdict in _verdicts(value, count)]
-    if found:
+    text = _FORM.sub("", answer_in(text))
+    values = [(start, dict_of(_verdicts(value, count))) for start, _, value in json_in(text)]
+    found = _last_word(text, [(start, verdicts) for start, verdicts in values if verdicts])
+    if found is not None:
         return found
     return [(float(match["document"]), float(match["relevance"])) for match in _LINE.finditer(text)]
 
 
-def _json_in(text: str) -> Iterator[Any]:
-    """Decode every JSON array or object in a text that is not part of another one."""
-    decoder = json.JSONDecoder()
-    place = 0
-    for start in islice(re.finditer(r"[\[{]", text), _MOST_ATTEMPTS):
-        if start.start() < place:
-            continue
-        try:
-            value, place = decoder.raw_decode(text, start.start())
-        except json.JSONDecodeError:
-            continue
-        except RecursionError:
-            return
-        yield value
+def dict_of(verdicts: Iterable[tuple[float, float]]) -> dict[float, list[float]]:
+    """Collect relevances by document."""
+    found: dict[float, list[float]] = defaultdict(list)
+    for document, relevance in verdicts:
+        found[document].append(relevance)
+    return dict(found)
+
+
+def _last_word(text: str, values: list[tuple[int, dict[float, list[float]]]]) -> list[tuple[float, float]] | None:
+    """Put together what several pieces of JSON say. Of two that differ the later counts where one is called a draft."""
+    if not values:
+        return None
+    known: dict[float, list[float]] = {}
+    doubtful: set[float] = set()
+    end = 0
+    for start, verdicts in values:
+        differing = {document for document in verdicts if document in known and verdicts[document] != known[document]}
+        if not _REVISED.search(text, end, start):
+            doubtful |= differing
+        known |= verdicts
+        end = start
+    return [(document, one) for document, several in known.items() if document not in doubtful for one in several]
 
 
 def _verdicts(value: Any, count: int) -> Iterator[tuple[float, float]]:
@@ -99,6 +112,8 @@ def _first(value: dict[str, Any], keys: tuple[str, ...]) -> float | None:
 def _number(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
+    if isinstance(value, str):
+        value = re.sub(rf"\s*(?:/|out of)\s*{HIGHEST}\s*\Z", "", value[:100])
     try:
         return float(value)
     except (ValueError, OverflowError):

@@ -32,3 +32,11 @@ def word(token: str) -> str:
 
 YES = frozenset(word(entry) for yes, _ in _YES_NO for entry in yes.split())
 NO = frozenset(word(entry) for _, no in _YES_NO for entry in no.split())
+# Words that describe: they are an answer where they stand alone ("Relevant."), and a label elsewhere ("Relevant: no").
+ADJECTIVES = frozenset(
+    map(word, "relevant irrelevant true false correct incorrect pertinent vrai faux 相关 不相关 对".split())  # noqa: SIM905
+)
+# Words that begin sentences of other meanings in some language: an answer only where they stand alone.
+WEAK = frozenset(
+    map(word, "y n da si sì ya po nu ne ei ano tak nem nie ni ja non sim 不 是 да не так ні لا".split())  # noqa: SIM905
+)
