@@ -95,7 +95,7 @@ def why_no_docker() -> str | None:
 
 @contextmanager
 def running_server() -> Iterator[tuple[str, int]]:
-    """A server's URL and gRPC port: of the one that QDRANT_URL names, of a process of QDRANT_BINARY, else a container's.
+    """A server's URL and gRPC port: of the one that QDRANT_URL names, of a process of QDRANT_BINARY, or a container's.
 
     Skips where there is none.
     """

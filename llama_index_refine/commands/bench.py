@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,7 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from llama_index_refine.commands.errors import plain_errors, tell
+from llama_index_refine.commands.teacher import LLMKwargs, read_kwargs, server_url
 from llama_index_refine.evaluation.results import BASELINE, REFINED, Run
 
 if TYPE_CHECKING:
@@ -46,7 +48,9 @@ _Peers = Annotated[str, typer.Option(help="What to measure beside: names parted 
 _Depths = Annotated[list[int], typer.Option("--feedback-top-k", help="Documents graded per query. May be repeated.")]
 _MaxQueries = Annotated[int | None, typer.Option(help="Queries drawn from each data set; all if not given.")]
 _LLMModel = Annotated[str | None, typer.Option(help="LLM of the teacher llm; HyDE and LLMRerank are measured too.")]
-_LLMBaseUrl = Annotated[str | None, typer.Option(help="Its OpenAI-compatible server, if it is not OpenAI's.")]
+_LLMBaseUrl = Annotated[
+    str | None, typer.Option(help="Its OpenAI-compatible server, not OpenAI's or OPENAI_BASE_URL's.")
+]
 _Cache = Annotated[Path | None, typer.Option(help="Folder for embeddings and grades.", show_default="user's cache")]
 
 
@@ -78,6 +82,7 @@ def bench(
     seed: Annotated[int, typer.Option(help="Of the draw of queries.")] = 1,
     llm_model: _LLMModel = None,
     llm_base_url: _LLMBaseUrl = None,
+    llm_kwargs: LLMKwargs = None,
     cache: _Cache = None,
     plots: Annotated[bool, typer.Option(help="Draw the pictures.")] = True,
 ) -> None:
@@ -94,7 +99,7 @@ def bench(
             feedback_top_k=feedback_top_k,
             max_queries=max_queries,
             seed=seed,
-            llm=make_llm(llm_model, llm_base_url),
+            llm=make_llm(llm_model, llm_base_url, read_kwargs(llm_kwargs)),
             cache=cache,
         )
         written = _write(run, out, plots)
@@ -119,9 +124,12 @@ def compare(
     typer.echo(table)
 
 
-def make_llm(model: str | None, base_url: str | None) -> LLM | None:
+def make_llm(model: str | None, base_url: str | None, llm_kwargs: Mapping[str, Any] | None = None) -> LLM | None:
     """Make the LLM that the options name, with the key in OPENAI_API_KEY; None where none is named.
 
+    :param model: the model.
+    :param base_url: its server, None for that of OPENAI_BASE_URL or OpenAI's.
+    :param llm_kwargs: arguments of each call.
     :raises ImportError: the client is missing.
     :raises ValueError: a server without a model.
     """
@@ -134,7 +142,14 @@ def make_llm(model: str | None, base_url: str | None) -> LLM | None:
     except ImportError as error:
         raise ImportError('an LLM needs: pip install "llama-index-refine[openai]"') from error
     key = os.environ.get("OPENAI_API_KEY", "none")
-    return OpenAILike(model=model, api_base=base_url or _OPENAI, api_key=key, is_chat_model=True, temperature=0.0)
+    return OpenAILike(
+        model=model,
+        api_base=server_url(base_url) or _OPENAI,
+        api_key=key,
+        is_chat_model=True,
+        temperature=0.0,
+        additional_kwargs=dict(llm_kwargs or {}),
+    )
 
 
 def _named(peers: str) -> list[str] | None:

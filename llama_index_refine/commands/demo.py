@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from llama_index_refine.commands.errors import plain_errors, tell
-from llama_index_refine.commands.teacher import NO_LLM, LLMBaseUrl, LLMModel, make_grader, model_name
+from llama_index_refine.commands.teacher import NO_LLM, LLMBaseUrl, LLMKwargs, LLMModel, make_grader, model_name
 from llama_index_refine.display.ranking import one_line
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ _Queries = Annotated[
 def demo(
     llm_base_url: LLMBaseUrl = None,
     llm_model: LLMModel = None,
+    llm_kwargs: LLMKwargs = None,
     path: _Path = None,
     queries: _Queries = None,
     out: Annotated[Path, typer.Option(help="Folder for the picture.")] = Path("refine-demo"),
@@ -55,6 +56,7 @@ def demo(
     console = Console(highlight=False)
     with plain_errors() as warned:
         llm = model_name(llm_base_url, llm_model)
+        grader = make_grader(llm_base_url, llm_model, INSTRUCTION, llm_kwargs)
         console.print(INTRODUCTION)
         if llm is None:
             console.print(f"Teacher: the sample's human labels, as no LLM is named ({NO_LLM}).")
@@ -62,7 +64,6 @@ def demo(
             console.print(f"Teacher: the LLM {one_line(llm)}.", markup=False)
         # The model comes with a package: nothing is fetched, nor asked for.
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
-        grader = make_grader(llm_base_url, llm_model, INSTRUCTION)
         limit = queries if queries is not None or grader is None else QUERIES_WITH_LLM
         try:
             gain, shown = _measure(console, grader, path, limit, seed)

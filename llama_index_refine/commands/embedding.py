@@ -7,6 +7,7 @@ from contextlib import suppress
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
 
+from llama_index_refine.commands.teacher import server_url
 from llama_index_refine.evaluation.embeddings import SentenceTransformerEmbedding
 
 _SERVED = "openai:"
@@ -16,7 +17,7 @@ def make_embed_model(name: str, base_url: str | None = None) -> BaseEmbedding:
     """Make an embedding model.
 
     :param name: `minilm`, a SentenceTransformer's name or folder, or `openai:` and the name of a model on a server.
-    :param base_url: the server's address, None for OpenAI's.
+    :param base_url: the server's address, None for that of OPENAI_BASE_URL or OpenAI's.
     :return: the model.
     :raises ValueError: a server for a model that runs here, or OpenAI without a key.
     :raises ImportError: the library it needs is missing.
@@ -26,7 +27,7 @@ def make_embed_model(name: str, base_url: str | None = None) -> BaseEmbedding:
         if base_url is not None:
             raise ValueError(f"--embed-base-url needs --embed-model {_SERVED}NAME, a model on that server")
         return load_sentence_transformer(name)
-    key = os.environ.get("OPENAI_API_KEY")
+    key, base_url = os.environ.get("OPENAI_API_KEY"), server_url(base_url)
     if base_url is None and not key:
         raise ValueError(f"{name} needs OPENAI_API_KEY, or --embed-base-url")
     try:

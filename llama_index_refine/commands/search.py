@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from llama_index_refine.commands.errors import plain_errors, tell
-from llama_index_refine.commands.teacher import NO_LLM, LLMBaseUrl, LLMModel, make_grader, model_name
+from llama_index_refine.commands.teacher import NO_LLM, LLMBaseUrl, LLMKwargs, LLMModel, make_grader, model_name
 from llama_index_refine.display.ranking import Place, ranking_table
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 COMPARED = 100
 """How far down the first search a document's rank before is known."""
 
-_Url = Annotated[str, typer.Option(help="Address of the Qdrant server.")]
+_Url = Annotated[str, typer.Option(help="Address of the Qdrant server; without a port or a path, port 6333 is asked.")]
 _ApiKey = Annotated[
     str | None,
     typer.Option(help="Qdrant's key; better in the variable.", envvar="QDRANT_API_KEY", show_envvar=True),
@@ -57,6 +57,7 @@ def search(
     embed_base_url: _EmbedBaseUrl = None,
     llm_base_url: LLMBaseUrl = None,
     llm_model: LLMModel = None,
+    llm_kwargs: LLMKwargs = None,
     instruction: _Instruction = None,
     top_k: Annotated[int, typer.Option(min=1, help="Documents to show.")] = 10,
     feedback_top_k: Annotated[int, typer.Option(min=2, help="Documents that the LLM grades.")] = 20,
@@ -66,6 +67,7 @@ def search(
     with plain_errors() as warned:
         if model_name(llm_base_url, llm_model) is None:
             raise ValueError(f"grading needs an LLM: {NO_LLM}")
+        grader = make_grader(llm_base_url, llm_model, instruction, llm_kwargs)
         from llama_index_refine.commands.connection import check_collection, connect, plain_qdrant_errors
 
         with console.status("Searching"), plain_qdrant_errors(url), closing(connect(url, api_key, path)) as client:
@@ -82,7 +84,7 @@ def search(
                 collection,
                 text_key=text_key,
                 vector_name=vector_name,
-                grader=make_grader(llm_base_url, llm_model, instruction),
+                grader=grader,
                 similarity_top_k=max(top_k, COMPARED),
                 feedback_top_k=feedback_top_k,
                 on_error="raise",

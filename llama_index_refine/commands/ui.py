@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from llama_index_refine.commands.errors import plain_errors
-from llama_index_refine.commands.teacher import LLMBaseUrl, LLMModel, make_grader
+from llama_index_refine.commands.teacher import LLMBaseUrl, LLMKwargs, LLMModel, make_grader
 
 if TYPE_CHECKING:
     from llama_index_refine.graders.base import BaseGrader
@@ -25,7 +25,9 @@ SAMPLE_QUERIES = 12
 
 def ui(
     collection: Annotated[str | None, typer.Option(help="Your collection.", show_default="the demo's sample")] = None,
-    url: Annotated[str, typer.Option(help="Address of the Qdrant server.")] = "http://localhost:6333",
+    url: Annotated[
+        str, typer.Option(help="Address of the Qdrant server; without a port or a path, port 6333 is asked.")
+    ] = "http://localhost:6333",
     api_key: Annotated[
         str | None,
         typer.Option(help="Qdrant's key; better in the variable.", envvar="QDRANT_API_KEY", show_envvar=True),
@@ -44,6 +46,7 @@ def ui(
     ] = "minilm",
     llm_base_url: LLMBaseUrl = None,
     llm_model: LLMModel = None,
+    llm_kwargs: LLMKwargs = None,
     instruction: Annotated[
         str | None, typer.Option(help="What the search is for, in a sentence for the LLM.", show_default=False)
     ] = None,
@@ -59,7 +62,7 @@ def ui(
         from llama_index_refine.ui import launch, require_gradio
 
         require_gradio()
-        llm = make_grader(llm_base_url, llm_model, instruction)
+        llm = make_grader(llm_base_url, llm_model, instruction, llm_kwargs)
         teachers = {} if llm is None else {"the LLM": llm}
         queries: Sequence[str] = ()
         if collection is None:

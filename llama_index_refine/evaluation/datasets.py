@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -116,10 +119,12 @@ def load_folder(folder: Path, split: str = "test") -> Dataset:
     """Read a data set in BEIR's form.
 
     :param folder: has `corpus.jsonl` (`_id`, `text`, optionally `title` and `group`), `queries.jsonl` (`_id`, `text`,
-        optionally `group`), and `qrels/SPLIT.tsv` or `qrels.tsv`. `group` is a string or a list of strings. Any
-        `NAME.npz` with `corpus` and `queries` holds their vectors under the embedding model NAME.
+        optionally `group`), and `qrels/SPLIT.tsv` or `qrels.tsv`, with or without a header. `group` is a string or a
+        list of strings. Any `NAME.npz` with `corpus` and `queries` holds their vectors under the embedding model NAME.
+        Files may begin with a byte order mark, also that of UTF-16.
     :param split: which file of `qrels/`; ignored where there is only one.
-    :return: the data set, named after its folder.
+    :return: the data set, named after its folder. A query with the id of a document is taken for that document, and
+        does not find it, as BEIR and MTEB measure, unless it is labelled as relevant to itself.
     :raises FileNotFoundError: a file is missing; the message says which.
     :raises ValueError: a line cannot be read; the message says which file and line.
     """
@@ -131,16 +136,40 @@ def load_folder(folder: Path, split: str = "test") -> Dataset:
         Query(_text_of(row, "_id", where), _text_of(row, "text", where), next(iter(_groups(row)), None))
         for where, row in _read_jsonl(folder / "queries.jsonl")
     ]
+    qrels = _read_qrels(_qrels_file(folder, split))
     vectors = {path.stem: path for path in sorted(folder.glob("*.npz"))}
-    return Dataset(folder.resolve().name, documents, queries, _read_qrels(_qrels_file(folder, split)), vectors)
+    return Dataset(folder.resolve().name, documents, _without_themselves(queries, documents, qrels), qrels, vectors)
+
+
+def _without_themselves(
+    queries: Sequence[Query], documents: Sequence[Document], qrels: Mapping[str, Mapping[str, int]]
+) -> list[Query]:
+    ids = {document.id for document in documents}
+    return [
+        replace(query, exclude=query.id) if query.id in ids and qrels.get(query.id, {}).get(query.id, 0) <= 0 else query
+        for query in queries
+    ]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[TextIO]:
+    with path.open("rb") as file:
+        wide = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    try:
+        with path.open(encoding="utf-16" if wide else "utf-8-sig", newline="") as lines:
+            yield lines
+    except UnicodeError as error:
+        raise ValueError(f"{path} is not in UTF-8: {error}") from error
 
 
 def _read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: a folder in BEIR's form has corpus.jsonl, queries.jsonl and qrels")
-    with path.open(encoding="utf-8") as lines:
+    with _opened(path) as lines:
         for number, line in enumerate(lines, 1):
-            if not line.strip():
+            # Files that were put together keep the marks that each began with.
+            line = line.strip().lstrip("\ufeff")
+            if not line:
                 continue
             where = f"{path}, line {number}"
             try:
@@ -183,8 +212,11 @@ def _qrels_file(folder: Path, split: str) -> Path:
 
 def _read_qrels(path: Path) -> dict[str, dict[str, int]]:
     qrels: dict[str, dict[str, int]] = {}
-    with path.open(encoding="utf-8", newline="") as lines:
-        for number, row in enumerate(csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE), 1):
+    with _opened(path) as lines:
+        for number, cells in enumerate(csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE), 1):
+            row = [cell.strip().lstrip("\ufeff") for cell in cells]
+            while row and not row[-1]:
+                row.pop()
             if not row or (number == 1 and not _is_number(row[-1])):
                 continue
             if len(row) not in (3, 4) or not _is_number(row[-1]):
@@ -196,7 +228,6 @@ def _read_qrels(path: Path) -> dict[str, dict[str, int]]:
 
 def _is_number(text: str) -> bool:
     try:
-        float(text)
+        return math.isfinite(float(text))
     except ValueError:
         return False
-    return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
@@ -189,7 +190,10 @@ class LlamaIndexChat(Chat, OfOneProcess):
         """See `Chat.fingerprint`."""
         llm = self.llm
         settings = {name: getattr(llm, name, None) for name in ("temperature", "api_base", "reasoning_effort")}
-        return f"{llm.class_name()} {_model_name(llm)} {settings}"
+        # What the user adds to each call may hold a secret, as in extra_headers.
+        added = repr(sorted((getattr(llm, "additional_kwargs", None) or {}).items()))
+        digest = hashlib.sha256(added.encode(errors="replace")).hexdigest()[:16]
+        return f"{llm.class_name()} {_model_name(llm)} {settings} {digest}"
 
 
 def _without_retries(llm: LLM) -> LLM:

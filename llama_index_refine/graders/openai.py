@@ -89,7 +89,8 @@ class _OpenAIChat(Chat):
 
     def check(self) -> None:
         """See `Chat.check`."""
-        if not (self._base_url or self._api_key or os.environ.get("OPENAI_API_KEY")):
+        known = self._base_url, self._api_key, os.environ.get("OPENAI_API_KEY"), os.environ.get("OPENAI_BASE_URL")
+        if not any(known):
             raise NoModelError("there is no key for OpenAI: pass api_key or set OPENAI_API_KEY, or pass a base_url")
 
     async def ask(self, messages: Sequence[ChatMessage], options: Mapping[str, Any], blocking: bool) -> Answer:

@@ -24,8 +24,8 @@ class QdrantKwargs(TypedDict, total=False):
     - shard_identifier: what the store's `shard_key_selector_fn` turns into a shard key.
     - shard_key_selector: the shard key, or keys, themselves.
     - score_threshold: leave out nodes that score worse; in hybrid mode, of the dense search.
-    - consistency: how many replicas must agree: a number, "quorum", "majority" or "all". The last two ask every replica,
-      so that a node that is down fails each request; the others go on.
+    - consistency: how many replicas must agree: a number, "quorum", "majority" or "all". The last two ask every
+      replica, so that a node that is down fails each request; the others go on.
     - timeout: seconds that one request may take; None for the client's own timeout.
     - fusion: how hybrid mode fuses, "rrf" (default) or "dbsf".
     """

@@ -42,6 +42,53 @@ def test_excluded_document_is_not_searched() -> None:
     assert data.pool(data.queries[0]).tolist() == [0, 2]
 
 
+def written(folder: Path, corpus: dict[str, str], queries: dict[str, str], qrels: str, encoding: str = "utf-8") -> Path:
+    folder.mkdir()
+    for name, rows in (("corpus", corpus), ("queries", queries)):
+        lines = "".join(json.dumps({"_id": key, "text": text}) + "\r\n" for key, text in rows.items())
+        (folder / f"{name}.jsonl").write_bytes(lines.encode(encoding))
+    (folder / "qrels.tsv").write_bytes(qrels.encode(encoding))
+    return folder
+
+
+def test_a_query_that_is_a_document_does_not_find_itself(tmp_path: Path) -> None:
+    texts = {"a": "cats or dogs", "b": "dogs or cats", "c": "rain"}
+    folder = written(tmp_path / "data", texts, {"a": "cats or dogs", "c": "rain", "q": "snow"}, "a\tb\t1\nc\tc\t1\n")
+    data = load_folder(folder)
+    assert [query.exclude for query in data.queries] == ["a", None, None]
+    assert data.pool(data.queries[0]).tolist() == [1, 2]
+    assert data.relevant(data.queries[1]) == {2}
+    assert data.sample(None) == [0, 1]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("header", ["", "query-id\tcorpus-id\tscore\r\n"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\t\r\n"])
+def test_byte_order_marks_and_qrels_with_and_without_header(
+    tmp_path: Path, encoding: str, header: str, end: str
+) -> None:
+    rows = f"q1\td1\t1{end}q1\td2\t0{end}\n"
+    data = load_folder(written(tmp_path / "data", {"d1": "größer", "d2": "b"}, {"q1": "猫"}, header + rows, encoding))
+    assert data.queries[0] == Query("q1", "猫")
+    assert data.documents[0] == Document("d1", "größer")
+    assert data.qrels == {"q1": {"d1": 1, "d2": 0}}
+
+
+def test_files_with_marks_that_were_put_together(tmp_path: Path) -> None:
+    folder = written(tmp_path / "data", {"d1": "a"}, {"q1": "q"}, "q1\td1\t1\n", "utf-8-sig")
+    for name, more in (("corpus.jsonl", '{"_id": "d2", "text": "b"}\n'), ("qrels.tsv", "q1\td2\t1\n")):
+        (folder / name).write_bytes((folder / name).read_bytes() + more.encode("utf-8-sig"))
+    assert load_folder(folder).qrels == {"q1": {"d1": 1, "d2": 1}}
+
+
+@pytest.mark.parametrize("file", ["corpus.jsonl", "qrels.tsv"])
+def test_a_file_in_another_encoding_is_named(tmp_path: Path, file: str) -> None:
+    folder = written(tmp_path / "data", {"d1": "a"}, {"q1": "q"}, "q1\td1\t1\n")
+    (folder / file).write_bytes('{"_id": "d1", "text": "größer"}'.encode("latin-1"))
+    with pytest.raises(ValueError, match=f"{file} is not in UTF-8"):
+        load_folder(folder)
+
+
 def test_plain_qrels_file_and_the_split(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "data", vectors=False)
     (folder / "qrels" / "train.tsv").write_text("query-id\tcorpus-id\tscore\nq0\td1\t2\n")
@@ -88,6 +135,7 @@ def test_missing_file_is_named(tmp_path: Path, missing: str) -> None:
         ("queries.jsonl", "[1]", "queries.jsonl, line 1 must be a JSON object"),
         ("qrels/test.tsv", "query\tdocument\tscore\nq0 d0 1\n", "test.tsv, line 2 must be query-id"),
         ("qrels/test.tsv", "query\tdocument\tscore\nq0\td0\tyes\n", "test.tsv, line 2 must be query-id"),
+        ("qrels/test.tsv", "q0\td0\t1\nq0\td1\tinf\n", "test.tsv, line 2 must be query-id"),
         ("qrels/test.tsv", "q0\tnowhere\t1\n", "no query has a relevant document"),
         ("corpus.jsonl", "", "no documents"),
     ],

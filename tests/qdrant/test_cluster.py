@@ -122,9 +122,7 @@ async def test_of_the_words_for_consistency_those_that_ask_every_replica_need_ev
     client = AsyncQdrantClient(url=cluster.url, timeout=30)
     grader = StoppingGrader(cluster)
     options = {"consistency": consistency, "timeout": 30}
-    refined = RefinedRetriever.from_collection(
-        client, "c", "meta.abstract", grader=grader, vector_store_kwargs=options
-    )
+    refined = RefinedRetriever.from_collection(client, "c", "meta.abstract", grader=grader, vector_store_kwargs=options)
     refinement = await refined.arefine(question(0))
     assert grader.stopped
     assert len(refinement.nodes) == 10
