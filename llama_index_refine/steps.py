@@ -7,7 +7,7 @@ retrievals run side by side hand the same operation all their items in one call.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Coroutine, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -34,3 +34,17 @@ class Step:
 
 
 Steps = Generator[Step, Any, T]
+
+
+def at_once(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine that awaits nothing that waits: it comes to its end in one go, without an event loop.
+
+    :param work: the coroutine.
+    :return: what it returns.
+    """
+    try:
+        work.send(None)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    raise AssertionError("a blocking operation has waited for an event loop")

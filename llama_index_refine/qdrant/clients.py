@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +14,11 @@ from qdrant_client import models
 from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
+from llama_index_refine.qdrant.loops import awaited
+from llama_index_refine.steps import at_once
+
 # Queries in one request to Qdrant. At two lists of a hundred nodes a query, an answer stays at some 20 MB.
 BATCH = 64
-
-# What httpx keeps open between requests unless it is told otherwise.
-_KEPT_CONNECTIONS = 20
 
 
 @dataclass(frozen=True)
@@ -52,31 +52,30 @@ class ClientOperation(ABC):
                 "the vector store has only an asynchronous client: call the asynchronous method (aretrieve), or give "
                 "the store a blocking `client` too"
             )
-        calls = self._calls(items)
-        try:
-            call = next(calls)
-            while True:
-                try:
-                    answer = getattr(client, call.method)(self.store.collection_name, **call.arguments)
-                except Exception as error:
-                    call = calls.throw(error)
-                else:
-                    call = calls.send(answer)
-        except StopIteration as end:
-            results: list[Any] = end.value
-            return results
+
+        async def ask(call: Call) -> Any:
+            return getattr(client, call.method)(self.store.collection_name, **call.arguments)
+
+        return at_once(self._answered(items, ask))
 
     async def arun(self, items: Sequence[Any]) -> Sequence[Any]:
         """Call the asynchronous client; where there is none, the blocking one in a worker thread."""
         client = self.store._aclient
         if client is None:
             return await asyncio.to_thread(self.run, items)
+
+        async def ask(call: Call) -> Any:
+            return await awaited(client, call.method, self.store.collection_name, call.arguments)
+
+        return await self._answered(items, ask)
+
+    async def _answered(self, items: Sequence[Any], ask: Callable[[Call], Awaitable[Any]]) -> Sequence[Any]:
         calls = self._calls(items)
         try:
             call = next(calls)
             while True:
                 try:
-                    answer = await _awaited(client, self.store.collection_name, call)
+                    answer = await ask(call)
                 except Exception as error:
                     call = calls.throw(error)
                 else:
@@ -152,18 +151,6 @@ class DescribeCollection(ClientOperation):
     def _calls(self, items: Sequence[Any]) -> Calls:
         info = yield Call("get_collection", {})
         return [info] * len(items)
-
-
-async def _awaited(client: Any, collection_name: str, call: Call) -> Any:
-    """Make a call, past the connections that the client has kept from event loops that are closed by now."""
-    for _ in range(_KEPT_CONNECTIONS):
-        try:
-            return await getattr(client, call.method)(collection_name, **call.arguments)
-        except ResponseHandlingException as error:
-            # The client drops the connection that failed, so that the next attempt has another.
-            if not isinstance(error.source, RuntimeError) or "loop is closed" not in str(error.source):
-                raise
-    return await getattr(client, call.method)(collection_name, **call.arguments)
 
 
 def refused(error: Exception) -> bool:

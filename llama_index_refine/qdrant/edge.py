@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import shutil
-import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import quote
 
 from pydantic import BaseModel
 from qdrant_client import models
 from qdrant_client.http.models import QueryResponse
+
+from llama_index_refine.locks import Lock
 
 try:
     import qdrant_edge as edge
@@ -48,8 +50,15 @@ class EdgeClient:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._shards: dict[str, edge.EdgeShard] = {}
+        self._process: int | None = None
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "an EdgeClient cannot be pickled, because one process at a time may open its folder: keep it in one "
+            "process, or let several share a Qdrant server"
+        )
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"Qdrant Edge has no {name!r}: it takes a server")
@@ -89,7 +98,7 @@ class EdgeClient:
             optimizers=to_edge(optimizers_config),
         )
         with self._lock:
-            self._shards[collection_name] = edge.EdgeShard.create(str(self._folder(collection_name)), config)
+            self._opened()[collection_name] = edge.EdgeShard.create(str(self._folder(collection_name)), config)
         return True
 
     def collection_exists(self, collection_name: str) -> bool:
@@ -133,7 +142,7 @@ class EdgeClient:
         """
         there = self.collection_exists(collection_name)
         with self._lock:
-            shard = self._shards.pop(collection_name, None)
+            shard = self._opened().pop(collection_name, None)
         if shard is not None:
             shard.close()
         shutil.rmtree(self._folder(collection_name), ignore_errors=True)
@@ -286,7 +295,7 @@ class EdgeClient:
     def close(self) -> None:
         """Write everything to disk and let go of the files."""
         with self._lock:
-            for shard in self._shards.values():
+            for shard in self._opened().values():
                 shard.flush()
                 shard.close()
             self._shards.clear()
@@ -297,11 +306,22 @@ class EdgeClient:
 
     def _shard(self, collection_name: str) -> edge.EdgeShard:
         with self._lock:
-            if collection_name not in self._shards:
+            shards = self._opened()
+            if collection_name not in shards:
                 if not self.collection_exists(collection_name):
                     raise ValueError(f"Collection {collection_name} not found in {self.path}")
-                self._shards[collection_name] = edge.EdgeShard.load(str(self._folder(collection_name)))
-            return self._shards[collection_name]
+                shards[collection_name] = edge.EdgeShard.load(str(self._folder(collection_name)))
+            return shards[collection_name]
+
+    def _opened(self) -> dict[str, edge.EdgeShard]:
+        if self._shards and self._process != os.getpid():
+            # The threads that serve it are the parent's: a forked process would wait for them forever.
+            raise RuntimeError(
+                "this EdgeClient's collections are open in the process that this one was forked from: open them after "
+                "the fork, in one process, or let several share a Qdrant server"
+            )
+        self._process = os.getpid()
+        return self._shards
 
 
 def to_edge(value: Any) -> Any:

@@ -4,7 +4,6 @@ request or tenant and finds what others have learnt.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import OrderedDict
 from collections.abc import Hashable
@@ -14,6 +13,7 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
+from llama_index_refine.locks import Lock
 from llama_index_refine.qdrant.space import Space
 
 # One entry for each filter; at 30 background vectors of 1024 dimensions, 30 MB in all.
@@ -66,7 +66,7 @@ class Shelf:
     """The latest few hundred things known, by client."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._of_client: WeakKeyDictionary[Any, OrderedDict[Hashable, Known]] = WeakKeyDictionary()
 
     def entry(self, client: Any, key: Hashable) -> Known:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llama_index_refine.retrieval.events import stage_span
-from llama_index_refine.steps import Operation, Step, Steps
+from llama_index_refine.steps import Operation, Step, Steps, at_once
 
 Perform = Callable[[str, Operation, Sequence[Any]], Awaitable[Sequence[Any]]]
 
@@ -54,13 +54,7 @@ def run(sequences: Sequence[Steps[Any]]) -> list[Outcome]:
     async def perform(stage: str, operation: Operation, items: Sequence[Any]) -> Sequence[Any]:
         return stage_span(stage, operation.run)(items)
 
-    # It awaits nothing that waits, so it comes to its end in one go, without an event loop.
-    try:
-        _run(sequences, perform).send(None)
-    except StopIteration as end:
-        outcomes: list[Outcome] = end.value
-        return outcomes
-    raise AssertionError("a blocking operation has waited for an event loop")
+    return at_once(_run(sequences, perform))
 
 
 async def arun(sequences: Sequence[Steps[Any]]) -> list[Outcome]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
@@ -14,6 +16,7 @@ from qdrant_client.http.exceptions import ApiException, ResponseHandlingExceptio
 
 from llama_index_refine import RefinedRetriever
 from llama_index_refine.qdrant.clients import BATCH, Batch, QueryPoints, refused
+from llama_index_refine.qdrant.loops import _copies
 from llama_index_refine.stores import open_store
 from tests.places import SIZE, LabelGrader, points, question
 from tests.qdrant_grpc_server import QdrantGrpcServer
@@ -258,3 +261,46 @@ def test_one_asynchronous_client_in_several_event_loops(server):
 
     for _ in range(3):
         assert asyncio.run(several()) == [10] * 4
+
+
+@pytest.fixture
+def grpc_retriever(grpc_server):
+    client = AsyncQdrantClient(
+        url="http://127.0.0.1", grpc_port=grpc_server.port, prefer_grpc=True, check_compatibility=False, timeout=5
+    )
+    return retriever(client)
+
+
+async def four(refined: RefinedRetriever) -> list[int]:
+    found = await asyncio.gather(*(refined.aretrieve(question(topic)) for topic in range(4)))
+    return [len(nodes) for nodes in found]
+
+
+def test_one_asynchronous_client_over_grpc_in_several_event_loops(grpc_retriever):
+    for _ in range(3):
+        assert asyncio.run(four(grpc_retriever)) == [10] * 4
+    # Channels of loops that have ended are not kept.
+    (copies,) = [copies for client, copies in _copies.items() if client is grpc_retriever._collection.store._aclient]
+    assert len(copies) == 1
+
+
+def test_one_asynchronous_client_over_grpc_in_several_threads_at_once(grpc_retriever):
+    together = threading.Barrier(3, timeout=30)
+
+    async def twice() -> list[int]:
+        first = await four(grpc_retriever)
+        await asyncio.to_thread(together.wait)
+        return first + await four(grpc_retriever)
+
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(lambda _: asyncio.run(twice()), range(3))) == [[10] * 8] * 3
+
+
+def test_a_closed_client_says_so(grpc_retriever):
+    async def closed() -> None:
+        await four(grpc_retriever)
+        await grpc_retriever._collection.store._aclient.close()
+
+    asyncio.run(closed())
+    with pytest.raises(RuntimeError, match="was closed: make another client, and a retriever on it"):
+        asyncio.run(grpc_retriever.aretrieve(question(0)))

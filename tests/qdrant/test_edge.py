@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import multiprocessing
+import os
+import pickle
 
 import pytest
 from llama_index.core.embeddings import MockEmbedding
@@ -166,3 +169,34 @@ async def test_a_retriever_reaches_it_from_asynchronous_code(edge):
         edge, "c", "meta.abstract", embed_model=MockEmbedding(embed_dim=SIZE), grader=LabelGrader(), on_error="raise"
     )
     assert (await refined.arefine(question(0))).refined
+
+
+def test_a_client_says_why_it_cannot_be_pickled(edge):
+    with pytest.raises(TypeError, match="one process at a time may open its folder: keep it in one process"):
+        pickle.dumps(edge)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_is_told_instead_of_waiting_forever(edge):
+    edge.count("c")
+    fork = multiprocessing.get_context("fork")
+    answers = fork.Queue()
+
+    def ask() -> None:
+        for call in (lambda: edge.count("c"), lambda: edge.scroll("c"), edge.close):
+            try:
+                answers.put(repr(call()))
+            except RuntimeError as error:
+                answers.put(str(error))
+
+    child = fork.Process(target=ask, daemon=True)
+    child.start()
+    try:
+        for _ in range(3):
+            assert "open them after the fork, in one process, or let several share a Qdrant server" in answers.get(
+                timeout=60
+            )
+    finally:
+        child.kill()
+        child.join()
+    assert edge.count("c").count == len(points())

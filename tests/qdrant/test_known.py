@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing
+import os
 
+import pytest
 import torch
 
 from llama_index_refine.qdrant.known import ENTRIES, Background, Known, Shelf
@@ -35,6 +38,22 @@ def test_the_oldest_entries_make_room_and_a_client_takes_its_own_along():
     del client
     gc.collect()
     assert len(shelf._of_client) == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_process_that_is_forked_while_a_thread_looks_something_up_does_not_wait_for_it():
+    shelf, client = Shelf(), Client()
+    shelf.entry(client, "a")
+    fork = multiprocessing.get_context("fork")
+    answers = fork.Queue()
+    with shelf._lock:
+        child = fork.Process(target=lambda: answers.put(type(shelf.entry(client, "a")).__name__), daemon=True)
+        child.start()
+        try:
+            assert answers.get(timeout=60) == "Known"
+        finally:
+            child.kill()
+            child.join()
 
 
 def test_a_background_from_another_space_is_dropped():
