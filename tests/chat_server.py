@@ -33,7 +33,8 @@ class Question:
 
     @property
     def prompt(self) -> str:
-        return "\n".join(text for message in self.body["messages"] if isinstance(text := message["content"], str))
+        messages = self.body.get("messages") or [{"content": self.body.get("prompt")}]
+        return "\n".join(text for message in messages if isinstance(text := message["content"], str))
 
     @property
     def query(self) -> str:
@@ -136,6 +137,7 @@ class ChatServer:
     async def _listen(self, port: int = 0) -> web.AppRunner:
         app = web.Application(client_max_size=2**26)
         app.router.add_post("/v1/chat/completions", self._answer)
+        app.router.add_post("/v1/completions", self._answer)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", port, backlog=4096)
@@ -173,8 +175,20 @@ class ChatServer:
         return response
 
 
+def text_completion(body: Mapping[str, Any], reply: Reply) -> bytes:
+    """Word a reply as a text completion, whose log-probabilities are asked for by number."""
+    choice: dict[str, Any] = {"index": 0, "text": reply.text, "finish_reason": reply.finish_reason}
+    if body.get("logprobs") and reply.tokens is not None:
+        likely = [dict(sorted(one.items(), key=lambda item: -item[1])[: body["logprobs"]]) for one in reply.tokens]
+        tops = [{token: math.log(p) for token, p in one.items()} for one in likely]
+        choice["logprobs"] = {"tokens": [next(iter(one)) for one in tops], "top_logprobs": tops}
+    return json.dumps({"id": "c1", "object": "text_completion", "model": body["model"], "choices": [choice]}).encode()
+
+
 def completion(body: Mapping[str, Any], reply: Reply) -> bytes:
-    """Word a reply as a chat completion."""
+    """Word a reply as a chat completion, or as a text completion where the request has a prompt."""
+    if "prompt" in body:
+        return text_completion(body, reply)
     message: dict[str, Any] = {"role": "assistant", "content": reply.text}
     if reply.arguments is not None and "tools" not in body:
         message["content"] = json.dumps(reply.arguments)

@@ -33,6 +33,10 @@ _COMPLETION_LOGPROBS = 5
 _COMPLETION_TOKENS = 16
 
 
+# What LlamaIndex's classes send unasked, and what to try where a model refuses it.
+LLAMA_INDEX_ADDS: Mapping[str, Sequence[Any]] = {"temperature": (1.0, None)}
+
+
 class NoModelError(Exception):
     """There is no model to ask; the message says how to give one."""
 
@@ -154,7 +158,9 @@ class LlamaIndexChat(Chat, OfOneProcess):
         """See `Chat.ask`. Blocking LLMs, and all where the caller is synchronous, are called in threads."""
         try:
             response = await self._call(
-                lambda llm: llm.chat(messages, **options), lambda llm: llm.achat(messages, **options), blocking
+                lambda llm: llm.chat(messages, **_given(llm, options)),
+                lambda llm: llm.achat(messages, **_given(llm, options)),
+                blocking,
             )
         except ValidationError as error:
             return _in_parts(messages, error)
@@ -178,7 +184,7 @@ class LlamaIndexChat(Chat, OfOneProcess):
         :return: the answer.
         :raises Exception: whatever the client raises, and where the answer was not of this form.
         """
-        question, options = cast(PromptTemplate, prompt), dict(llm_kwargs)
+        question, options = cast(PromptTemplate, prompt), _given(self.llm, llm_kwargs)
         answer = await self._call(
             lambda llm: llm.structured_predict(output, question, options, **variables),
             lambda llm: llm.astructured_predict(output, question, options, **variables),
@@ -215,6 +221,14 @@ def _with_own_connections(llm: LLM, *clients: tuple[str, str, str]) -> LLM:
         if getattr(llm, users, None) is None and type(client).__module__.split(".")[0] == "openai":
             setattr(copy, name, client.copy(http_client=getattr(import_module("openai"), fresh)()))
     return copy if hasattr(llm, "_aclient") else llm
+
+
+def _given(llm: LLM, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out options that are None: on the openai client also where LlamaIndex would put its own value."""
+    if not hasattr(llm, "_aclient"):
+        return {name: value for name, value in options.items() if value is not None}
+    omitted = import_module("openai").NOT_GIVEN
+    return {name: omitted if value is None else value for name, value in options.items()}
 
 
 def _model_name(llm: LLM) -> str:

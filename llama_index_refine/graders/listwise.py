@@ -24,7 +24,7 @@ from llama_index_refine.graders.asking.prompts import LISTWISE, LISTWISE_FORM, i
 from llama_index_refine.graders.asking.text import clean, content, count_tokens, fenced
 from llama_index_refine.graders.asking.verdicts import HIGHEST, grades_of, verdicts_in
 from llama_index_refine.graders.base import BaseGrader, Grades
-from llama_index_refine.graders.chat import LlamaIndexChat, NoModelError
+from llama_index_refine.graders.chat import LLAMA_INDEX_ADDS, LlamaIndexChat, NoModelError
 from llama_index_refine.graders.combining import mean
 
 _PROMPT_KEY = "grade_prompt"
@@ -91,7 +91,7 @@ class ListwiseGrader(BaseGrader):
         self._both_orders = both_orders
         self._max_document_tokens = max_document_tokens
         self._metadata_mode = metadata_mode
-        self._options = Options({}, llm_kwargs, {"temperature": 1.0})
+        self._options = Options({}, llm_kwargs, LLAMA_INDEX_ADDS)
         self._calls = Calls(**(CallOptions(concurrency=4, timeout=60.0) | calls))
         self._structured: bool | None = None
 

@@ -19,7 +19,7 @@ from llama_index_refine.graders.asking.options import Attempt, Options
 from llama_index_refine.graders.asking.prompts import instruction_line
 from llama_index_refine.graders.asking.text import clean, content, count_tokens, fenced
 from llama_index_refine.graders.base import BaseGrader, Grades
-from llama_index_refine.graders.chat import Chat, NoModelError
+from llama_index_refine.graders.chat import LLAMA_INDEX_ADDS, Chat, NoModelError
 
 _ANSWER_TOKENS = 16
 _PROMPT_KEY = "grade_prompt"
@@ -169,4 +169,4 @@ def checked_prompt(prompt: BasePromptTemplate) -> BasePromptTemplate:
 def yes_no_options(llm_kwargs: Mapping[str, Any] | None, **more: Any) -> Options:
     """What a question with a one-word answer asks of a chat model: log-probabilities, and few tokens."""
     wanted = {"logprobs": True, "top_logprobs": 20, "max_tokens": _ANSWER_TOKENS, **more}
-    return Options(wanted, llm_kwargs, {"temperature": 1.0})
+    return Options(wanted, llm_kwargs, LLAMA_INDEX_ADDS if "temperature" not in more else None)

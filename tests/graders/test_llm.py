@@ -181,16 +181,6 @@ async def test_an_echo_is_no_answer():
     assert await grader.agrade(QUERY, NODES) == [None, None, None]
 
 
-def test_completion_models_are_graded_by_text(chat_server):
-    from llama_index.llms.openai_like import OpenAILike
-
-    llm = OpenAILike(model="m", api_base=chat_server.url, api_key="k", is_chat_model=False, max_retries=0)
-    account = Account()
-    with account.active():
-        assert LLMGrader(llm, retries=0).grade(QUERY, NODES[:1]) == [None]
-    assert "404" in account.failures[0]
-
-
 def test_calls_and_tokens_are_charged(make_grader, chat_server):
     account = Account()
     with account.active():

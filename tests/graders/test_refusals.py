@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from llama_index_refine.graders.listwise import ListwiseGrader
 from llama_index_refine.graders.llm import LLMGrader
 from llama_index_refine.graders.openai import OpenAIGrader
 from llama_index_refine.graders.scale import ScaleGrader
-from tests.chat_server import ChatServer, Question, Reply, error, overlap, yes
+from tests.chat_server import ChatServer, Question, Reply, completion, error, overlap, yes
 from tests.graders.asking import bodies
 from tests.graders.conftest import NODES, QUERY, SECRET
 
@@ -32,10 +33,10 @@ BY_LOGPROBS, BY_TEXT = [0.9, 0.1, 0.9], [1.0, 0.0, 1.0]
 class Habit:
     """How a server behaves: what it answers instead of grading, what it is sent in the end, and the grades."""
 
-    refuses: Callable[[dict[str, Any]], Reply | None]
+    refuses: Callable[[Question], Reply | None]
     sent: dict[str, Any]
-    grades: list[float]
-    calls: int
+    grades: list[float | None]
+    calls: int = 3
 
 
 def refusal(name: str) -> Reply:
@@ -44,61 +45,102 @@ def refusal(name: str) -> Reply:
     return Reply(status=known.status, body=json.dumps(known.body).encode())
 
 
-def reasoning_model(body: dict[str, Any]) -> Reply | None:
-    if "max_tokens" in body:
+def reasoning_model(question: Question) -> Reply | None:
+    if "max_tokens" in question.body:
         return refusal("OpenAI: another limit")
-    if body.get("temperature", 1) != 1:
+    if question.body.get("temperature", 1) != 1:
         return refusal("OpenAI: temperature")
-    return refusal("OpenAI: log-probabilities") if body.get("logprobs") else None
+    return refusal("OpenAI: log-probabilities") if question.body.get("logprobs") else None
 
 
-def at_most(most: int, name: str) -> Callable[[dict[str, Any]], Reply | None]:
-    return lambda body: refusal(name) if body.get("top_logprobs", 0) > most else None
+def at_most(most: int, name: str) -> Callable[[Question], Reply | None]:
+    return lambda question: refusal(name) if question.body.get("top_logprobs", 0) > most else None
 
 
-def without_logprobs(name: str) -> Callable[[dict[str, Any]], Reply | None]:
-    return lambda body: refusal(name) if body.get("logprobs") else None
+def without(option: str, name: str) -> Callable[[Question], Reply | None]:
+    return lambda question: refusal(name) if option in question.body else None
 
 
-def thinker(body: dict[str, Any]) -> Reply | None:
-    return Reply(None, finish_reason="length") if "max_tokens" in body else None
+def not_this_text(name: str) -> Callable[[Question], Reply | None]:
+    return lambda question: refusal(name) if "rain" in question.document else None
+
+
+def thinker(question: Question) -> Reply | None:
+    return Reply(None, finish_reason="length") if "max_tokens" in question.body else None
+
+
+def thinks_apart(question: Question) -> Reply:
+    """Put the whole answer into the thoughts, as Ollama does with some models."""
+    word = "Yes" if "cats" in question.document else "No"
+    body = json.loads(completion(question.body, Reply("")))
+    body["choices"][0]["message"]["reasoning"] = f"The question is simple. {word}"
+    return Reply(body=json.dumps(body).encode())
+
+
+def in_parts(question: Question) -> Reply:
+    """Answer in parts, as Mistral's reasoning models do."""
+    word = "Yes" if "cats" in question.document else "No"
+    body = json.loads(completion(question.body, Reply("")))
+    thoughts = {"type": "thinking", "thinking": [{"type": "text", "text": "Yes or no?"}]}
+    body["choices"][0]["message"]["content"] = [thoughts, {"type": "text", "text": word}]
+    return Reply(body=json.dumps(body).encode())
 
 
 ALL = {"temperature": 0.0, "max_tokens": 16, "logprobs": True, "top_logprobs": 20}
 NO_LOGPROBS = {"temperature": 0.0, "max_tokens": 16}
+NO_LIMIT = {"temperature": 0.0, "logprobs": True, "top_logprobs": 20}
+WITHOUT_ONE: list[float | None] = [0.9, None, 0.9]
+# By the names of the rows of the table in docs/teachers.md.
 HABITS = {
-    "OpenAI, a chat model": Habit(lambda body: None, ALL, BY_LOGPROBS, 3),
-    "OpenAI, a reasoning model": Habit(reasoning_model, {"max_completion_tokens": 16}, BY_TEXT, 12),
-    "vLLM before 0.6": Habit(at_most(5, "vLLM: fewer"), {**ALL, "top_logprobs": 5}, BY_LOGPROBS, 6),
-    "vLLM": Habit(at_most(5, "vLLM: fewer, newer"), {**ALL, "top_logprobs": 5}, BY_LOGPROBS, 6),
-    "Text Generation Inference": Habit(at_most(5, "TGI: fewer"), {**ALL, "top_logprobs": 5}, BY_LOGPROBS, 6),
-    "Together": Habit(at_most(1, "Together: fewer"), {**ALL, "top_logprobs": 1}, BY_TEXT, 9),
-    "Gemini": Habit(without_logprobs("Gemini: log-probabilities"), NO_LOGPROBS, BY_TEXT, 6),
-    "Mistral": Habit(without_logprobs("Mistral: log-probabilities"), NO_LOGPROBS, BY_TEXT, 6),
-    "OpenRouter": Habit(without_logprobs("OpenRouter: behind it"), NO_LOGPROBS, BY_TEXT, 6),
-    "LiteLLM": Habit(without_logprobs("LiteLLM: parameters"), NO_LOGPROBS, BY_TEXT, 6),
-    "a server error that names them": Habit(
-        lambda body: error(500, "logprobs are not implemented") if body.get("logprobs") else None,
+    "OpenAI, chat models": Habit(lambda question: None, ALL, BY_LOGPROBS),
+    "OpenAI, reasoning models": Habit(reasoning_model, {"max_completion_tokens": 16}, BY_TEXT, 12),
+    "Azure OpenAI": Habit(not_this_text("Azure: content filter"), ALL, WITHOUT_ONE),
+    "Anthropic": Habit(
+        without("temperature", "Anthropic: temperature"),
+        {"max_tokens": 16, "logprobs": True, "top_logprobs": 20},
+        BY_LOGPROBS,
+        6,
+    ),
+    "Gemini": Habit(without("logprobs", "Gemini: log-probabilities"), NO_LOGPROBS, BY_TEXT, 6),
+    "Amazon Bedrock": Habit(
+        lambda question: (
+            error(400, bodies.BEDROCK["log-probabilities"].body[1]) if "logprobs" in question.body else None
+        ),
         NO_LOGPROBS,
         BY_TEXT,
         6,
     ),
-    "a model that thinks": Habit(thinker, {"temperature": 0.0, "logprobs": True, "top_logprobs": 20}, BY_LOGPROBS, 6),
-    "a server that does not say why": Habit(
-        lambda body: error(400, "bad request") if "max_tokens" in body else None,
-        {"temperature": 0.0, "logprobs": True, "top_logprobs": 20},
-        BY_LOGPROBS,
-        12,
+    "Mistral": Habit(without("logprobs", "Mistral: log-probabilities"), NO_LOGPROBS, BY_TEXT, 6),
+    "Mistral, reasoning models": Habit(in_parts, ALL, BY_TEXT),
+    "OpenRouter": Habit(without("logprobs", "OpenRouter: behind it"), NO_LOGPROBS, BY_TEXT, 6),
+    "LiteLLM": Habit(without("logprobs", "LiteLLM: parameters"), NO_LOGPROBS, BY_TEXT, 6),
+    "vLLM": Habit(at_most(5, "vLLM: fewer, newer"), {**ALL, "top_logprobs": 5}, BY_LOGPROBS, 6),
+    "SGLang": Habit(not_this_text("SGLang: too long"), ALL, WITHOUT_ONE),
+    "llama.cpp": Habit(not_this_text("llama.cpp: too long"), ALL, WITHOUT_ONE),
+    "Ollama": Habit(thinks_apart, ALL, BY_TEXT),
+    "TGI": Habit(at_most(5, "TGI: fewer"), {**ALL, "top_logprobs": 5}, BY_LOGPROBS, 6),
+    "Together": Habit(at_most(1, "Together: fewer"), {**ALL, "top_logprobs": 1}, BY_TEXT, 9),
+    "DashScope": Habit(not_this_text("DashScope: filter"), ALL, WITHOUT_ONE),
+    "models that think, on any server": Habit(thinker, NO_LIMIT, BY_LOGPROBS, 6),
+    "servers that do not say why": Habit(
+        lambda question: error(400, "bad request") if "max_tokens" in question.body else None, NO_LIMIT, BY_LOGPROBS, 12
     ),
 }
 
 
 def behave(server: ChatServer, habit: Habit) -> None:
-    server.reply = lambda question: habit.refuses(dict(question.body)) or overlap(question)
+    server.reply = lambda question: habit.refuses(question) or overlap(question)
 
 
 def sent(question: Question) -> dict[str, Any]:
     return {name: question.body[name] for name in OPTIONS if name in question.body}
+
+
+def test_the_documentation_has_a_row_for_each():
+    page = (Path(__file__).parents[2] / "docs" / "teachers.md").read_text()
+    table = page.split("| server or provider |")[1].split("\n\n")[0]
+    rows = [line.split("|")[1].strip() for line in table.splitlines()[2:]]
+    assert rows == [*HABITS, "text completions"]
 
 
 @pytest.mark.parametrize("name", HABITS)
@@ -113,7 +155,7 @@ def test_what_a_model_refuses_is_given_up_and_nothing_else(chat_server, name):
         assert grader.grade(QUERY, NODES) == pytest.approx(habit.grades)
     assert chat_server.calls == habit.calls + 3
     assert all(sent(question) == habit.sent for question in chat_server.questions[-3:])
-    assert account.failures == []
+    assert len(account.failures) == (None in habit.grades)
 
 
 @pytest.mark.parametrize("name", HABITS)
@@ -125,6 +167,16 @@ async def test_it_is_given_up_through_llamaindex_as_well(chat_server, name):
     before = chat_server.calls
     assert await grader.agrade(QUERY, NODES) == pytest.approx(HABITS[name].grades)
     assert chat_server.calls == before + 3
+
+
+async def test_text_completions_are_asked_for_their_own_log_probabilities(chat_server):
+    llm = OpenAILike(model="m", api_base=chat_server.url, api_key=SECRET)
+    grader = LLMGrader(llm, retries=0, on_error="raise")
+    assert grader.grade(QUERY, NODES) == pytest.approx(BY_LOGPROBS, abs=0.03)
+    assert await grader.agrade(QUERY, NODES) == pytest.approx(BY_LOGPROBS, abs=0.03)
+    assert chat_server.calls == 6
+    assert all(question.body["logprobs"] == 5 for question in chat_server.questions)
+    assert all("top_logprobs" not in question.body for question in chat_server.questions)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +223,7 @@ def test_what_the_user_set_stays_and_the_user_is_told(chat_server, option):
 
 def test_each_model_has_its_own_options(chat_server, monkeypatch):
     chat_server.reply = lambda question: (
-        (reasoning_model(dict(question.body)) if question.body["model"] == "o9" else None) or overlap(question)
+        (reasoning_model(question) if question.body["model"] == "o9" else None) or overlap(question)
     )
     grader = LLMGrader(retries=0)
     for model, expected in (("o9", BY_TEXT), ("m", BY_LOGPROBS), ("o9", BY_TEXT)):

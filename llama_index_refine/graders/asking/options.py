@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,14 +58,14 @@ class Options:
 
     :param optional: arguments that may be given up.
     :param required: what the user set.
-    :param implied: arguments that the client adds by itself, with values that every model takes.
+    :param implied: arguments that the client adds by itself, with values to try in their place; None leaves them out.
     """
 
     def __init__(
         self,
         optional: Mapping[str, Any],
         required: Mapping[str, Any] | None = None,
-        implied: Mapping[str, Any] | None = None,
+        implied: Mapping[str, Sequence[Any]] | None = None,
     ) -> None:
         self.required = {**(required or {})}
         body = self.required.get("extra_body")
@@ -157,7 +157,7 @@ def _size(options: Mapping[str, Any]) -> tuple[int, int]:
     return len(options), top if isinstance(top, int) else 0
 
 
-def _changed(sent: dict[str, Any], failure: Failure, implied: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _changed(sent: dict[str, Any], failure: Failure, implied: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
     """Change what an error names, in the gentlest way first."""
     text, names = failure.said.text, failure.options
     if names & {*_LOGPROBS} and "logprobs" in sent:
@@ -165,10 +165,10 @@ def _changed(sent: dict[str, Any], failure: Failure, implied: Mapping[str, Any])
     limit = next((name for name in _LIMITS if name in sent), None)
     if names & {*_LIMITS} and limit is not None:
         yield from _other_limit(sent, limit, text, failure.said.status is not None)
-    if "temperature" in names and "temperature" in sent:
+    if "temperature" in names and "temperature" in implied:
+        yield from ({**sent, "temperature": value} for value in implied["temperature"])
+    elif "temperature" in names and "temperature" in sent:
         yield _without(sent, "temperature")
-    elif "temperature" in names and "temperature" in implied:
-        yield {**sent, "temperature": implied["temperature"]}
 
 
 def _fewer_logprobs(sent: dict[str, Any], text: str, names: frozenset[str]) -> Iterator[dict[str, Any]]:
