@@ -17,7 +17,7 @@ FINAL = r"final|finally|revised|corrected|overall|actual|actually|therefore|thus
 # Between a label and its value.
 SEPARATOR = r"[\"'*_`)\]\s]*(?:[:=?>{\uff1a\u2192]|[-\u2013\u2014]+>?\s)"
 END_OF_LINE = r"[ \t]*[*_`#]*[ \t]*\n"
-OPENING = r"[\s\"'*_`(\[{<|>-]{0,12}(?:\\?text\{)?"
+OPENING = r"(?:[^\w.!?,;:]|_){0,12}(?:\\?text\{)?"
 REFUSAL = re.compile(
     r"\b(?:sorry|apologi[sz]e|cannot|can.t|unable|won.t|not able to|as an ai|not comfortable|decline)\b", re.IGNORECASE
 )

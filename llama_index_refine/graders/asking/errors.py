@@ -155,7 +155,8 @@ def _status(error: BaseException) -> int | None:
     response = _get(error, "response")
     places = ((error, "status_code"), (response, "status_code"), (error, "status"), (error, "code"))
     found = (value for owner, name in places if isinstance(value := _number(_get(owner, name)), int))
-    status = next(found, None)
+    # Under a status of success it is the body that says what went wrong.
+    status = next((status for status in found if status >= 400), None)
     if status is None and isinstance(response, Mapping):
         metadata = response.get("ResponseMetadata")
         status = _number(metadata.get("HTTPStatusCode")) if isinstance(metadata, Mapping) else None

@@ -91,7 +91,7 @@ _FIRST = (
         r"|exceededcurrentquota.*|openroutercredits|(?:account)?overdue.*|1113",
         texts=r"exceeded your current quota|credit balance is too low|insufficient[ _](?:credits?|balance|funds|quota)"
         r"|requires more credits|budget has been exceeded|over budget|exceeded budget|crossed budget"
-        r"|billing (?:hard )?limit|out of credits|in good standing|in arrears|余额不足|欠费",
+        r"|billing (?:hard )?limit|out of credits|api usage limits|in good standing|in arrears|余额不足|欠费",
         statuses=(402,),
     ),
     _Rule(
@@ -119,7 +119,7 @@ _FIRST = (
         "a document was too long for the LLM's context: lower the grader's max_document_tokens",
         codes=r"contextlength.*|contextwindow.*|exceedcontextsize.*|stringabovemaxlength|request(?:entity)?toolarge"
         r"|payloadtoolarge|contentlengthexceeded.*|3051",
-        texts=r"context[ _](?:length|window|size)|context of \d"
+        texts=r"context[ _](?:length|window|size)|context of \d|maximum prompt length"
         r"|(?:prompt|input|request|message)s? (?:is|are) too (?:long|large)"
         r"|too (?:long|large) for (?:the )?(?:requested )?model|`inputs`|inputs? length|longer than the model"
         r"|reduce (?:the|your) (?:length|message|prompt)|input token count|max_tokens must be at least 1, got -"
@@ -153,12 +153,13 @@ _LATER = (
     _Rule(
         Remedy.STOP,
         "the LLM server has too little memory for the model{status}: choose a smaller one",
-        texts=r"requires more (?:system )?memory|out of memory|unable to load model",
+        texts=r"requires more (?:system )?memory|(?:out of|not enough) memory|unable to load model",
     ),
     _Rule(
         Remedy.STOP,
         "the LLM is not offered where this program runs{status}: choose another provider or region",
-        texts=r"location is not supported|unsupported_country|not supported in your (?:country|region)",
+        codes=r"unsupportedcountry.*",
+        texts=r"location is not supported|not supported in your (?:country|region)",
     ),
     _Rule(
         Remedy.WAIT,

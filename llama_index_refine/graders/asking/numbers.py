@@ -26,10 +26,12 @@ _TO = r"\s*(?:to|through|until|and|bis|\u00e0|-|\u2013|\u2014|\.\.+|\u2026)\s*"
 _SCALE = re.compile(
     rf"(?:\bscale|\brange|\bbetween|\bfrom)\b[^.\n\d]{{0,20}}\d+{_TO}\d+|(?<![\w.,])[01]{_TO}\d+(?!\s*[/\d])"
     r"|(?<![\w.,])0\s*,\s*1\s*(?:,\s*\d\s*)*(?:,?\s*(?:or|and)\s*\d+)?|\(\s*\d\s*[=:\u2013-][^()\n]*\)"
-    r"|\b(?:max(?:imum)?|highest|lowest|min(?:imum)?|best|worst)\b[^.\n\d]{0,20}\d+",
+    r"|\bwhere\b[^.:\n]{0,120}(?=:)|\b(?:max(?:imum)?|highest|lowest|min(?:imum)?|best|worst)\b[^.\n\d]{0,20}\d+",
     _I,
 )
-_OF = re.compile(r"(?P<before>\d\s*)?(?P<of>/|\bout of\b|\bvon\b|\bsur\b)\s*(?P<highest>\d+(?:[.,]\d+)?)", _I)
+_OF = re.compile(
+    r"(?P<before>\d\s*)?(?P<of>/|\bout of\b|(?<=\d )of\b|\bvon\b|\bsur\b)\s*(?P<highest>\d+(?:[.,]\d+)?)", _I
+)
 _LABELS = (
     r"score|rating|relevan(?:ce|cy|t)|grade|mark|level|answer|verdict|judge?ment|result|value|number|output|response"
     r"|boxed|scale|assessment|evaluation|final"
@@ -90,7 +92,8 @@ def _without_scales(text: str, highest: float) -> tuple[bool, str]:
     def blank(match: re.Match[str]) -> str:
         return re.sub(r"\d", " ", match.group())
 
-    return fits, _OF.sub(of, _SCALE.sub(blank, text)) if fits else text
+    blanked = _OF.sub(of, _SCALE.sub(blank, text))
+    return fits, blanked
 
 
 def _of_json(value: Any) -> float | None:

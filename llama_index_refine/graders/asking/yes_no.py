@@ -31,6 +31,7 @@ _BOTH = re.compile(
 _LABELS = (
     r"relevan(?:t|ce|cy)|answer|verdict|judge?ment|decision|conclusion|result|response|output|label|classification"
     r"|assessment|evaluation|match(?:es)?|determination|rating|prediction|boxed|final"
+    r"|r\u00e9ponse|antwort|respuesta|resposta|risposta|\u043e\u0442\u0432\u0435\u0442|\u7b54\u6848|\u56de\u7b54|\u7ed3\u8bba|\u7d50\u8ad6|\u76f8\u5173\u6027?"
 )
 _VALUE = rf"{OPENING}(?:an?\s+|clear(?:ly)?\s+|definite(?:ly)?\s+)?(?P<value>(?:not[\s_-]+)?[^\W\d_]+[\u0900-\u0e7f]*)"
 _LABEL = re.compile(
@@ -46,7 +47,8 @@ _IS = re.compile(
 )
 _STATEMENT = re.compile(
     r"\b(?:document|text|passage|article|content|it|this|that|snippet|page)\b[^.!?\n:]{0,30}?"
-    r"(?:\b(?:is|are|seems?|appears?|looks?|be)|'s|isn.t|aren.t)\b(?P<between>[^.!?\n:]{0,25}?)\b(?P<ir>ir)?relevant\b",
+    r"(?:\b(?:is|are|seems?|appears?|looks?|be)|'s|isn.t|aren.t)\b(?P<between>[^.!?\n:]{0,25}?)\b(?P<ir>ir)?relevant\b"
+    r"(?!\s*[:?]|\s+to\s+(?!(?:the|this|your|that|a|given)\s+(?:\w+\s+)?(?:query|question|search|topic|user)|it\b|what\b|your\b))",
     _I,
 )
 _DENIAL = re.compile(

@@ -428,6 +428,22 @@ REFUSALS: dict[str, Refusal] = {
         SKIP,
         "too long",
     ),
+    "OpenAI: country": Refusal(
+        403,
+        openai("Country, region, or territory not supported", code="unsupported_country_region_territory"),
+        STOP,
+        "region",
+    ),
+    "Anthropic: spent": Refusal(
+        400, anthropic("invalid_request_error", "You have reached your specified API usage limits."), STOP, "credit"
+    ),
+    "xAI: log-probabilities": Refusal(
+        400,
+        {"code": "invalid-argument", "error": "Model m does not support parameter logprobs."},
+        ADAPT,
+        options=LOGPROBS,
+    ),
+    "xAI: too long": Refusal(400, {"error": "This model's maximum prompt length is 8192"}, SKIP, "too long"),
     "a proxy": Refusal(502, "<html><body>Bad Gateway</body></html>", WAIT, "502"),
     "FastAPI": Refusal(
         422,
