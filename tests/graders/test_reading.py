@@ -1,4 +1,4 @@
-# ruff: noqa: RUF005
+# ruff: noqa: RUF001, RUF005
 """What answers say, in every form that models give them."""
 
 from __future__ import annotations
