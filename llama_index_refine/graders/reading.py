@@ -84,7 +84,8 @@ def _expected(tokens: Mapping[str, float], highest: int) -> float | None:
     digits = [(int(bare), p) for token, p in tokens.items() if (bare := word(token)).isdecimal() and len(bare) < 10]
     on_scale = [(digit, p) for digit, p in digits if digit <= highest]
     mass = sum(p for _, p in on_scale)
-    return sum(digit * p for digit, p in on_scale) / mass if mass >= _LEAST_MASS else None
+    # Rounding can lead past the end of the scale.
+    return min(sum(digit * p for digit, p in on_scale) / mass, float(highest)) if mass >= _LEAST_MASS else None
 
 
 def number_text(text: str, highest: float) -> float | None:

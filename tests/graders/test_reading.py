@@ -259,10 +259,12 @@ def test_the_log_probabilities_of_the_answer_count_and_no_others(answer, grade):
         ),
         (Answer('{"score": 2}', tokens('{"score', '":', {" 2": 0.5, " 0": 0.5}, "}")), 1.0),
         (Answer("", tokens({"1": 0.97, "I": 0.03}, "."), cut_short=True, thoughts="1. **Analyse"), None),
+        (Answer("3", tokens({"3": 0.8078444177125654})), 3.0),
         (Answer("2.5", tokens({"2": 0.5, "3": 0.5}, ".5")), 2.5),
     ],
 )
 def test_the_digits_of_the_answer_count_and_no_others(answer, grade):
+    assert (number(answer, 3) or 0) <= 3
     assert number(answer, 3) == (pytest.approx(grade) if grade is not None else None)
 
 
