@@ -69,14 +69,13 @@ def plain_qdrant_errors(url: str) -> Iterator[None]:
     :param url: the server's address.
     :raises ConnectionError: instead of the client's error.
     """
-    asked = address(url)
     try:
         yield
     except UnexpectedResponse as error:
         advice = "set QDRANT_API_KEY" if error.status_code in (401, 403) else "is it a Qdrant server?"
-        raise ConnectionError(f"{asked} answered {error.status_code} {error.reason_phrase}: {advice}") from error
+        raise ConnectionError(f"{address(url)} answered {error.status_code} {error.reason_phrase}: {advice}") from error
     except ApiException as error:
-        raise ConnectionError(_no_answer(asked, error)) from error
+        raise ConnectionError(_no_answer(address(url), error)) from error
 
 
 def _no_answer(asked: str, error: BaseException) -> str:
