@@ -361,14 +361,14 @@ class TestTrust:
         plain = self.precision(retriever(store, trust=0.0, similarity_top_k=40), topics)
         believed = self.precision(retriever(store, Guessing(), trust=1.0, similarity_top_k=40), topics)
         weighed = self.precision(retriever(store, Guessing(), similarity_top_k=40), topics)
-        assert believed < plain - 0.05
+        assert believed < plain - 0.03
         assert weighed > plain - 0.025
 
     def test_what_is_known_of_a_teacher_serves_all_its_retrievers(self, store):
         grader = Guessing()
         half = MetadataFilters(filters=[ExactMatchFilter(key="half", value=1)])
         first, second = retriever(store, grader), retriever(store, grader, filters=half)
-        for topic in range(TOPICS):
+        for topic in [*range(TOPICS)] * 3:
             first.retrieve(PLANTED.query(topic))
         assert second.refine(PLANTED.query(0)).trust < 0.2
         assert reliability_of(grader).belief.queries > TOPICS
@@ -397,6 +397,15 @@ def test_what_the_teacher_is_unsure_of_moves_the_query_less(store):
         )
     ]
     assert moved[1] < 0.9 * moved[0]
+
+
+@pytest.mark.parametrize("grade", [1.0000001, -1e-9])
+def test_a_grade_that_a_rounding_put_outside_is_taken(store, grade):
+    refinement = retriever(store, AnswerGrader(lambda nodes: [grade, 0.5] + [0.5] * (len(nodes) - 2))).refine(
+        PLANTED.query(0)
+    )
+    assert refinement.refined
+    assert refinement.grades[0] == round(grade)
 
 
 @pytest.mark.parametrize("grade", [0.0, 0.5, 1.0])

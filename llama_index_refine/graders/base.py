@@ -14,6 +14,19 @@ class GraderError(RuntimeError):
     """A teacher is set up wrongly (credentials, model, request) and was told to say so with `on_error="raise"`."""
 
 
+# What an average may leave the range by.
+ROUNDING = 1e-6
+
+
+def on_scale(grade: float) -> float | None:
+    """Take a grade for what it is.
+
+    :param grade: any number.
+    :return: the grade, the end of the scale where only a rounding put it outside [0, 1]; None where it is no grade.
+    """
+    return min(max(float(grade), 0.0), 1.0) if -ROUNDING <= grade <= 1 + ROUNDING else None
+
+
 class Grades(list[float | None]):
     """A list of grades that may also say how sure the teacher was.
 

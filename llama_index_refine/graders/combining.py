@@ -13,7 +13,7 @@ from llama_index.core.schema import BaseNode, QueryBundle
 
 from llama_index_refine.graders.account import current_account
 from llama_index_refine.graders.asking.blocking import has_running_loop, in_thread, run_blocking
-from llama_index_refine.graders.base import BaseGrader, GraderError, Grades
+from llama_index_refine.graders.base import BaseGrader, GraderError, Grades, on_scale
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ def valid(grades: Sequence[float | None], count: int) -> Grades:
     """
     if len(grades) != count:
         raise ValueError(f"the teacher returned {len(grades)} grades for {count} nodes")
-    values = [None if grade is None or not 0 <= grade <= 1 else float(grade) for grade in grades]
+    values = [None if grade is None else on_scale(grade) for grade in grades]
     return Grades(values, getattr(grades, "spread", None))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from llama_index.core.schema import BaseNode, QueryBundle
 
-from llama_index_refine.graders.base import BaseGrader, Grades
+from llama_index_refine.graders.base import BaseGrader, Grades, on_scale
 from llama_index_refine.graders.combining import Caller, CombiningGrader, spread_of, valid
 
 Judgements = Mapping[str, Mapping[str, float]]
@@ -47,9 +47,9 @@ class FeedbackGrader(CombiningGrader):
         :param grade: its relevance in [0, 1]: 1 for a thumb up, 0 for a thumb down.
         :raises ValueError: grade outside [0, 1].
         """
-        if not 0 <= grade <= 1:
+        if (judged := on_scale(grade)) is None:
             raise ValueError(f"grade must be in [0, 1]; got {grade} for node {node_id}")
-        self._given.setdefault(_folded(query), {})[node_id] = float(grade)
+        self._given.setdefault(_folded(query), {})[node_id] = judged
 
     async def _combine(self, query: QueryBundle, nodes: Sequence[BaseNode], caller: Caller) -> Grades:
         judged = self._find(query)

@@ -18,12 +18,16 @@ def split_budget(feedback_top_k: int, rounds: int) -> list[int]:
     return [share + (at < rest) for at in range(rounds)]
 
 
+# With a mean grade above this there is plenty that is relevant, and where it ends is worth knowing.
+PLENTY = 0.35
+
+
 def next_to_grade(known: Tensor, grades: Tensor, candidates: Tensor, count: int) -> list[int]:
     """Choose documents evenly from the best down to where the relevant ones seem to end.
 
-    The border lies half way between the mean similarity of what was graded relevant and of what was not. Where few
-    are relevant it is near the top, and the best are chosen; where nearly all were, the choice reaches deep, because
-    one more document of the kind already known to be relevant would teach nothing.
+    The border lies half way between the mean similarity of what was graded relevant and of what was not. Where nearly
+    all were, the choice reaches deep, because one more document of the kind already known to be relevant would teach
+    nothing.
 
     :param known: (M,) similarities of the documents whose grade is known or assumed.
     :param grades: (M,) their grades in [0, 1].

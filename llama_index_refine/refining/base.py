@@ -19,6 +19,10 @@ from llama_index_refine.refining.geometry import Normal, normal_form
 from llama_index_refine.refining.newton import Array, divergence
 from llama_index_refine.similarity import METRICS, Metric
 
+# What is believed of a teacher's signal-to-noise ratio before it has graded anything (`trust.Belief`).
+TYPICAL_SIGNAL = 0.26
+ROUNDING = 1e-6
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -27,12 +31,14 @@ class Problem:
     :param form: queries and documents.
     :param grades: (B, M), 0 for the background.
     :param trust: (B,) in [0, 1].
+    :param signal: (B,) above 0.
     :param log_weights: (M,) how many documents each one stands for, as a logarithm.
     """
 
     form: Normal
     grades: Array
     trust: Array
+    signal: Array
     log_weights: Array
 
 
@@ -85,6 +91,7 @@ class BaseRefiner(ABC):
         *,
         population: int | None = None,
         trust: float = 1.0,
+        signal: float = TYPICAL_SIGNAL,
     ) -> Refinement:
         """Refine one query vector.
 
@@ -94,6 +101,8 @@ class BaseRefiner(ABC):
         :param background: (N, d) vectors of documents taken as irrelevant, N at least 1; None for none.
         :param population: how many documents the background stands for; None where each is only itself.
         :param trust: how far the grades are believed, in [0, 1]; at 0 nothing moves.
+        :param signal: the signal-to-noise ratio of this teacher's grades in this space, above 0, as its `Reliability`
+            has learnt it.
         :return: the refinement.
         :raises ValueError: naming the argument and what is wrong with it.
         """
@@ -104,7 +113,8 @@ class BaseRefiner(ABC):
         if background is not None:
             extra = to_tensor("background", background, (None, queries.shape[1]), queries.device)
         share = to_tensor("trust", [trust], (1,), queries.device)
-        (refinement,) = self._refine(query, queries, rows, marks, extra, population, share)
+        ratio = to_tensor("signal", [signal], (1,), queries.device)
+        (refinement,) = self._refine(query, queries, rows, marks, extra, population, share, ratio)
         return refinement
 
     def refine_batch(
@@ -116,6 +126,7 @@ class BaseRefiner(ABC):
         *,
         population: int | None = None,
         trust: Any = None,
+        signal: Any = None,
     ) -> list[Refinement]:
         """Refine many query vectors at once.
 
@@ -125,6 +136,7 @@ class BaseRefiner(ABC):
         :param background: (N, d), the same for all queries, or (B, N, d); None for none.
         :param population: how many documents the background stands for; None where each is only itself.
         :param trust: (B,) how far the grades are believed, in [0, 1]; None for 1.
+        :param signal: (B,) signal-to-noise ratios of the grades, above 0; None for what is typical.
         :return: one refinement per query.
         :raises ValueError: naming the argument and what is wrong with it.
         """
@@ -137,7 +149,9 @@ class BaseRefiner(ABC):
             shape = (None, size) if getattr(background, "ndim", 2) == 2 else (batch, None, size)
             extra = to_tensor("background", background, shape, many.device)
         share = torch.ones_like(many[:, 0]) if trust is None else to_tensor("trust", trust, (batch,), many.device)
-        return self._refine(queries, many, rows, marks, extra, population, share)
+        usual = torch.full_like(many[:, 0], TYPICAL_SIGNAL)
+        ratio = usual if signal is None else to_tensor("signal", signal, (batch,), many.device)
+        return self._refine(queries, many, rows, marks, extra, population, share, ratio)
 
     def _refine(
         self,
@@ -148,9 +162,11 @@ class BaseRefiner(ABC):
         background: Tensor | None,
         population: int | None,
         trust: Tensor,
+        signal: Tensor,
     ) -> list[Refinement]:
         began = time.perf_counter()
-        _check(documents, grades, background, population, trust)
+        _check(documents, grades, background, population, trust, signal)
+        grades = grades.clamp(0, 1)
         if background is None:
             background = documents.new_zeros(0, documents.shape[-1])
         graded, size = documents.shape[1], background.shape[-2]
@@ -160,7 +176,7 @@ class BaseRefiner(ABC):
         form = normal_form(queries, documents, background, self.metric)
         marks = np.zeros((len(queries), graded + size))
         marks[:, :graded] = to_numpy(grades)
-        solution = self._solve(Problem(form, marks, to_numpy(trust), log_weights))
+        solution = self._solve(Problem(form, marks, to_numpy(trust), to_numpy(signal), log_weights))
         vectors = form.to_collection(solution.vectors)
         fused = form.similarity(torch.from_numpy(solution.fused).to(vectors), solution.vectors)
         tau = solution.tau * to_numpy(form.unit(solution.vectors))
@@ -198,15 +214,25 @@ class BaseRefiner(ABC):
         """Say where the queries should go."""
 
 
-def _check(documents: Tensor, grades: Tensor, background: Tensor | None, population: int | None, trust: Tensor) -> None:
+def _check(
+    documents: Tensor,
+    grades: Tensor,
+    background: Tensor | None,
+    population: int | None,
+    trust: Tensor,
+    signal: Tensor,
+) -> None:
     if documents.shape[1] < 2:
         raise ValueError(
             f"documents must be at least 2, got {documents.shape[1]}: a grade needs another to differ from"
         )
     for name, values in (("grades", grades), ("trust", trust)):
         least, most = (float(value) for value in values.aminmax())
-        if least < 0 or most > 1:
+        # An average of grades may leave the range by a rounding.
+        if least < -ROUNDING or most > 1 + ROUNDING:
             raise ValueError(f"{name} must be in [0, 1], got {least} to {most}")
+    if not float(signal.min()) > 0:
+        raise ValueError(f"signal must be above 0, got {float(signal.min())}")
     if background is not None and background.shape[-2] < 1:
         raise ValueError("background is empty; leave it out to refine without one")
     if population is not None and population < 1:

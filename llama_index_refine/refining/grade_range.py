@@ -18,11 +18,18 @@ class GradeRange:
     An LLM whose probabilities never leave 0.6 to 0.95 tells documents apart as well as one that uses the whole scale,
     and would else be taken for one that finds everything relevant. The range is that of everything graded so far and
     one imagined grade at 0 and one at 1, so that a new teacher's scale is taken as it is.
+
+    :param counts: (101,) how many grades fell on each hundredth, 0 first; None for a new teacher.
+    :raises ValueError: counts of another form.
     """
 
-    def __init__(self) -> None:
-        self._counts = np.zeros(STEPS + 1)
-        self._counts[[0, STEPS]] = 1
+    def __init__(self, counts: NDArray[np.float64] | None = None) -> None:
+        if counts is None:
+            counts = np.zeros(STEPS + 1)
+            counts[[0, STEPS]] = 1
+        if counts.shape != (STEPS + 1,) or not np.isfinite(counts).all() or (counts < 0).any() or not counts.sum():
+            raise ValueError(f"counts must be {STEPS + 1} numbers of grades")
+        self.counts = counts
 
     def add(self, grades: ArrayLike) -> None:
         """Take in grades.
@@ -30,7 +37,7 @@ class GradeRange:
         :param grades: (n,) in [0, 1].
         """
         places = np.rint(STEPS * np.asarray(grades, dtype=np.float64)).astype(int)
-        np.add.at(self._counts, places, 1)
+        np.add.at(self.counts, places, 1)
 
     def stretch(self, grades: ArrayLike) -> NDArray[np.float64]:
         """Put grades on the whole scale.
@@ -39,7 +46,7 @@ class GradeRange:
         :return: (n,) in [0, 1], in the same order.
         """
         values = np.asarray(grades, dtype=np.float64)
-        share = np.cumsum(self._counts) / self._counts.sum()
+        share = np.cumsum(self.counts) / self.counts.sum()
         low, high = (np.searchsorted(share, tail) / STEPS for tail in (TAIL, 1 - TAIL))
         if high - low < NARROW:
             return values

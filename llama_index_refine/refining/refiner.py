@@ -10,8 +10,15 @@ from llama_index_refine.refining.base import BaseRefiner, Problem, Solution
 from llama_index_refine.refining.newton import Array, held_out, log_softmax, minimise
 from llama_index_refine.similarity import Metric
 
-# Without a background the spread of the documents stands in for the scatter of their similarities.
-BANDWIDTH = 0.6
+# Without a background a share of the documents' spread stands in for the scatter of the background's similarities.
+BANDWIDTH = 0.09
+# How much the first ranking counts, in nats for one standard deviation of the background's similarity, for a teacher
+# with a signal-to-noise ratio of 1 that finds a third of the documents relevant; how it falls with that ratio, and with
+# the mean grade. Flat optima of nDCG@10 and MAP over nine collections with one to a hundred relevant documents a query
+# and nine teachers from exact ones to guessers, the same for all.
+FIRST_RANKING, OF_SIGNAL, OF_MEAN = 0.25, 0.6, 1.5
+USUAL_MEAN = 0.35
+LEAST_PRIOR, MOST_PRIOR = 0.12, 1.2
 # Vectors or similarities that differ by less, as a share of their squared length, are the same in float32.
 RESOLUTION = 1e-6
 # The least that a float32 tells from zero.
@@ -32,9 +39,12 @@ class QueryRefiner(BaseRefiner):
 
     :param metric: the collection's distance: cosine, dot or euclid.
     :param temperature: how much a grade counts: grades 0 and 1 differ by 1 / temperature nats in the target.
-    :param prior: how much the embedding counts: nats for one standard deviation of the background's similarity.
+    :param prior: how much the first ranking counts: nats for one standard deviation of the background's similarity.
+        None lets it follow from the grades: the better the vectors explain this teacher's grades, and the more of the
+        documents are relevant, the less it counts.
     :param reach: how far the student's logits may move at little cost, in nats.
-    :param own_grade: what a document's own grade adds to its place in the final order, in nats from 0.5 to 1.
+    :param own_grade: what a document's own grade adds to its place in the final order, in nats from 0.5 to 1, for a
+        trust of 1; it falls with the square of the trust.
     :param max_iterations: the most Newton steps.
     :param device: where to compute; None for where the query is.
     :raises ValueError: an argument outside its range.
@@ -44,15 +54,15 @@ class QueryRefiner(BaseRefiner):
         self,
         metric: Metric = "cosine",
         temperature: float = 0.3,
-        prior: float = 0.15,
+        prior: float | None = None,
         reach: float = 5.0,
-        own_grade: float = 1.0,
+        own_grade: float = 1.1,
         max_iterations: int = 50,
         device: str | torch.device | None = None,
     ) -> None:
         super().__init__(metric, device)
         for name, value in (("temperature", temperature), ("prior", prior), ("reach", reach)):
-            if not value > 0:
+            if value is not None and not value > 0:
                 raise ValueError(f"{name} must be above 0, got {value}")
         if not own_grade >= 0:
             raise ValueError(f"own_grade must be at least 0, got {own_grade}")
@@ -85,7 +95,7 @@ class QueryRefiner(BaseRefiner):
         squares = np.einsum("bii->bi", products)[:, :graded].mean(1)
         spread = np.maximum(np.einsum("bii->b", gram) / gram.shape[1], RESOLUTION * np.maximum(squares, TINY))  # R^2
         gram /= spread[:, None, None]
-        tau = self._tau(start, graded, spread)
+        tau = self._tau(start, graded, spread, problem)
         logits = start / tau[:, None] + problem.log_weights
         evidence = problem.trust[:, None] * problem.grades / self.temperature
         target = np.exp(log_softmax(evidence + logits))
@@ -122,13 +132,21 @@ class QueryRefiner(BaseRefiner):
         :return: (B, K) logits.
         """
         verdict = 2 * problem.grades[:, : unseen.shape[1]] - 1
-        own = unseen + problem.trust[:, None] * self.own_grade * verdict
+        own = unseen + problem.trust[:, None] ** 2 * self.own_grade * verdict
         kept = own + np.abs(verdict) * (fitted - own)
         return np.where(verdict > 0, np.maximum(own, kept), np.minimum(own, kept))
 
-    def _tau(self, start: Array, graded: int, spread: Array) -> Array:
+    def _tau(self, start: Array, graded: int, spread: Array, problem: Problem) -> Array:
         """Return the similarity that counts as one nat, from how the background's similarities scatter."""
         if start.shape[1] - graded < 2:
-            return BANDWIDTH * np.sqrt(spread)
-        scatter: Array = np.maximum(start[:, graded:].std(-1), np.sqrt(RESOLUTION * spread))
-        return scatter / self.prior
+            scatter = BANDWIDTH * np.sqrt(spread)
+        else:
+            scatter = np.maximum(start[:, graded:].std(-1), np.sqrt(RESOLUTION * spread))
+        tau: Array = scatter / (self.prior or _prior(problem.signal, problem.grades[:, :graded].mean(-1)))
+        return tau
+
+
+def _prior(signal: Array, mean: Array) -> Array:
+    """(B,) nats for one standard deviation, from the teacher's signal-to-noise ratio and the mean grade."""
+    nats: Array = FIRST_RANKING * signal**-OF_SIGNAL * np.exp(-OF_MEAN * (mean - USUAL_MEAN))
+    return nats.clip(LEAST_PRIOR, MOST_PRIOR)

@@ -8,10 +8,14 @@ teacher whose grades follow the vectors, and the tests of many queries add up.
 
 from __future__ import annotations
 
+import json
+import math
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,9 +27,11 @@ Vector = NDArray[np.float64]
 # Signal to noise of the grades, one hypothesis each. Less cannot be told from chance within some fifty queries, and
 # closer ones not from each other.
 RATIOS = np.array([0.1, 0.3, 1.0, 3.0])
-# Beforehand. Most teachers that someone chose to use know something; but the harm that a guesser does until it is found
-# out counts for more than a gain that comes a few queries late.
-CHANCE, INVERTED = 0.8, 0.01
+# Beforehand. Most teachers that someone chose to use know something, and following a guesser until it is found out
+# costs less than not following one that knows. Where few documents are relevant, grades follow the vectors little even
+# if they are exact.
+CHANCE, INVERTED = 0.25, 0.01
+SHARES = np.array([0.5, 0.25, 0.15, 0.1])
 # The teacher's model, prompt or collection becomes another once in some two hundred queries.
 CHANGE = 0.005
 # Correlation of exact grades with the first similarity among the first K, which hardly differ in it.
@@ -57,8 +63,17 @@ class Belief:
     def prior(cls) -> Belief:
         """Return what is believed of a teacher nobody has seen."""
         many = len(RATIOS)
-        upright = 1 - CHANCE - INVERTED
-        return cls(np.r_[CHANCE, np.full(many, INVERTED / many), np.full(many, upright / many)])
+        return cls(np.r_[CHANCE, np.full(many, INVERTED / many), (1 - CHANCE - INVERTED) * SHARES])
+
+    def valid(self) -> bool:
+        """Whether these are probabilities and counts, as they must be where they come from a file."""
+        numbers = [self.claim, self.queries, self.variance, self.varied]
+        hypotheses = self.hypotheses
+        return (
+            hypotheses.shape == (1 + 2 * len(RATIOS),)
+            and bool(np.isfinite(hypotheses).all() and (hypotheses >= 0).all() and abs(hypotheses.sum() - 1) < ALIKE)
+            and all(math.isfinite(number) and number >= 0 for number in numbers)
+        )
 
     def trust(self) -> float:
         """Say how far to follow the teacher: the probability that it sees relevance, upright.
@@ -73,6 +88,14 @@ class Belief:
         upright = self.hypotheses[1 + len(RATIOS) :].sum()
         odds = upright / max(1 - upright, 1e-12) * min(1.0, max(LEAST_CLAIM, self.claim))
         return float(odds / (1 + odds))
+
+    def signal(self) -> float:
+        """Say how well the vectors explain the teacher's grades, should it know anything.
+
+        :return: the geometric mean of the signal-to-noise ratio, between the least and the greatest of RATIOS.
+        """
+        upright = self.hypotheses[1 + len(RATIOS) :]
+        return float(np.exp(upright @ np.log(RATIOS) / upright.sum())) if upright.sum() > 0 else float(RATIOS[0])
 
     def after(self, documents: Vector, grades: Vector, similarities: Vector) -> Belief:
         """Return the belief once a query has been graded, by Bayes' rule.
@@ -174,6 +197,45 @@ class Reliability:
         with self._lock:
             self.belief = self.belief.after(*arrays)
             return self.belief.trust()
+
+    def signal(self) -> float:
+        """Say how well the vectors explain the teacher's grades so far: a signal-to-noise ratio, 0.1 to 3."""
+        with self._lock:
+            return self.belief.signal()
+
+    def save(self, path: str | Path) -> None:
+        """Write the record as JSON, for another process to begin with: see `load`.
+
+        :param path: the file, which is replaced.
+        :raises OSError: it cannot be written.
+        """
+        with self._lock:
+            belief = {**vars(self.belief), "hypotheses": self.belief.hypotheses.tolist()}
+            record = {"ratios": RATIOS.tolist(), "belief": belief, "used": self.used.counts.tolist()}
+        path = Path(path)
+        # Whoever reads it meanwhile finds the old record or the new one.
+        with NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, suffix=".tmp", delete=False) as file:
+            json.dump(record, file, allow_nan=False)
+        Path(file.name).replace(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Reliability:
+        """Read what `save` wrote.
+
+        :param path: the file.
+        :return: the record, to be given to a retriever as its `trust`.
+        :raises OSError: there is no such file, or it cannot be read.
+        :raises ValueError: it holds no record.
+        """
+        try:
+            record = json.loads(Path(path).read_text(encoding="utf-8"))
+            belief = Belief(**{**record["belief"], "hypotheses": np.array(record["belief"]["hypotheses"], dtype=float)})
+            used = GradeRange(np.array(record["used"], dtype=float))
+            if record["ratios"] != RATIOS.tolist() or not belief.valid():
+                raise ValueError("its numbers are no probabilities of these hypotheses")
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} is no record that Reliability.save wrote: {error}") from error
+        return cls(belief, used)
 
     def hear(self, grades: ArrayLike) -> None:
         """Take in which part of the scale the teacher uses.

@@ -14,7 +14,7 @@ from typing import Any
 from llama_index.core.schema import BaseNode, QueryBundle
 
 from llama_index_refine.graders.account import Account
-from llama_index_refine.graders.base import BaseGrader, Grades
+from llama_index_refine.graders.base import BaseGrader, Grades, on_scale
 from llama_index_refine.retrieval.events import GradingEvent, dispatcher
 
 # Queries that are graded side by side when a batch is run blocking; each has its own concurrent calls.
@@ -103,8 +103,10 @@ def checked(grades: Sequence[float | None], count: int) -> Grades:
     """
     if len(grades) != count:
         raise ValueError(f"the grader returned {len(grades)} grades for {count} nodes")
-    values = [None if grade is None or math.isnan(grade) else float(grade) for grade in grades]
-    for value in values:
-        if value is not None and not 0 <= value <= 1:
-            raise ValueError(f"the grader returned {value}; a grade must be in [0, 1], or None")
+    values: list[float | None] = []
+    for grade in grades:
+        value = None if grade is None or math.isnan(grade) else on_scale(grade)
+        if value is None and grade is not None and not math.isnan(grade):
+            raise ValueError(f"the grader returned {grade}; a grade must be in [0, 1], or None")
+        values.append(value)
     return Grades(values, getattr(grades, "spread", None))

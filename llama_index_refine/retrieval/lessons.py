@@ -29,6 +29,7 @@ class Lesson:
     population: int | None
     metric: Metric
     trust: float
+    signal: float
     query_str: str = ""
 
     @property
@@ -94,6 +95,7 @@ class Refining:
                     first.background,
                     population=first.population,
                     trust=first.trust,
+                    signal=first.signal,
                 )
             ]
         background = first.background
@@ -106,6 +108,7 @@ class Refining:
             background,
             population=first.population,
             trust=[lesson.trust for lesson in lessons],
+            signal=[lesson.signal for lesson in lessons],
         )
 
 

@@ -18,7 +18,8 @@ from llama_index_refine.graders.account import Account, Budget
 from llama_index_refine.graders.base import GraderError, Grades
 from llama_index_refine.qdrant.collection import Background, Found, PointId, QdrantCollection, Space, point_id
 from llama_index_refine.refinement import Refinement
-from llama_index_refine.refining.allocation import next_to_grade, split_budget
+from llama_index_refine.refining.allocation import PLENTY, next_to_grade, split_budget
+from llama_index_refine.refining.base import TYPICAL_SIGNAL
 from llama_index_refine.refining.trust import Reliability, shrink
 from llama_index_refine.retrieval.embedding import Embedding
 from llama_index_refine.retrieval.fusion import admitted, fuse, fuse_ranked, standing
@@ -254,7 +255,8 @@ class FeedbackLoop:
                 population = max(background.population - len(feedback.shown), len(keep))
         documents, grades = torch.stack(feedback.documents), torch.tensor(self._read(feedback), dtype=torch.float32)
         query_str = feedback.query.query_str
-        lesson = Lesson(feedback.vector, documents, grades, vectors, population, space.metric, trust, query_str)
+        signal = self.trust.signal() if isinstance(self.trust, Reliability) else TYPICAL_SIGNAL
+        lesson = Lesson(feedback.vector, documents, grades, vectors, population, space.metric, trust, signal, query_str)
         refinement: Refinement = yield Step("refine", self.refining, lesson)
         feedback.path.append(refinement.vector)
         return refinement
@@ -263,10 +265,28 @@ class FeedbackLoop:
         self, feedback: Feedback, refinement: Refinement, share: int, background: Background | None, space: Space
     ) -> Steps[bool]:
         """Grade documents that the refined ranking brings up. :return: whether there were any."""
+        plenty = float(refinement.grades.mean()) > PLENTY
+        depth = share + len(feedback.shown)
         ranking = yield from self.collection.rank(
-            refinement.vector, max(DEPTH, share + len(feedback.shown)), **feedback.words
+            refinement.vector, max(DEPTH, depth) if plenty else depth, **feedback.words
         )
         new = [at for at, point in enumerate(ranking.ids) if point not in feedback.shown]
+        wanted = self._wanted(feedback, refinement, ranking, new, share, space) if plenty else new[:share]
+        if not wanted:
+            return False
+        ids = [ranking.ids[at] for at in wanted]
+        shown = yield from self.collection.fetch(ids, refinement.vector, len(ids), **feedback.words)
+        if not shown.ids:
+            return False
+        score = dict(zip(ranking.ids, ranking.scores, strict=True))
+        shown = replace(shown, scores=[score[point] for point in shown.ids])
+        yield from self._grade(feedback, shown)
+        return True
+
+    def _wanted(
+        self, feedback: Feedback, refinement: Refinement, ranking: Found, new: Sequence[int], share: int, space: Space
+    ) -> list[int]:
+        """Choose among the `new` places of the ranking, where plenty is relevant."""
         grades = torch.nn.functional.pad(torch.from_numpy(refinement.grades), (0, len(refinement.background)))
         if feedback.words:
             known = standing(ranking, [*feedback.ids, *[None] * len(refinement.background)])
@@ -275,17 +295,7 @@ class FeedbackLoop:
             documents = torch.from_numpy(np.concatenate([refinement.documents, refinement.background]))
             known = similarity(torch.from_numpy(refinement.vector), documents, space.metric)
             candidates = similarity_of_score(torch.tensor([ranking.scores[at] for at in new]), space.metric)
-        places = next_to_grade(known, grades, candidates, share)
-        if not places:
-            return False
-        wanted = [ranking.ids[new[place]] for place in places]
-        shown = yield from self.collection.fetch(wanted, refinement.vector, len(wanted), **feedback.words)
-        if not shown.ids:
-            return False
-        score = dict(zip(ranking.ids, ranking.scores, strict=True))
-        shown = replace(shown, scores=[score[point] for point in shown.ids])
-        yield from self._grade(feedback, shown)
-        return True
+        return [new[place] for place in next_to_grade(known, grades, candidates, share)]
 
 
 def _check(vector: np.ndarray, space: Space) -> None:

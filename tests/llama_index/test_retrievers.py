@@ -105,7 +105,7 @@ def test_auto_merging_retriever():
     storage = StorageContext.from_defaults(vector_store=make_store("tree"))
     storage.docstore.add_documents(nodes)
     index = VectorStoreIndex(get_leaf_nodes(nodes), storage_context=storage, embed_model=WordEmbedding())
-    leaves = RefinedRetriever.from_index(index, grader=SubjectGrader("owls"), similarity_top_k=4)
+    leaves = RefinedRetriever.from_index(index, grader=SubjectGrader("owls"), similarity_top_k=8)
     found = AutoMergingRetriever(leaves, storage).retrieve("The owl would sleep at night")
     parents = {node.node_id for node in nodes if node.child_nodes}
     assert found[0].node.metadata["subject"] == "owls"

@@ -56,7 +56,8 @@ def test_minimises_the_stated_objective():
     refiner = QueryRefiner()
     found = refiner.refine(query, documents, grades, around, population=1000, trust=0.8)
     rows = np.concatenate([documents, around]).astype(float)
-    tau = (around @ query).std() / refiner.prior
+    prior = 0.25 * 0.26**-0.6 * np.exp(-1.5 * (grades.mean() - 0.35))
+    tau = (around @ query).std() / prior
     weights = np.concatenate([np.ones(20), np.full(30, np.sqrt(1000) / 30)])
     log_softmax = lambda z: z - np.log(np.exp(z).sum())  # noqa: E731
     evidence = 0.8 * np.concatenate([grades, np.zeros(30)]) / refiner.temperature
@@ -71,6 +72,53 @@ def test_minimises_the_stated_objective():
     np.testing.assert_allclose(found.vector, best.x, atol=2e-4)
     np.testing.assert_allclose(found.target, target, atol=1e-5)
     assert objective(found.vector.astype(float)) <= best.fun + 1e-7
+
+
+def test_the_first_ranking_counts_less_the_better_the_vectors_explain_the_grades():
+    query, documents, grades, around = lesson()
+    tau = [
+        QueryRefiner("dot").refine(query, documents, grades, around, signal=signal).tau for signal in (0.1, 0.3, 1, 3)
+    ]
+    assert tau == sorted(tau)
+    assert tau[-1] > 2 * tau[0]
+
+
+def test_the_first_ranking_counts_less_the_more_is_relevant():
+    query, documents, grades, around = lesson()
+    tau = [QueryRefiner("dot").refine(query, documents, share * grades, around).tau for share in (0.1, 0.5, 1.0)]
+    assert tau == sorted(tau)
+    assert tau[-1] > 1.2 * tau[0]
+
+
+def test_a_prior_of_ones_own_holds_whatever_the_grades():
+    query, documents, grades, around = lesson()
+    tau = [
+        QueryRefiner("dot", prior=0.5).refine(query, documents, grades, around, signal=ratio).tau for ratio in (0.1, 3)
+    ]
+    assert tau[0] == tau[1] == pytest.approx((around @ query).std() / 0.5, rel=1e-4)
+
+
+def test_a_batch_takes_each_query_with_its_own_signal():
+    query, documents, grades, around = lesson()
+    both = QueryRefiner().refine_batch([query] * 2, [documents] * 2, [grades] * 2, around, signal=[0.1, 3.0])
+    alone = [QueryRefiner().refine(query, documents, grades, around, signal=signal) for signal in (0.1, 3.0)]
+    for one, other in zip(both, alone, strict=True):
+        np.testing.assert_allclose(one.vector, other.vector, atol=1e-6)
+
+
+@pytest.mark.parametrize("signal", [0.0, -1.0, float("nan")])
+def test_a_signal_that_is_none(signal):
+    query, documents, grades, around = lesson()
+    with pytest.raises(ValueError, match="signal"):
+        QueryRefiner().refine(query, documents, grades, around, signal=signal)
+
+
+def test_grades_that_a_rounding_put_outside_count_as_the_ends():
+    query, documents, grades, around = lesson()
+    grades = grades.round()
+    found = QueryRefiner().refine(query, documents, np.where(grades > 0, 1.0000001, -1e-9), around)
+    exact = QueryRefiner().refine(query, documents, grades, around)
+    np.testing.assert_allclose(found.vector, exact.vector, atol=1e-7)
 
 
 @given(grade=st.floats(0, 1), seed=st.integers(0, 50))

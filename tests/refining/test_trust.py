@@ -1,10 +1,13 @@
 """Telling a teacher that knows from one that guesses."""
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llama_index_refine.refining.base import TYPICAL_SIGNAL
 from llama_index_refine.refining.trust import Reliability, evidence, shrink
 
 RNG_SEEDS = range(40)
@@ -102,3 +105,54 @@ def test_uncertain_grades_count_for_less_and_certain_ones_in_full():
     assert 0.5 < drawn[0] < 1
     assert drawn[1:] == pytest.approx([0, 1, 0])
     assert shrink([0.6, 0.4], [0.5, 0.5]) == pytest.approx([0.5, 0.5])
+
+
+def test_how_well_the_vectors_explain_the_grades_is_learnt():
+    exact, weak = Reliability(), Reliability()
+    assert exact.signal() == pytest.approx(TYPICAL_SIGNAL, rel=0.02)
+    for seed in RNG_SEEDS:
+        documents, grades, similarities = query(seed)
+        noise = np.random.default_rng(seed).random(len(grades))
+        exact.observe(documents, grades, similarities)
+        weak.observe(documents, 0.25 * grades + 0.75 * noise, similarities)
+    assert exact.signal() > 3 * weak.signal()
+
+
+class TestFile:
+    def test_a_record_goes_on_where_it_was(self, tmp_path):
+        record = Reliability()
+        for seed in range(5):
+            documents, grades, similarities = query(seed)
+            record.observe(documents, grades, similarities)
+            record.hear(0.5 + 0.3 * grades)
+        record.save(tmp_path / "record.json")
+        again = Reliability.load(tmp_path / "record.json")
+        assert again.signal() == record.signal()
+        assert again.calibrate([0.5, 0.7]).tolist() == record.calibrate([0.5, 0.7]).tolist()
+        assert again.observe(*query(9)) == record.observe(*query(9))
+        assert [path.name for path in tmp_path.iterdir()] == ["record.json"]
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda record: record.pop("belief"),
+            lambda record: record.update(ratios=[1, 2]),
+            lambda record: record.update(used=[1.0]),
+            lambda record: record["belief"].update(hypotheses=[0.5] * 9),
+            lambda record: record["belief"].update(claim=-1.0),
+            lambda record: record["belief"].update(surprise=1),
+        ],
+    )
+    def test_a_file_that_holds_something_else_is_refused_by_name(self, tmp_path, change):
+        path = tmp_path / "record.json"
+        Reliability().save(path)
+        record = json.loads(path.read_text())
+        change(record)
+        path.write_text(json.dumps(record))
+        with pytest.raises(ValueError, match=r"record\.json is no record"):
+            Reliability.load(path)
+
+    def test_no_json(self, tmp_path):
+        (tmp_path / "text").write_text("trust me")
+        with pytest.raises(ValueError, match="is no record"):
+            Reliability.load(tmp_path / "text")
