@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
-from qdrant_client import QdrantClient
+from qdrant_client import QdrantClient, models
 from qdrant_client import grpc as proto
 from qdrant_client.conversions.conversion import GrpcToRest, RestToGrpc
 from qdrant_client.grpc import collections_service_pb2_grpc, points_service_pb2_grpc
@@ -39,6 +39,8 @@ class _Points(points_service_pb2_grpc.PointsServicer):
         if self.app.failing:
             context.abort(self.app.failing, "a fault")
         queries = [GrpcToRest.convert_query_points(query) for query in request.query_points]
+        for query in queries:
+            query.filter = _tidy(query.filter)
         try:
             answers = self.app.storage.query_batch_points(request.collection_name, queries)
         except ValueError as error:
@@ -51,7 +53,7 @@ class _Points(points_service_pb2_grpc.PointsServicer):
         return proto.QueryBatchResponse(result=results, time=0.001)
 
     def Count(self, request: Any, context: grpc.ServicerContext) -> Any:
-        admitted = GrpcToRest.convert_filter(request.filter) if request.HasField("filter") else None
+        admitted = _tidy(GrpcToRest.convert_filter(request.filter)) if request.HasField("filter") else None
         count = self.app.storage.count(request.collection_name, admitted).count
         return proto.CountResponse(result=proto.CountResult(count=count), time=0.001)
 
@@ -69,3 +71,14 @@ class _Collections(collections_service_pb2_grpc.CollectionsServicer):
             context.abort(grpc.StatusCode.NOT_FOUND, f"Collection {request.collection_name} not found")
         info = self.app.storage.get_collection(request.collection_name)
         return proto.GetCollectionInfoResponse(result=RestToGrpc.convert_collection_info(info), time=0.001)
+
+
+def _tidy(admitted: models.Filter | None) -> models.Filter | None:
+    """Leave out groups without conditions, which qdrant-client before 1.19 makes of those that were not sent."""
+    if admitted is None:
+        return None
+    groups = {
+        name: [_tidy(one) if isinstance(one, models.Filter) else one for one in getattr(admitted, name) or []] or None
+        for name in ("must", "should", "must_not")
+    }
+    return admitted.model_copy(update=groups)

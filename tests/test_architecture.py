@@ -11,15 +11,16 @@ PACKAGE = "llama_index_refine"
 # Each may know those before it in its row's right-hand side, and no others.
 MAY_KNOW = {
     "refinement": {"display", "similarity"},
+    "ids": set(),
     "locks": set(),
     "similarity": set(),
     "steps": set(),
     "stores": set(),
     "display": {"similarity"},
     "refining": {"refinement", "similarity"},
-    "qdrant": {"locks", "similarity", "steps", "stores"},
-    "graders": {"locks"},
-    "retrieval": {"locks", "refinement", "similarity", "steps", "refining", "qdrant", "graders"},
+    "qdrant": {"ids", "locks", "similarity", "steps", "stores"},
+    "graders": {"ids", "locks"},
+    "retrieval": {"ids", "locks", "refinement", "similarity", "steps", "refining", "qdrant", "graders"},
     "retriever": {"refinement", "steps", "stores", "refining", "qdrant", "graders", "retrieval"},
 }
 # What users start: free to know all of the above.

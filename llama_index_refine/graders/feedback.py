@@ -8,6 +8,7 @@ from llama_index.core.schema import BaseNode, QueryBundle
 
 from llama_index_refine.graders.base import BaseGrader, Grades, on_scale
 from llama_index_refine.graders.combining import Caller, CombiningGrader, spread_of, valid
+from llama_index_refine.ids import same_id
 
 Judgements = Mapping[str, Mapping[str, float]]
 FindJudgements = Callable[[QueryBundle], Mapping[str, float]]
@@ -20,7 +21,8 @@ class FeedbackGrader(CombiningGrader):
     itself, as by itself.
 
     :param judgements: query text -> node id -> relevance in [0, 1]; or a function from the query to node id ->
-        relevance, which may look them up anywhere. Queries are compared without regard to case and spacing.
+        relevance, which may look them up anywhere. Queries are compared without regard to case and spacing, ids that
+        are UUIDs without regard to case and hyphens.
     :param teacher: grades the other nodes; None leaves them without a grade.
     :raises ValueError: a judgement outside [0, 1].
     """
@@ -49,11 +51,11 @@ class FeedbackGrader(CombiningGrader):
         """
         if (judged := on_scale(grade)) is None:
             raise ValueError(f"grade must be in [0, 1]; got {grade} for node {node_id}")
-        self._given.setdefault(_folded(query), {})[node_id] = judged
+        self._given.setdefault(_folded(query), {})[same_id(node_id)] = judged
 
     async def _combine(self, query: QueryBundle, nodes: Sequence[BaseNode], caller: Caller) -> Grades:
-        judged = self._find(query)
-        values = valid([judged.get(node.node_id) for node in nodes], len(nodes))
+        judged = {same_id(node_id): grade for node_id, grade in self._find(query).items()}
+        values = valid([judged.get(same_id(node.node_id)) for node in nodes], len(nodes))
         spreads: list[float | None] = [None] * len(nodes)
         if self._teacher is not None:
             rest = [place for place, grade in enumerate(values) if grade is None]

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
-from uuid import UUID
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,45 +25,13 @@ from llama_index_refine.qdrant.clients import (
 from llama_index_refine.qdrant.encoding import SparseEncoding
 from llama_index_refine.qdrant.known import Background, Known, shelf
 from llama_index_refine.qdrant.options import SearchOptions
+from llama_index_refine.qdrant.points import NodeReader, PointId, Points, ReadNodes, Seen, points_of
 from llama_index_refine.qdrant.space import Space, read_space
 from llama_index_refine.steps import Operation, Step, Steps
 
-__all__ = ["Background", "Found", "PointId", "QdrantCollection", "SearchOptions", "Space", "point_id"]
+__all__ = ["Background", "Found", "PointId", "QdrantCollection", "SearchOptions", "Space", "points_of"]
 
-PointId = int | str | UUID
 Array = np.ndarray | Tensor
-Points = Sequence[models.ScoredPoint | models.Record]
-
-
-class ReadNodes(Sequence[BaseNode]):
-    """The nodes of points, each read from its payload when it is first looked at, which costs more than finding it.
-
-    :param points: the points.
-    :param read: turns one point into its node.
-    :param seen: nodes read so far, by point, which several lists of the same points may share.
-    """
-
-    def __init__(
-        self, points: Points, read: Callable[[Any], BaseNode], seen: dict[PointId, BaseNode] | None = None
-    ) -> None:
-        self._points = points
-        self._read = read
-        self._seen = {} if seen is None else seen
-
-    def __len__(self) -> int:
-        return len(self._points)
-
-    @overload
-    def __getitem__(self, at: int) -> BaseNode: ...
-    @overload
-    def __getitem__(self, at: slice) -> list[BaseNode]: ...
-    def __getitem__(self, at: int | slice) -> BaseNode | list[BaseNode]:
-        if isinstance(at, slice):
-            return [self[place] for place in range(len(self))[at]]
-        point = self._points[at]
-        if point.id not in self._seen:
-            self._seen[point.id] = self._read(point)
-        return self._seen[point.id]
 
 
 @dataclass(frozen=True)
@@ -107,6 +74,7 @@ class QdrantCollection:
         self.check_after = check_after
         self.refresh_share = refresh_share
         self._encoding = SparseEncoding(store)
+        self._reader = NodeReader(store)
         self._query_points = QueryPoints(store)
         self._sample_points = SamplePoints(store)
         self._count_points = CountPoints(store)
@@ -162,16 +130,19 @@ class QdrantCollection:
         :param vectors: how many to bring with their vectors.
         :param sparse: the query of the sparse search that takes part, None for none.
         :return: the points without vectors, and the first of them that have one with it.
+        :raises ValueError: none of the points can be read as a node.
         """
         space = yield from self.space()
         first = yield from self._nearest(vector, vectors, max(limit, vectors), sparse, with_vector=True)
+        seen: Seen = {}
         if limit <= vectors:
             (response,) = yield from self._queries("search", first)
-            seen: dict[PointId, BaseNode] = {}
+            self._reader.check(response.points, seen)
             return self._listed(response.points[:limit], seen), self._with_vectors(response.points, space, seen)
         all_of_them = yield from self._nearest(vector, limit, limit, sparse)
         listed, graded = yield from self._queries("search", all_of_them, first)
-        return self._listed(listed.points), self._with_vectors(graded.points, space)
+        self._reader.check(listed.points, seen)
+        return self._listed(listed.points, seen), self._with_vectors(graded.points, space, seen)
 
     def rank(self, vector: Array, limit: int, sparse: models.SparseVector | None = None) -> Steps[Found]:
         """Find the nearest points: ids and scores only.
@@ -316,38 +287,13 @@ class QdrantCollection:
             **query,
         )
 
-    def _listed(self, points: Points, seen: dict[PointId, BaseNode] | None = None) -> Found:
-        nodes = ReadNodes(points, self._node, seen)
+    def _listed(self, points: Points, seen: Seen | None = None) -> Found:
+        nodes = ReadNodes(points, self._reader, seen)
         return Found([point.id for point in points], _scores(points), nodes, torch.empty(0, 0))
 
-    def _with_vectors(self, points: Points, space: Space, seen: dict[PointId, BaseNode] | None = None) -> Found:
+    def _with_vectors(self, points: Points, space: Space, seen: Seen | None = None) -> Found:
         points, vectors = _vectors(points, space)
-        return Found([point.id for point in points], _scores(points), ReadNodes(points, self._node, seen), vectors)
-
-    def _node(self, point: models.ScoredPoint | models.Record) -> BaseNode:
-        """Have the store read the payload, so that the node is that of its own query."""
-        plain = point.model_copy(update={"vector": None})
-        try:
-            (node,) = self.store.parse_to_query_result([plain]).nodes or []
-        except (AttributeError, KeyError, TypeError) as error:
-            raise ValueError(self._unreadable(plain)) from error
-        except ValueError as error:
-            if type(error) is ValueError:
-                raise
-            raise ValueError(self._unreadable(plain)) from error
-        return node
-
-    def _unreadable(self, point: models.ScoredPoint | models.Record) -> str:
-        fields = sorted(point.payload or {})
-        return (
-            f"LlamaIndex did not write all of collection {self.store.collection_name!r}, whose points have the fields "
-            f"{', '.join(map(repr, fields)) or 'none'}: use RefinedRetriever.from_collection with text_key"
-        )
-
-
-def point_id(node_id: str) -> PointId:
-    """Return the point behind a node: nodes of plain collections with numbers for ids carry them as text."""
-    return int(node_id) if node_id.isdigit() else node_id
+        return Found([point.id for point in points], _scores(points), ReadNodes(points, self._reader, seen), vectors)
 
 
 def _narrowed(admitted: models.Filter | None, ids: Sequence[PointId]) -> models.Filter:

@@ -13,6 +13,8 @@ from llama_index.vector_stores.qdrant import QdrantVectorStore
 from pydantic import ValidationError
 from qdrant_client import models
 
+from llama_index_refine.qdrant.points import points_of
+
 _RANGES = {
     FilterOperator.GT: "gt",
     FilterOperator.GTE: "gte",
@@ -52,10 +54,13 @@ def read_filter(
         if given[name] is not None and not given[name]:
             raise ValueError(f"{name} is empty, so nothing could be found; None is for no restriction")
     asked = bool(node_ids) + bool(doc_ids) + (_asked(filters) if filters is not None else 0)
+    points = [point for node_id in node_ids or () for point in points_of(str(node_id))]
+    if node_ids and not points:
+        raise ValueError(f"node_ids holds no id that a point can have, a whole number or a UUID: {node_ids[0]!r}, ...")
     query = VectorStoreQuery(
         filters=filters,
         # Qdrant tells the integer 7 from the text "7", which it takes for no id at all.
-        node_ids=[int(i) if str(i).isdecimal() else i for i in node_ids] if node_ids else None,  # type: ignore[misc]
+        node_ids=points or None,  # type: ignore[arg-type]
         doc_ids=list(doc_ids) if doc_ids else None,
     )
     try:

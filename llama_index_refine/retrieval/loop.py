@@ -16,7 +16,8 @@ from torch import Tensor
 
 from llama_index_refine.graders.account import Account, Budget
 from llama_index_refine.graders.base import GraderError, Grades
-from llama_index_refine.qdrant.collection import Background, Found, PointId, QdrantCollection, Space, point_id
+from llama_index_refine.ids import same_id
+from llama_index_refine.qdrant.collection import Background, Found, PointId, QdrantCollection, Space, points_of
 from llama_index_refine.refinement import Refinement
 from llama_index_refine.refining.allocation import PLENTY, next_to_grade, split_budget
 from llama_index_refine.refining.base import TYPICAL_SIGNAL
@@ -200,11 +201,12 @@ class FeedbackLoop:
 
     def _with_judged(self, feedback: Feedback, shown: Found) -> Steps[Found]:
         """Put the nodes that people have judged, wherever they rank, in the place of the last others shown."""
-        judged = dict.fromkeys(self.grading.grader().judged(feedback.query))
-        others = [at for at, node in enumerate(shown.nodes) if node.node_id not in judged]
-        there = {node.node_id for node in shown.nodes}
-        room = self.feedback_top_k - (len(shown.ids) - len(others))
-        missing = [point_id(node_id) for node_id in judged if node_id not in there]
+        judged = {same_id(node_id): node_id for node_id in self.grading.grader().judged(feedback.query)}
+        names = [same_id(node.node_id) for node in shown.nodes]
+        others = [at for at, name in enumerate(names) if name not in judged]
+        room = self.feedback_top_k - (len(names) - len(others))
+        elsewhere = [node_id for name, node_id in judged.items() if name not in names]
+        missing = [point for node_id in elsewhere for point in points_of(node_id)]
         if not missing or room < 1:
             return shown
         found = yield from self.collection.fetch(missing, feedback.vector, room)

@@ -166,3 +166,17 @@ def test_node_metadata_leaves_stored_nodes_alone():
     assert all("refine_grade" not in node.metadata for node in index.docstore.docs.values())
     assert all(node.excluded_llm_metadata_keys == [] for node in index.docstore.docs.values())
     assert all("refine_grade" not in entry.node.metadata for entry in index.as_retriever().retrieve(QUERY))
+
+
+def test_an_index_of_several_kinds_of_nodes_is_searched_as_its_own_retriever_does():
+    """Built, LlamaIndex restricts it to the nodes that are not text alone; opened again, it does not."""
+    nodes = [IndexNode(text="an owl sleeps at night", index_id="i"), *(TextNode(text=text) for text in ("owl", "cat"))]
+    built = make_index(nodes)
+    opened = VectorStoreIndex.from_vector_store(built.vector_store, embed_model=WordEmbedding())
+    counts = []
+    for index in (built, opened):
+        own = index.as_retriever(similarity_top_k=10).retrieve(QUERY)
+        ours = RefinedRetriever.from_index(index, grader=SubjectGrader("owls")).retrieve(QUERY)
+        assert {entry.node_id for entry in ours} == {entry.node_id for entry in own}
+        counts.append(len(ours))
+    assert counts == [1, 3]

@@ -1,0 +1,31 @@
+"""One node's id in its many spellings."""
+
+from __future__ import annotations
+
+import re
+from uuid import UUID
+
+_HYPHENATED = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+# The forms that Qdrant reads: with hyphens or without, as a URN, in braces, in either case.
+_UUID = re.compile(rf"[0-9a-f]{{32}}|(?:urn:uuid:)?{_HYPHENATED}|\{{{_HYPHENATED}\}}", re.IGNORECASE)
+
+
+def same_id(node_id: str) -> str:
+    """Return what all spellings of an id have in common.
+
+    Qdrant writes a UUID with hyphens and in lower case, however it was given, so that a node may come back under an id
+    that is spelled otherwise than the one it was written with.
+
+    :param node_id: a node's id.
+    :return: a UUID as Qdrant writes it; any other id as it is.
+    """
+    return str(UUID(node_id)) if is_uuid(node_id) else node_id
+
+
+def is_uuid(node_id: str) -> bool:
+    """Say whether Qdrant reads an id as a UUID.
+
+    :param node_id: a node's id.
+    :return: whether it does.
+    """
+    return _UUID.fullmatch(node_id) is not None
