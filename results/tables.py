@@ -23,35 +23,45 @@ from pathlib import Path
 from llama_index_refine.evaluation.results import BASELINE, REFINED, Cell, Run
 
 _MARKED = re.compile(r"(<!-- begin measured: (\S+)( brief)? -->\n).*?(<!-- end measured -->)", re.DOTALL)
-_BRIEF_METHODS = (BASELINE, "rerank", "paper", "paper tuned", REFINED)
-_BRIEF_TEACHERS = ("gold", "noisy")
+_METRICS = ("nDCG@10", "recall@10", "MAP")
+_BRIEF_METHODS = (BASELINE, "rerank", "rerank 40", "rerank 100", "paper", REFINED)
+_BRIEF_TEACHERS = ("good", "strict", "noisy", "gold")
 
 
 def table(run: Run, name: str, brief: bool = False) -> str:
-    """Draw MAP of every method on every data set and teacher, with where it was measured."""
+    """Draw every method on every data set and teacher, with where it was measured; a table for each metric."""
     methods = list(dict.fromkeys(method for cell in run.cells for method in cell.measured if method != REFINED))
     methods = [BASELINE, *(method for method in methods if method != BASELINE), REFINED]
     cells = list(run.cells)
     if brief:
         methods = [method for method in _BRIEF_METHODS if method in methods]
-        cells = [cell for cell in cells if cell.teacher in _BRIEF_TEACHERS]
-    lines = [["data", "teacher", *methods], ["---", "---", *["---:"] * len(methods)]]
-    lines += [[f"{cell.dataset} ({cell.embedding})", cell.teacher, *_row(cell, methods)] for cell in cells]
+        cells = [cell for cell in cells if cell.teacher in _BRIEF_TEACHERS and cell.embedding == "minilm"]
+    tables = []
+    for metric in _METRICS[:1] if brief else _METRICS:
+        lines = [["data", "teacher", *methods], ["---", "---", *["---:"] * len(methods)]]
+        lines += [[_data(cell, brief), cell.teacher, *_row(cell, methods, metric)] for cell in cells]
+        title = "" if brief else f"{metric}:\n\n"
+        tables.append(title + "\n".join(f"| {' | '.join(row)} |" for row in lines))
     queries = sorted({len(cell.queries) for cell in run.cells})
     graded = sorted({cell.feedback_top_k for cell in run.cells})
     about = (
-        f"MAP; {_range(queries)} queries a row, {_range(graded)} documents graded for each; {_machine(run)}. "
-        f"Every figure, with intervals, is in `results/{name}`, and the command in `results/README.md`."
+        f"{'nDCG@10; ' if brief else ''}{_range(queries)} queries a row, {_range(graded)} documents graded for each; "
+        f"{_machine(run)}. Every figure, with intervals, is in `results/{name}`, and the command in "
+        "`results/README.md`."
     )
-    return "\n" + "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + f"\n\n{about}\n\n"
+    return "\n" + "\n\n".join([*tables, about]) + "\n\n"
+
+
+def _data(cell: Cell, brief: bool) -> str:
+    return cell.dataset if brief else f"{cell.dataset} ({cell.embedding})"
 
 
 def _machine(run: Run) -> str:
     return ", ".join(f"{part} {value}" if part == "python" else value for part, value in run.machine.items())
 
 
-def _row(cell: Cell, methods: list[str]) -> list[str]:
-    values = [cell.measured[name].mean("MAP") if name in cell.measured else math.nan for name in methods]
+def _row(cell: Cell, methods: list[str], metric: str) -> list[str]:
+    values = [cell.measured[name].mean(metric) if name in cell.measured else math.nan for name in methods]
     best = max((value for value in values if not math.isnan(value)), default=math.nan)
     return [_number(value, value == best) for value in values]
 

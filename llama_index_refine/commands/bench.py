@@ -40,12 +40,17 @@ _Teachers = Annotated[
     list[str],
     typer.Option(
         "--teacher",
-        help="gold (human labels), noisy, weak, random or auc:0.85 (labels with noise of that area under ROC), "
+        help="gold (human labels), noisy, weak, random or auc:0.85 (labels with noise of that area under ROC), good, "
+        "strict, lenient, coin or naysayer (a bare yes or no, with errors more in one direction), "
         "cross-encoder or cross-encoder:MODEL, llm. May be repeated.",
     ),
 ]
 _Peers = Annotated[str, typer.Option(help="What to measure beside: names parted by commas, all, or none.")]
 _Depths = Annotated[list[int], typer.Option("--feedback-top-k", help="Documents graded per query. May be repeated.")]
+_RerankTimes = Annotated[
+    list[int],
+    typer.Option("--rerank-times", help="Rerank so many times as many documents too. May be repeated."),
+]
 _MaxQueries = Annotated[int | None, typer.Option(help="Queries drawn from each data set; all if not given.")]
 _LLMModel = Annotated[str | None, typer.Option(help="LLM of the teacher llm; HyDE and LLMRerank are measured too.")]
 _LLMBaseUrl = Annotated[
@@ -78,6 +83,7 @@ def bench(
     teacher: _Teachers = ["gold"],  # noqa: B006
     peers: _Peers = "all",
     feedback_top_k: _Depths = [20],  # noqa: B006
+    rerank_times: _RerankTimes = [],  # noqa: B006
     max_queries: _MaxQueries = None,
     seed: Annotated[int, typer.Option(help="Of the draw of queries.")] = 1,
     llm_model: _LLMModel = None,
@@ -97,6 +103,7 @@ def bench(
             teachers=teacher,
             peers=_named(peers),
             feedback_top_k=feedback_top_k,
+            rerank_times=rerank_times,
             max_queries=max_queries,
             seed=seed,
             llm=make_llm(llm_model, llm_base_url, read_kwargs(llm_kwargs)),

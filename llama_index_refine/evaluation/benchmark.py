@@ -23,7 +23,7 @@ from llama_index_refine.evaluation.datasets import Dataset
 from llama_index_refine.evaluation.embeddings import PACKAGED, SentenceTransformerEmbedding
 from llama_index_refine.evaluation.loading import load_dataset
 from llama_index_refine.evaluation.measuring import Judge, gather, measure_peer, measure_refined
-from llama_index_refine.evaluation.peers import Peer, make_peers
+from llama_index_refine.evaluation.peers import Peer, Rerank, make_peers
 from llama_index_refine.evaluation.results import (
     BASELINE,
     REFINED,
@@ -49,6 +49,8 @@ class Benchmark:
     :param teachers: names as `make_teacher` takes them.
     :param peers: names of peers to measure beside, None for all that need no LLM.
     :param feedback_top_k: how many documents are graded, one or several numbers, each at least 2.
+    :param rerank_times: how many times as many documents reranking is given too, each at least 2: what reading deeper
+        would have brought.
     :param max_queries: how many queries of each data set to draw, None for all.
     :param seed: of that draw.
     :param llm: for the teacher `llm`, and for HyDE and LLMRerank, which are measured when it is given.
@@ -62,6 +64,7 @@ class Benchmark:
     teachers: Sequence[str] = ("gold",)
     peers: Sequence[str] | None = None
     feedback_top_k: Sequence[int] = (20,)
+    rerank_times: Sequence[int] = ()
     max_queries: int | None = None
     seed: int = 1
     llm: LLM | None = None
@@ -74,6 +77,8 @@ class Benchmark:
                 raise ValueError(f"{name} must not be empty")
         if min(self.feedback_top_k) < 2:
             raise ValueError(f"feedback_top_k must be at least 2, got {min(self.feedback_top_k)}")
+        if self.rerank_times and min(self.rerank_times) < 2:
+            raise ValueError(f"rerank_times must be at least 2, got {min(self.rerank_times)}")
         if self.max_queries is not None and self.max_queries < 1:
             raise ValueError(f"max_queries must be at least 1, got {self.max_queries}")
         make_peers(self.peers)
@@ -102,6 +107,7 @@ class Benchmark:
             "teachers": list(self.teachers),
             "peers": [peer.name for peer in make_peers(self.peers)],
             "feedback_top_k": list(self.feedback_top_k),
+            "rerank_times": list(self.rerank_times),
             "max_queries": self.max_queries,
             "seed": self.seed,
             "llm": self.llm.metadata.model_name if self.llm else None,
@@ -172,6 +178,9 @@ class Benchmark:
             peers += generative
         for peer in peers:
             measured[peer.name] = measure_peer(peer, evidence, judge, bills if peer.uses_grades else [])
+        for times in self.rerank_times:
+            deeper, deeper_bills = gather(corpus, grader, times * k, lambda: None)
+            measured[f"rerank {times * k}"] = measure_peer(Rerank(), deeper, judge, deeper_bills)
         measured[REFINED], distribution = measure_refined(
             corpus, store, grader, k, judge, self.retriever_options, lambda: bars.advance(bar)
         )

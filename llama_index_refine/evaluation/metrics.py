@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-METRICS = {"MAP": "AP", "nDCG@10": "nDCG@10", "recall@100": "R@100", "P@10": "P@10"}
+METRICS = {"MAP": "AP", "nDCG@10": "nDCG@10", "recall@10": "R@10", "recall@100": "R@100", "P@10": "P@10"}
 """Our names for the measures of ir-measures."""
 
 CUTOFF = 1000

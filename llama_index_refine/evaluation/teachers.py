@@ -19,6 +19,15 @@ from llama_index_refine.graders.base import BaseGrader
 QUALITIES = {"noisy": (0.933, 1.7), "weak": (0.76, 1.2), "random": (0.5, 1.2)}
 """Label noise by name: area under the ROC curve, and spread of the logit."""
 
+YES_RATES = {
+    "good": (0.9, 0.1),
+    "strict": (0.5, 0.02),
+    "lenient": (0.98, 0.5),
+    "coin": (0.5, 0.5),
+    "naysayer": (0.1, 0.1),
+}
+"""One-sided errors by name: the share of relevant and of irrelevant documents that gets a bare yes."""
+
 _SHARPNESS = 1.5
 _SPREAD = 1.5
 
@@ -87,17 +96,46 @@ class NoisyTeacher(LabelTeacher):
         self._mean = NormalDist().inv_cdf(auc) * spread / math.sqrt(2)
 
     def _grade(self, query: str, document: str, relevant: bool) -> float:
-        pair = f"{self.dataset.name}|{query}|{document}".encode()
-        seed = int.from_bytes(hashlib.blake2b(pair, digest_size=8).digest(), "little")
-        logit = (self._mean if relevant else -self._mean) + self.spread * np.random.default_rng(seed).normal()
+        noise = self.spread * _drawn(self.dataset.name, query, document).normal()
+        logit = (self._mean if relevant else -self._mean) + noise
         return float(1 / (1 + np.exp(-_SHARPNESS * logit)))
+
+
+class YesNoTeacher(LabelTeacher):
+    """Says a bare yes or no, and errs at a rate of its own in each direction; the same for the same pair in every run.
+
+    Models err in one direction: some find nearly everything relevant, some nearly nothing.
+    """
+
+    def __init__(self, dataset: Dataset, of_relevant: float, of_irrelevant: float) -> None:
+        """Set the rates.
+
+        :param of_relevant: probability of a yes for a relevant document, in [0, 1].
+        :param of_irrelevant: the same for an irrelevant one.
+        :raises ValueError: a rate outside [0, 1].
+        """
+        super().__init__(dataset)
+        for name, rate in (("of_relevant", of_relevant), ("of_irrelevant", of_irrelevant)):
+            if not 0 <= rate <= 1:
+                raise ValueError(f"{name} must be in [0, 1]; got {rate}")
+        self._rates = of_irrelevant, of_relevant
+
+    def _grade(self, query: str, document: str, relevant: bool) -> float:
+        return float(_drawn(self.dataset.name, query, document).random() < self._rates[relevant])
+
+
+def _drawn(*pair: str) -> np.random.Generator:
+    """A generator that is the same for the same pair of query and document."""
+    digest = hashlib.blake2b("|".join(pair).encode(), digest_size=8).digest()
+    return np.random.default_rng(int.from_bytes(digest, "little"))
 
 
 def make_teacher(name: str, dataset: Dataset, llm: LLM | None = None) -> BaseGrader:
     """Make a teacher from its name.
 
     :param name: `gold` (the labels), `noisy`, `weak` or `random` (the labels with noise, area under ROC .93, .76 and
-        .5), `auc:0.85` (any quality), `cross-encoder` or `cross-encoder:MODEL`, or `llm`.
+        .5), `good`, `strict`, `lenient`, `coin` or `naysayer` (a bare yes or no, see `YES_RATES`), `auc:0.85` (any
+        quality), `cross-encoder` or `cross-encoder:MODEL`, or `llm`.
     :param dataset: whose labels to use.
     :param llm: the LLM of `llm`; None falls back to LlamaIndex's `Settings.llm`.
     :raises ValueError: unknown name or a quality that is not a number in [0.5, 1).
@@ -107,6 +145,8 @@ def make_teacher(name: str, dataset: Dataset, llm: LLM | None = None) -> BaseGra
         return LabelTeacher(dataset)
     if kind in QUALITIES:
         return NoisyTeacher(dataset, *QUALITIES[kind])
+    if kind in YES_RATES:
+        return YesNoTeacher(dataset, *YES_RATES[kind])
     if kind == "auc":
         try:
             return NoisyTeacher(dataset, float(detail))
@@ -121,5 +161,6 @@ def make_teacher(name: str, dataset: Dataset, llm: LLM | None = None) -> BaseGra
 
         return LLMGrader(llm=llm)
     raise ValueError(
-        f"unknown teacher {name!r}: use gold, noisy, weak, random, auc:0.85, cross-encoder, cross-encoder:MODEL or llm"
+        f"unknown teacher {name!r}: use gold, {', '.join([*QUALITIES, *YES_RATES])}, auc:0.85, cross-encoder, "
+        "cross-encoder:MODEL or llm"
     )

@@ -309,3 +309,16 @@ def test_vectors_that_do_not_fit_are_refused(tmp_path: Path, arrays: dict[str, n
     np.savez(folder / "bad.npz", **arrays)
     with pytest.raises(ValueError, match=message):
         Benchmark([str(folder)], ["bad"]).run()
+
+
+def test_reranking_is_measured_with_more_grades_too(toy: Path) -> None:
+    found = Benchmark([str(toy)], ["toy"], ["gold"], peers=["rerank"], feedback_top_k=[5], rerank_times=[2, 4]).run()
+    measured = found.cells[0].measured
+    values = [measured[name].mean("MAP") for name in ("rerank", "rerank 10", "rerank 20")]
+    assert values == sorted(values)
+    assert values[0] < values[-1]
+
+
+def test_reranking_no_deeper_is_refused(toy: Path) -> None:
+    with pytest.raises(ValueError, match="rerank_times"):
+        Benchmark([str(toy)], ["toy"], rerank_times=[1])

@@ -6,7 +6,15 @@ from llama_index.core.schema import QueryBundle, TextNode
 from sklearn.metrics import roc_auc_score
 
 from llama_index_refine.evaluation.datasets import Dataset, Document, Query, load_folder
-from llama_index_refine.evaluation.teachers import LabelledQuery, LabelTeacher, NoisyTeacher, make_teacher, node_id
+from llama_index_refine.evaluation.teachers import (
+    YES_RATES,
+    LabelledQuery,
+    LabelTeacher,
+    NoisyTeacher,
+    YesNoTeacher,
+    make_teacher,
+    node_id,
+)
 
 MANY = Dataset(
     "many",
@@ -65,3 +73,17 @@ def test_unknown_teacher_tells_the_known(toy: Path, name: str) -> None:
 def test_spread_must_be_positive() -> None:
     with pytest.raises(ValueError, match="spread"):
         NoisyTeacher(MANY, 0.8, 0.0)
+
+
+@pytest.mark.parametrize("name", YES_RATES)
+def test_one_sided_errors_come_at_their_rates(name: str) -> None:
+    query = LabelledQuery("query", query_id="q")
+    grades = np.array(make_teacher(name, MANY).grade(query, nodes_of(MANY)))
+    assert set(grades) <= {0.0, 1.0}
+    assert (grades[::2].mean(), grades[1::2].mean()) == pytest.approx(YES_RATES[name], abs=0.04)
+
+
+@pytest.mark.parametrize("rates", [(1.1, 0.0), (0.5, -0.1), (float("nan"), 0.0)])
+def test_rates_are_probabilities(rates: tuple[float, float]) -> None:
+    with pytest.raises(ValueError, match="of_"):
+        YesNoTeacher(MANY, *rates)

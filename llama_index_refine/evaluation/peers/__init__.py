@@ -10,7 +10,7 @@ from llama_index_refine.evaluation.peers.plain import NoFeedback, Rerank
 from llama_index_refine.evaluation.peers.qdrant import QdrantFeedback, QdrantFeedbackTuned, QdrantRecommend
 from llama_index_refine.evaluation.peers.rocchio import Rocchio
 
-__all__ = ["PEERS", "Bill", "Evidence", "Peer", "VectorPeer", "make_peers"]
+__all__ = ["PEERS", "Bill", "Evidence", "Peer", "Rerank", "VectorPeer", "make_peers"]
 
 PEERS: dict[str, type[Peer]] = {
     peer.name: peer
