@@ -61,7 +61,8 @@ def _machine(run: Run) -> str:
 
 
 def _row(cell: Cell, methods: list[str], metric: str) -> list[str]:
-    values = [cell.measured[name].mean(metric) if name in cell.measured else math.nan for name in methods]
+    measured = [cell.measured.get(name) for name in methods]
+    values = [each.mean(metric) if each and metric in each.per_query else math.nan for each in measured]
     best = max((value for value in values if not math.isnan(value)), default=math.nan)
     return [_number(value, value == best) for value in values]
 
