@@ -130,7 +130,7 @@ def _show(console: Console, gain: Gain, shown: Example) -> None:
 
     console.print(gain_table(gain))
     console.print(summary(gain))
-    if cost := bill(gain):
+    if cost := bill(gain, shown):
         console.print(cost)
     count = len(gain.differences())
     console.print(f"\nQuery number {count // 10 + 1} of {count} by gain: [bold]{shown.refinement.query_str}")

@@ -41,11 +41,12 @@ def summary(gain: Gain) -> str:
     )
 
 
-def bill(gain: Gain) -> str:
-    """Say what the LLM was asked, empty where it was not."""
-    both, count = (gain.reranked, gain.refined), len(gain.differences())
-    calls = sum(measured.llm_calls for measured in both) * count
+def bill(gain: Gain, example: Example) -> str:
+    """Say what the LLM was asked in all, the query that is shown included; empty where it was not."""
+    both, count, shown = (gain.reranked, gain.refined), len(gain.differences()), example.refinement
+    calls = sum(measured.llm_calls for measured in both) * count + shown.llm_calls
     tokens = sum(measured.prompt_tokens + measured.completion_tokens for measured in both) * count
+    tokens += shown.prompt_tokens + shown.completion_tokens
     return f"The LLM was asked {calls:,.0f} times, {tokens:,.0f} tokens in all." if calls else ""
 
 
