@@ -130,11 +130,11 @@ class QueryPoints(ClientOperation):
 
 
 class SamplePoints(ClientOperation):
-    """Run one batch of queries on behalf of all who wait for it. The result is a list of `QueryResponse`."""
+    """Run one batch of queries on behalf of all who wait for it. The result is a list of lists of points."""
 
     def _calls(self, items: Sequence[Batch]) -> Calls:
         answers = yield _query(items[:1])
-        return [answers] * len(items)
+        return [[answer.points for answer in answers]] * len(items)
 
 
 class CountPoints(ClientOperation):

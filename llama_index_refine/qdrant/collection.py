@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from llama_index.core.schema import BaseNode
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 from qdrant_client import models
 from torch import Tensor
 
+from llama_index_refine.qdrant.background import Background, agree, draw
 from llama_index_refine.qdrant.clients import (
     Batch,
     CountPoints,
@@ -23,31 +22,23 @@ from llama_index_refine.qdrant.clients import (
     refused,
 )
 from llama_index_refine.qdrant.encoding import SparseEncoding
-from llama_index_refine.qdrant.known import Background, Known, shelf
+from llama_index_refine.qdrant.known import Known, shelf
 from llama_index_refine.qdrant.options import SearchOptions
-from llama_index_refine.qdrant.points import NodeReader, PointId, Points, ReadNodes, Seen, points_of
+from llama_index_refine.qdrant.points import (
+    Found,
+    NodeReader,
+    PointId,
+    Points,
+    ReadNodes,
+    Seen,
+    scores_of,
+    with_vectors,
+)
+from llama_index_refine.qdrant.queries import Queries
 from llama_index_refine.qdrant.space import Space, read_space
 from llama_index_refine.steps import Operation, Step, Steps
 
-__all__ = ["Background", "Found", "PointId", "QdrantCollection", "SearchOptions", "Space", "points_of"]
-
 Array = np.ndarray | Tensor
-
-
-@dataclass(frozen=True)
-class Found:
-    """The points one search found, best first.
-
-    :param ids: their ids.
-    :param scores: (n,) Qdrant's scores.
-    :param nodes: their nodes, as the store's own query gives them; empty where no payload was asked for.
-    :param vectors: (n, d) float32; (0, 0) where they were not asked for.
-    """
-
-    ids: list[PointId]
-    scores: list[float]
-    nodes: Sequence[BaseNode]
-    vectors: Tensor
 
 
 class QdrantCollection:
@@ -88,14 +79,26 @@ class QdrantCollection:
         """
         known = self._known()
         if known.space is None or time.monotonic() - known.described > self.check_after:
-            info = yield from self._ask("describe", self._describe, None)
-            sparse = self.store.sparse_vector_name if self.options.hybrid else None
-            space = read_space(info, self.store.collection_name, self.store.dense_vector_name, sparse)
-            if self.options.hybrid and self.options.hybrid.fusion == "dbsf" and space.metric == "euclid":
-                raise ValueError("fusion='dbsf' adds up scores, and Euclid's are distances: use 'rrf'")
-            known.learn(space)
-            return space
+            return (yield from self._described())
         return known.space
+
+    def space_for(self, vector: Array) -> Steps[Space]:
+        """Return the space, having read it again where the vector does not fit what is known.
+
+        :param vector: (d,) a query.
+        :return: the space.
+        :raises ValueError: the vector does not fit the collection.
+        """
+        began = time.monotonic()
+        space = yield from self.space()
+        if len(vector) != space.size and self._known().described < began:
+            space = yield from self._described()
+        if tuple(vector.shape) != (space.size,):
+            raise ValueError(
+                f"the query's embedding has {len(vector)} dimensions, the vector {space.name!r} of the collection has "
+                f"{space.size}: set embed_model to the model that embedded the collection"
+            )
+        return space
 
     def words(self, query_str: str) -> Steps[dict[str, models.SparseVector]]:
         """Encode the query's text for the sparse search of hybrid mode.
@@ -116,33 +119,44 @@ class QdrantCollection:
         :param sparse: the query of the sparse search that takes part, None for none.
         :return: the points.
         """
-        request = yield from self._nearest(vector, limit, limit, sparse)
-        (response,) = yield from self._queries("search", request)
-        return self._listed(response.points)
+        queries = yield from self._asking()
+        (points,) = yield from self._queries("search", queries.nearest(vector, limit, limit, sparse))
+        return self._listed(points)
 
-    def search_with_vectors(
+    def search_first(
         self, vector: Array, limit: int, vectors: int, sparse: models.SparseVector | None = None
     ) -> Steps[tuple[Found, Found]]:
         """Find the nearest points, and in the same request the first few of them with their vectors.
+
+        What comes back tells whether the collection is still the one that is known. One that has been replaced in the
+        meantime is described again, and searched again where that has changed.
 
         :param vector: (d,) the query.
         :param limit: the most points.
         :param vectors: how many to bring with their vectors.
         :param sparse: the query of the sparse search that takes part, None for none.
         :return: the points without vectors, and the first of them that have one with it.
-        :raises ValueError: none of the points can be read as a node.
+        :raises ValueError: the query does not fit what the collection is now; or no point can be read as a node.
         """
-        space = yield from self.space()
-        first = yield from self._nearest(vector, vectors, max(limit, vectors), sparse, with_vector=True)
-        seen: Seen = {}
-        if limit <= vectors:
-            (response,) = yield from self._queries("search", first)
-            self._reader.check(response.points, seen)
-            return self._listed(response.points[:limit], seen), self._with_vectors(response.points, space, seen)
-        all_of_them = yield from self._nearest(vector, limit, limit, sparse)
-        listed, graded = yield from self._queries("search", all_of_them, first)
-        self._reader.check(listed.points, seen)
-        return self._listed(listed.points, seen), self._with_vectors(graded.points, space, seen)
+        known = self._known()
+        space, described = (yield from self.space()), known.described
+        try:
+            listed, shown, holds = yield from self._searched(known, space, vector, limit, vectors, sparse)
+        except Exception as error:
+            if not refused(error):
+                raise
+            now = yield from self._described_after(described)
+            if now == space:
+                raise
+            holds = False
+        else:
+            now = space if holds else (yield from self._described_after(described))
+        if not holds:
+            known.background, known.doubted = None, time.monotonic()
+        if now != space:
+            now = yield from self.space_for(vector)
+            listed, shown, _ = yield from self._searched(known, now, vector, limit, vectors, sparse)
+        return listed, shown
 
     def rank(self, vector: Array, limit: int, sparse: models.SparseVector | None = None) -> Steps[Found]:
         """Find the nearest points: ids and scores only.
@@ -152,10 +166,10 @@ class QdrantCollection:
         :param sparse: the query of the sparse search that takes part, None for none.
         :return: the points, without nodes and vectors.
         """
-        request = yield from self._nearest(vector, limit, limit, sparse, with_payload=False)
-        (response,) = yield from self._queries("search", request)
-        points = response.points
-        return Found([point.id for point in points], _scores(points), [], torch.empty(0, 0))
+        queries = yield from self._asking()
+        request = queries.nearest(vector, limit, limit, sparse, with_payload=False)
+        (points,) = yield from self._queries("search", request)
+        return Found([point.id for point in points], scores_of(points), [], torch.empty(0, 0))
 
     def fetch(
         self,
@@ -175,12 +189,12 @@ class QdrantCollection:
         :param sparse: the query of the sparse search that takes part, None for none.
         :return: the points that are there, in the order asked for.
         """
-        space = yield from self.space()
-        request = yield from self._nearest(vector, min(limit, len(ids)), len(ids), sparse, with_vector=True, among=ids)
-        (response,) = yield from self._queries("fetch", request)
+        queries = yield from self._asking()
+        request = queries.nearest(vector, min(limit, len(ids)), len(ids), sparse, with_vector=True, among=ids)
+        (found,) = yield from self._queries("fetch", request)
         place = {point: at for at, point in enumerate(ids)}
-        points = sorted(response.points, key=lambda point: place.get(point.id, len(place)))
-        return self._with_vectors(points, space)
+        points = sorted(found, key=lambda point: place.get(point.id, len(place)))
+        return self._with_vectors(points, queries.space)
 
     def background(self) -> Steps[Background]:
         """Return the background sample, drawn when first needed and again when the collection has changed enough.
@@ -197,18 +211,75 @@ class QdrantCollection:
         if kept is not None and abs(population - kept.population) <= self.refresh_share * population:
             known.counted = time.monotonic()
             return kept
-        sample = models.SampleQuery(sample=models.Sample.RANDOM)
-        request = self._request(space, self.background_size, with_payload=False, with_vector=True, query=sample)
-        request.filter = options.filter
-        batch = Batch([request], options.consistency, options.timeout)
-        responses = yield from self._ask("background", self._sample_points, batch)
-        if known.sampled is responses and known.background is not None:
-            # Many queries waited for one sample. They share what the first made of it.
-            return known.background
-        points, vectors = _vectors(responses[0].points, space)
+        queries = Queries(space, options)
+        drawn = yield from draw(self._sample, queries, self.background_size, population, known.points)
+        points, vectors = with_vectors(drawn, space)
         background = Background(vectors, [point.id for point in points], max(population, len(points)))
-        known.background, known.counted, known.sampled = background, time.monotonic(), responses
-        return background
+        known.counted = time.monotonic()
+        # Many queries may have waited for one sample. They share what the first made of it.
+        if known.background is None or not known.background.same_as(background):
+            known.background = background
+        return known.background
+
+    def _described(self) -> Steps[Space]:
+        info = yield from self._ask("describe", self._describe, None)
+        sparse = self.store.sparse_vector_name if self.options.hybrid else None
+        space = read_space(info, self.store.collection_name, self.store.dense_vector_name, sparse)
+        if self.options.hybrid and self.options.hybrid.fusion == "dbsf" and space.metric == "euclid":
+            raise ValueError("fusion='dbsf' adds up scores, and Euclid's are distances: use 'rrf'")
+        self._known().learn(space, info.points_count or 0)
+        return space
+
+    def _described_after(self, described: float) -> Steps[Space]:
+        """Return a description that is newer than that time: another query may have read one by now."""
+        known = self._known()
+        if known.space is not None and known.described > described:
+            return known.space
+        return (yield from self._described())
+
+    def _searched(
+        self,
+        known: Known,
+        space: Space,
+        vector: Array,
+        limit: int,
+        vectors: int,
+        sparse: models.SparseVector | None,
+    ) -> Steps[tuple[Found, Found, bool]]:
+        """Search, and say whether what comes back agrees with what is known."""
+        queries = Queries(space, self.options)
+        requests = [queries.nearest(vector, vectors, max(limit, vectors), sparse, with_vector=True)]
+        if limit > vectors:
+            requests.append(queries.nearest(vector, limit, limit, sparse))
+        probe = known.background.a_few(known.turn) if known.background and known.background.ids else None
+        if probe:
+            known.turn += 1
+            requests.append(queries.scores(vector, probe.ids))
+        found = yield from self._queries("search", *requests)
+        seen: Seen = {}
+        self._reader.check(found[1] if limit > vectors else found[0], seen)
+        shown = self._with_vectors(found[0], space, seen)
+        listed = self._listed(found[1] if limit > vectors else found[0][:limit], seen)
+        query = torch.tensor(space.query(vector))
+        if probe:
+            return listed, shown, probe.unchanged(found[-1], query, space.metric)
+        # Scores by compressed vectors are never quite right: no need to wonder at each query.
+        wonder = sparse is None and time.monotonic() - known.doubted > self.check_after
+        return listed, shown, not wonder or agree(shown.vectors, shown.scores, query, space.metric)
+
+    def _asking(self) -> Steps[Queries]:
+        space = yield from self.space()
+        return Queries(space, self.options)
+
+    def _sample(self, *requests: models.QueryRequest) -> Generator[Step, Any, list[Points] | None]:
+        batch = Batch(list(requests), self.options.consistency, self.options.timeout)
+        try:
+            responses = yield Step("background", self._sample_points, batch)
+        except Exception as error:
+            if refused(error):
+                return None
+            raise
+        return list(responses)
 
     def _known(self) -> Known:
         store, options = self.store, self.options
@@ -232,92 +303,18 @@ class QdrantCollection:
             raise
         return answer
 
-    def _queries(self, stage: str, *requests: models.QueryRequest) -> Generator[Step, Any, Any]:
+    def _queries(self, stage: str, *requests: models.QueryRequest) -> Generator[Step, Any, list[Points]]:
         batch = Batch(list(requests), self.options.consistency, self.options.timeout)
-        return (yield from self._ask(stage, self._query_points, batch))
+        responses = yield from self._ask(stage, self._query_points, batch)
+        return [response.points for response in responses]
 
     def _patience(self) -> dict[str, Any]:
         return {"timeout": self.options.timeout} if self.options.timeout is not None else {}
 
-    def _nearest(
-        self,
-        vector: Array,
-        limit: int,
-        depth: int,
-        sparse: models.SparseVector | None,
-        with_payload: bool = True,
-        with_vector: bool = False,
-        among: Sequence[PointId] | None = None,
-    ) -> Steps[models.QueryRequest]:
-        """Ask for the nearest points; with a sparse query, for the first of two rankings of `depth` points fused."""
-        space = yield from self.space()
-        options = self.options
-        admitted = options.filter if among is None else _narrowed(options.filter, among)
-        dense: dict[str, Any] = {
-            "query": space.query(vector),
-            "using": space.name or None,
-            "filter": admitted,
-            "params": options.search_params,
-            "score_threshold": options.score_threshold,
-        }
-        if sparse is None or options.hybrid is None:
-            return self._request(space, limit, with_payload, with_vector, **dense)
-        dense_ranking = models.Prefetch(**dense, limit=depth)
-        if not sparse.indices:
-            fused = models.FusionQuery(fusion=models.Fusion.RRF)
-            return self._request(space, limit, with_payload, with_vector, prefetch=[dense_ranking], query=fused)
-        words = models.Prefetch(
-            query=sparse,
-            using=space.sparse,
-            filter=admitted,
-            params=options.search_params,
-            limit=options.hybrid.sparse_top_k or depth,
-        )
-        prefetch = [dense_ranking, words]
-        return self._request(space, limit, with_payload, with_vector, prefetch=prefetch, query=options.hybrid.query())
-
-    def _request(
-        self, space: Space, limit: int, with_payload: bool, with_vector: bool, **query: Any
-    ) -> models.QueryRequest:
-        return models.QueryRequest(
-            limit=limit,
-            with_payload=with_payload,
-            with_vector=([space.name] if space.name else True) if with_vector else False,
-            shard_key=self.options.shard_key,
-            **query,
-        )
-
     def _listed(self, points: Points, seen: Seen | None = None) -> Found:
         nodes = ReadNodes(points, self._reader, seen)
-        return Found([point.id for point in points], _scores(points), nodes, torch.empty(0, 0))
+        return Found([point.id for point in points], scores_of(points), nodes, torch.empty(0, 0))
 
     def _with_vectors(self, points: Points, space: Space, seen: Seen | None = None) -> Found:
-        points, vectors = _vectors(points, space)
-        return Found([point.id for point in points], _scores(points), ReadNodes(points, self._reader, seen), vectors)
-
-
-def _narrowed(admitted: models.Filter | None, ids: Sequence[PointId]) -> models.Filter:
-    named = models.HasIdCondition(has_id=list(ids))
-    return models.Filter(must=[named] if admitted is None else [named, admitted])
-
-
-def _scores(points: Points) -> list[float]:
-    return [float(getattr(point, "score", 0.0)) for point in points]
-
-
-def _vectors(points: Points, space: Space) -> tuple[Points, Tensor]:
-    """Return the points that have a vector to refine by, and their vectors."""
-    rows = [_dense(point.vector, space) for point in points]
-    kept = [(point, row) for point, row in zip(points, rows, strict=True) if row is not None]
-    if not kept:
-        return [], torch.empty(0, space.size)
-    return [point for point, _ in kept], torch.from_numpy(np.array([row for _, row in kept], dtype=np.float32))
-
-
-def _dense(vector: Any, space: Space) -> list[float] | None:
-    if isinstance(vector, dict):
-        vector = vector.get(space.name)
-    if not isinstance(vector, list) or len(vector) != space.size:
-        return None
-    # A zero vector has no direction.
-    return vector if any(vector) or space.metric != "cosine" else None
+        points, vectors = with_vectors(points, space)
+        return Found([point.id for point in points], scores_of(points), ReadNodes(points, self._reader, seen), vectors)

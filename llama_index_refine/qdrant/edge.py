@@ -368,6 +368,8 @@ def _model(value: BaseModel) -> Any:
     if isinstance(value, models.SparseVectorParams):
         index = value.index or models.SparseIndexParams()
         return edge.EdgeSparseVectorParams(index.full_scan_threshold, index.on_disk, to_edge(value.modifier))
+    if name == "SliceCondition":
+        return edge.SliceCondition(value.slice.total, value.slice.index)  # type: ignore[attr-defined]
     if name in _WRAPPERS:
         return to_edge(getattr(value, _WRAPPERS[name]))
     kind = getattr(edge, _RENAMED.get(name, name), None)

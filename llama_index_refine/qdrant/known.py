@@ -4,34 +4,20 @@ request or tenant and finds what others have learnt.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from torch import Tensor
-
 from llama_index_refine.locks import Lock
+from llama_index_refine.qdrant.background import Background
 from llama_index_refine.qdrant.space import Space
 
 # One entry for each filter; at 30 background vectors of 1024 dimensions, 30 MB in all.
 ENTRIES = 256
-
-
-@dataclass(frozen=True)
-class Background:
-    """A random sample of the documents that a filter admits.
-
-    :param vectors: (N, d) float32.
-    :param ids: their points.
-    :param population: how many documents the filter admits.
-    """
-
-    vectors: Tensor
-    ids: list[Any]
-    population: int
 
 
 @dataclass
@@ -42,20 +28,24 @@ class Known:
     :param described: when it was read.
     :param background: the sample, None while there is none.
     :param counted: when its population was last compared with the collection's.
-    :param sampled: the answer that the sample was taken from.
+    :param points: about how many points there are without the filter.
+    :param doubted: when the scores last contradicted a description that turned out to hold.
+    :param turn: which part of the background is to be looked at next.
     """
 
     space: Space | None = None
     described: float = 0.0
     background: Background | None = None
     counted: float = 0.0
-    sampled: Any = field(default=None, repr=False)
+    points: int = 0
+    doubted: float = -math.inf
+    turn: int = 0
 
-    def learn(self, space: Space) -> None:
+    def learn(self, space: Space, points: int = 0) -> None:
         """Take in a description. A background from another space is dropped."""
         if space != self.space:
             self.background = None
-        self.space, self.described = space, time.monotonic()
+        self.space, self.points, self.described = space, points, time.monotonic()
 
     def forget(self) -> None:
         """Ask for everything again when it is next needed."""

@@ -5,14 +5,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from typing import Any, overload
 from uuid import UUID
 
+import numpy as np
+import torch
 from llama_index.core.schema import BaseNode, TextNode
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 from qdrant_client import models
+from torch import Tensor
 
 from llama_index_refine.ids import is_uuid, same_id
+from llama_index_refine.qdrant.space import Space
 
 logger = logging.getLogger(__name__)
 
@@ -123,3 +128,42 @@ class ReadNodes(Sequence[BaseNode]):
         if point.id not in self._seen:
             self._seen[point.id] = self._reader.node(point)
         return self._seen[point.id]
+
+
+@dataclass(frozen=True)
+class Found:
+    """The points one search found, best first.
+
+    :param ids: their ids.
+    :param scores: (n,) Qdrant's scores.
+    :param nodes: their nodes, as the store's own query gives them; empty where no payload was asked for.
+    :param vectors: (n, d) float32; (0, 0) where they were not asked for.
+    """
+
+    ids: list[PointId]
+    scores: list[float]
+    nodes: Sequence[BaseNode]
+    vectors: Tensor
+
+
+def scores_of(points: Points) -> list[float]:
+    """Return the points' scores, 0 where they have none."""
+    return [float(getattr(point, "score", 0.0)) for point in points]
+
+
+def with_vectors(points: Points, space: Space) -> tuple[Points, Tensor]:
+    """Return the points that have a vector to refine by, and (n, d) their vectors."""
+    rows = [_dense(point.vector, space) for point in points]
+    kept = [(point, row) for point, row in zip(points, rows, strict=True) if row is not None]
+    if not kept:
+        return [], torch.empty(0, space.size)
+    return [point for point, _ in kept], torch.from_numpy(np.array([row for _, row in kept], dtype=np.float32))
+
+
+def _dense(vector: Any, space: Space) -> list[float] | None:
+    if isinstance(vector, dict):
+        vector = vector.get(space.name)
+    if not isinstance(vector, list) or len(vector) != space.size:
+        return None
+    # A zero vector has no direction.
+    return vector if any(vector) or space.metric != "cosine" else None

@@ -8,7 +8,7 @@ import torch
 from llama_index.core.schema import NodeWithScore
 from torch import Tensor
 
-from llama_index_refine.qdrant.collection import Found, PointId
+from llama_index_refine.qdrant.points import Found, PointId
 from llama_index_refine.similarity import Metric, passes, score_of_similarity, similarity_of_score
 
 

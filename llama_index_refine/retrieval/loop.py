@@ -17,7 +17,10 @@ from torch import Tensor
 from llama_index_refine.graders.account import Account, Budget
 from llama_index_refine.graders.base import GraderError, Grades
 from llama_index_refine.ids import same_id
-from llama_index_refine.qdrant.collection import Background, Found, PointId, QdrantCollection, Space, points_of
+from llama_index_refine.qdrant.background import Background
+from llama_index_refine.qdrant.collection import QdrantCollection
+from llama_index_refine.qdrant.points import Found, PointId, points_of
+from llama_index_refine.qdrant.space import Space
 from llama_index_refine.refinement import Refinement
 from llama_index_refine.refining.allocation import PLENTY, next_to_grade, split_budget
 from llama_index_refine.refining.base import TYPICAL_SIGNAL
@@ -117,11 +120,13 @@ class FeedbackLoop:
         if embedding is None:
             embedding = yield Step("embed", self.embedding, query)
         vector = np.asarray(embedding, dtype=np.float32)
-        space = yield from self.collection.space()
-        _check(vector, space)
+        if not np.isfinite(vector).all():
+            raise ValueError("the query's embedding holds NaN or infinity")
+        yield from self.collection.space_for(vector)
         words = yield from self.collection.words(query.query_str)
         shares = split_budget(self.feedback_top_k, self.rounds)
-        first, shown = yield from self.collection.search_with_vectors(vector, self.similarity_top_k, shares[0], **words)
+        first, shown = yield from self.collection.search_first(vector, self.similarity_top_k, shares[0], **words)
+        space = yield from self.collection.space()
         feedback = Feedback(query, vector, account, words)
         before = [NodeWithScore(node=node, score=score) for node, score in zip(first.nodes, first.scores, strict=True)]
         try:
@@ -298,13 +303,3 @@ class FeedbackLoop:
             known = similarity(torch.from_numpy(refinement.vector), documents, space.metric)
             candidates = similarity_of_score(torch.tensor([ranking.scores[at] for at in new]), space.metric)
         return [new[place] for place in next_to_grade(known, grades, candidates, share)]
-
-
-def _check(vector: np.ndarray, space: Space) -> None:
-    if vector.shape != (space.size,):
-        raise ValueError(
-            f"the query's embedding has {vector.size} dimensions, the vector {space.name!r} of the collection has "
-            f"{space.size}: set embed_model to the model that embedded the collection"
-        )
-    if not np.isfinite(vector).all():
-        raise ValueError("the query's embedding holds NaN or infinity")

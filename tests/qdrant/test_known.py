@@ -9,7 +9,8 @@ import os
 import pytest
 import torch
 
-from llama_index_refine.qdrant.known import ENTRIES, Background, Known, Shelf
+from llama_index_refine.qdrant.background import Background
+from llama_index_refine.qdrant.known import ENTRIES, Known, Shelf
 from llama_index_refine.qdrant.space import Space
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from llama_index.core.schema import TextNode
 
-from llama_index_refine.qdrant.collection import Found
+from llama_index_refine.qdrant.points import Found
 from llama_index_refine.retrieval.fusion import fuse
 
 EMPTY = torch.empty(0, 0)

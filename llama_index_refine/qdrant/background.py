@@ -1,0 +1,164 @@
+"""The sample that stands for all the documents that are not graded, and is the same in every run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from random import Random
+from typing import Any
+from uuid import UUID
+
+import torch
+from qdrant_client import models
+from torch import Tensor
+
+from llama_index_refine.qdrant.points import PointId, Points, scores_of
+from llama_index_refine.qdrant.queries import Queries
+from llama_index_refine.similarity import Metric, similarity, similarity_of_score
+from llama_index_refine.steps import Step
+
+# Two slices of the collection hold at least so many points for each that is wanted, on average.
+SPARE = 1.5
+# Qdrant takes some ten thousand ids in a condition without noticing.
+MOST_IDS = 5000
+# Versions of UUIDs that are random numbers or hashes, whose order says nothing about the documents.
+UNIFORM_UUIDS = (3, 4, 5)
+# How many points of the background are looked at again with each query.
+LOOKED_AT = 5
+# float16 keeps three digits. Another model moves a similarity by more than this part of its range.
+TOLERANCE = 0.005
+
+# Takes queries, and which step they belong to; is sent their points, or None where Qdrant refuses them.
+Ask = Callable[..., Generator[Step, Any, "list[Points] | None"]]
+
+
+@dataclass(frozen=True)
+class Background:
+    """A uniform sample of the documents that a filter admits.
+
+    :param vectors: (N, d) float32.
+    :param ids: their points.
+    :param population: how many documents the filter admits.
+    """
+
+    vectors: Tensor
+    ids: list[Any]
+    population: int
+
+    def same_as(self, other: Background) -> bool:
+        """Say whether another is the same sample of the same number of documents."""
+        return (self.ids, self.population) == (other.ids, other.population) and torch.equal(self.vectors, other.vectors)
+
+    def a_few(self, turn: int) -> Background:
+        """Return some of it, in turn, so that all of it is looked at again by and by."""
+        first = turn * LOOKED_AT % max(len(self.ids), 1)
+        few = slice(first, first + LOOKED_AT)
+        return Background(self.vectors[few], self.ids[few], self.population)
+
+    def unchanged(self, found: Points, query: Tensor, metric: Metric) -> bool:
+        """Say whether Qdrant's scores are those of these documents as they were.
+
+        :param found: what a search among these points found.
+        :param query: (d,) the query, as Qdrant was given it.
+        :param metric: the distance.
+        :return: False where a document is gone, its vector is another, or the distance is.
+        """
+        place = {point: at for at, point in enumerate(self.ids)}
+        if {point.id for point in found} != place.keys():
+            return False
+        vectors = self.vectors[[place[point.id] for point in found]]
+        return agree(vectors, scores_of(found), query, metric)
+
+
+def agree(vectors: Tensor, scores: Sequence[float], query: Tensor, metric: Metric) -> bool:
+    """Say whether scores are what the distance makes of the vectors.
+
+    :param vectors: (n, d)
+    :param scores: (n,) Qdrant's scores.
+    :param query: (d,) the query.
+    :param metric: the distance.
+    """
+    expected = similarity(query, vectors, metric)
+    given = similarity_of_score(torch.tensor(scores, dtype=torch.float32), metric)
+    if metric == "cosine":
+        scale = torch.ones(len(vectors))
+    else:
+        lengths = vectors.norm(dim=-1)
+        scale = lengths * query.norm() if metric == "dot" else (lengths.square() + query.norm().square()) / 2
+    return bool(((given - expected).abs() <= TOLERANCE * scale).all())
+
+
+def draw(ask: Ask, queries: Queries, size: int, population: int, points: int) -> Generator[Step, Any, Points]:
+    """Draw a sample that is the same whenever the collection is, as far as Qdrant can tell one.
+
+    By Qdrant's slices of the id space, which are those of a hash (from 1.19). Without them, of ids that are random
+    anyway the first; of numbers, some from their range; else Qdrant's random sample, which differs each time.
+
+    :param ask: asks Qdrant.
+    :param queries: writes the queries.
+    :param size: how many points.
+    :param population: about how many points the filter admits.
+    :param points: about how many there are without it.
+    :return: the points, with vectors.
+    """
+    total = 1
+    while population >= SPARE * size * total:
+        total *= 2
+    while total >= 4:
+        found = yield from _sliced(ask, queries, size, total)
+        if found is None:
+            break
+        if len(found) >= size:
+            return _chosen(found, size)
+        # Fewer are admitted than Qdrant thought.
+        total //= 4
+    return (yield from _without_slices(ask, queries, size, population, points))
+
+
+def _sliced(
+    ask: Ask, queries: Queries, size: int, total: int
+) -> Generator[Step, Any, list[models.ScoredPoint | models.Record] | None]:
+    """Return the points of two slices, None where the server does not know slices."""
+    if not hasattr(models, "SliceCondition"):
+        return None
+    halves = [models.SliceCondition(slice=models.Slice(total=total, index=at)) for at in range(2)]
+    found = yield from ask(*(queries.listed(2 * size, half) for half in halves))
+    # Over gRPC a server that does not know a condition takes it for none.
+    if found is None or {point.id for point in found[0]} & {point.id for point in found[1]}:
+        return None
+    return [*found[0], *found[1]]
+
+
+def _without_slices(
+    ask: Ask, queries: Queries, size: int, population: int, points: int
+) -> Generator[Step, Any, Points]:
+    numbers = models.HasIdCondition(has_id=_numbers(size, population, points))
+    requests = [queries.listed(3 * size), queries.listed(3 * size, numbers), queries.sample(size)]
+    found = yield from ask(*requests)
+    if found is None:
+        # Limits for filters, perhaps.
+        found = yield from ask(requests[0], requests[2])
+    if found is None:
+        return []
+    first, random = found[0], found[-1]
+    drawn = found[1] if len(found) == len(requests) else []
+    if len(first) < 3 * size or all(map(_is_uniform, (point.id for point in first))):
+        return _chosen(first, size)
+    return _chosen(drawn, size) if len(drawn) >= size else random
+
+
+def _numbers(size: int, population: int, points: int) -> list[PointId]:
+    """Draw as many numbers from the range of the ids, if they are numbered through, as should meet enough points."""
+    wanted = int(SPARE * size * max(points, 1) / max(population, 1)) + 1
+    there = range(max(points, 1) + 1)
+    return sorted(Random(0).sample(there, min(wanted, MOST_IDS, len(there))))
+
+
+def _is_uniform(point: PointId) -> bool:
+    return not isinstance(point, int) and UUID(str(point)).version in UNIFORM_UUIDS
+
+
+def _chosen(points: Points, size: int) -> Points:
+    """Choose by a hash, so that neither the order of ids counts nor chance."""
+    return sorted(points, key=lambda point: blake2b(str(point.id).encode()).digest())[:size]

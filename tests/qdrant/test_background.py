@@ -1,0 +1,192 @@
+"""The background: the same in every run, uniform, and as large as asked for."""
+
+from __future__ import annotations
+
+import uuid
+import zlib
+from random import Random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from qdrant_client import models
+
+from llama_index_refine import RefinedRetriever
+from llama_index_refine.qdrant.background import Background, agree, draw
+from llama_index_refine.qdrant.known import Shelf
+from llama_index_refine.qdrant.options import SearchOptions
+from llama_index_refine.qdrant.queries import Queries
+from llama_index_refine.qdrant.space import Space
+from llama_index_refine.similarity import METRICS, score_of_similarity, similarity
+from tests.places import EACH, SIZE, TOPICS, LabelGrader, points, question
+
+COSINE = models.VectorParams(size=SIZE, distance=models.Distance.COSINE)
+ID_KINDS = {
+    "numbers": lambda at: at,
+    "numbers from 1": lambda at: at + 1,
+    "random UUIDs": lambda at: str(uuid.UUID(int=Random(at).getrandbits(128), version=4)),
+    "hashed UUIDs": lambda at: str(uuid.uuid5(uuid.NAMESPACE_URL, str(at))),
+}
+
+
+def filled(place, kind: str = "numbers") -> str:
+    name = place.create(COSINE)
+    place.write(name, [point.model_copy(update={"id": ID_KINDS[kind](at)}) for at, point in enumerate(points())])
+    return name
+
+
+def retriever(place, name, **kwargs) -> RefinedRetriever:
+    options = {"text_key": "meta.abstract", "grader": LabelGrader(), "trust": 1.0, "on_error": "raise", **kwargs}
+    return RefinedRetriever.from_collection(place.client, name, **options)
+
+
+@pytest.mark.parametrize("kind", ID_KINDS)
+def test_the_same_query_goes_the_same_way_for_everyone(place, kind, monkeypatch):
+    name = filled(place, kind)
+    runs = []
+    for _ in range(2):
+        # Each knows nothing of what the other has drawn.
+        monkeypatch.setattr("llama_index_refine.qdrant.collection.shelf", Shelf())
+        runs.append(retriever(place, name).refine(question(0)))
+    first, second = runs
+    assert len(first.background) > 15
+    assert np.array_equal(first.background, second.background)
+    assert np.array_equal(first.vector, second.vector)
+    assert [(entry.node.node_id, entry.score) for entry in first.nodes] == [
+        (entry.node.node_id, entry.score) for entry in second.nodes
+    ]
+
+
+@pytest.mark.parametrize("size", [10, 60, 500])
+def test_it_is_as_large_as_asked_for_and_keeps_to_the_filter(place, size, monkeypatch):
+    name = filled(place)
+    tenant = models.Filter(must=[models.FieldCondition(key="tenant", match=models.MatchValue(value="a"))])
+    options = {"vector_store_kwargs": {"qdrant_filters": tenant}}
+    for kwargs, there in (({}, TOPICS * EACH), (options, TOPICS * EACH // 2)):
+        collection = retriever(place, name, background_size=size, **kwargs)._collection
+        background = found(collection.background(), place)
+        assert len(background.ids) == len(set(background.ids)) == min(size, there)
+        if kwargs:
+            assert all(number // TOPICS % 2 == 0 for number in background.ids)
+
+
+def found(steps, place):
+    from llama_index_refine.retrieval.running import run
+
+    (outcome,) = run([steps])
+    if isinstance(outcome.result, Exception):
+        raise outcome.result
+    return outcome.result
+
+
+# What a server is asked, and what may come back
+
+
+class Answers:
+    """Points by number of which a server admits some, and which conditions it knows."""
+
+    def __init__(self, ids, slices: str = "known") -> None:
+        self.ids = sorted(ids, key=lambda point: (str(type(point)), point))
+        self.slices = slices
+        self.asked = 0
+
+    def ask(self, *requests):
+        yield from ()
+        self.asked += 1
+        answers = []
+        for request in requests:
+            found = self.ids
+            for condition in request.filter.must if request.filter else []:
+                if isinstance(condition, models.SliceCondition):
+                    if self.slices == "refused":
+                        return None
+                    if self.slices == "known":
+                        cut = condition.slice
+                        found = [one for one in found if zlib.crc32(str(one).encode()) % cut.total == cut.index]
+                if isinstance(condition, models.HasIdCondition):
+                    found = [one for one in found if one in set(condition.has_id)]
+            if isinstance(request.query, models.SampleQuery):
+                found = np.random.default_rng(self.asked).permutation(found).tolist()
+            answers.append([models.Record(id=one, vector=[1.0]) for one in found[: request.limit]])
+        return answers
+
+
+def drawn(answers, size=30, population=None, total=None):
+    queries = Queries(Space("", 1, "dot"), SearchOptions())
+    population = len(answers.ids) if population is None else population
+    steps = draw(answers.ask, queries, size, population, total or len(answers.ids))
+    try:
+        next(steps)
+    except StopIteration as end:
+        return [point.id for point in end.value]
+    raise AssertionError("it waits for nothing here")
+
+
+@pytest.mark.parametrize("slices", ["known", "refused", "ignored"])
+@pytest.mark.parametrize("kind", ID_KINDS)
+def test_every_server_gives_a_reproducible_sample_from_all_over_in_few_requests(kind, slices):
+    ids = [ID_KINDS[kind](at) for at in range(5000)]
+    answers = Answers(ids, slices)
+    first = drawn(answers)
+    assert answers.asked == (1 if slices == "known" else 2)
+    assert first == drawn(Answers(ids, slices))
+    assert len(set(first)) == 30
+    order = {point: at for at, point in enumerate(ids)}
+    assert 1500 < np.mean([order[point] for point in first]) < 3500
+
+
+def test_where_nothing_else_is_left_chance_draws():
+    ids = [str(uuid.UUID(int=at, version=7)) for at in range(5000)]
+    first = drawn(Answers(ids, "refused"))
+    assert len(set(first)) == 30
+    order = {point: at for at, point in enumerate(ids)}
+    assert np.mean([order[point] for point in first]) > 1000
+
+
+@given(st.integers(0, 3000), st.integers(0, 3000), st.sampled_from(["known", "refused", "ignored"]))
+def test_it_is_as_large_as_can_be_whatever_the_server_estimates(there, estimated, slices):
+    ids = [at * 7 + 3 for at in range(there)]
+    sample = drawn(Answers(ids, slices), population=estimated)
+    assert len(sample) == len(set(sample)) == min(30, there)
+
+
+def test_numbers_that_a_filter_admits_seldom_are_met_too():
+    sample = drawn(Answers(range(0, 10_000, 20), "refused"), total=10_000)
+    assert len(sample) == 30
+    assert sample == drawn(Answers(range(0, 10_000, 20), "refused"), total=10_000)
+    assert max(sample) > 5000
+
+
+# Whether it still holds
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_scores_tell_whether_vectors_and_distance_are_the_same(metric):
+    generator = torch.Generator().manual_seed(0)
+    vectors, query = torch.randn(5, 8, generator=generator), torch.randn(8, generator=generator)
+    background = Background(vectors, [*range(5)], 100)
+
+    def found(rows, ids=range(5), by=metric):
+        scores = score_of_similarity(similarity(query, rows, by), by).tolist()
+        return [models.ScoredPoint(id=at, version=0, score=score) for at, score in zip(ids, scores, strict=False)]
+
+    assert background.unchanged(found(vectors), query, metric)
+    assert background.unchanged(found(vectors.half().float()), query, metric)
+    assert background.unchanged([*reversed(found(vectors))], query, metric)
+    assert not background.unchanged(found(vectors)[:4], query, metric)
+    assert not background.unchanged(found(vectors.flip(0)), query, metric)
+    assert not background.unchanged(found(vectors, ids=range(1, 6)), query, metric)
+    for other in set(METRICS) - {metric}:
+        assert not background.unchanged(found(vectors, by=other), query, metric)
+
+
+def test_no_vectors_agree_with_no_scores():
+    assert agree(torch.empty(0, 8), [], torch.ones(8), "cosine")
+
+
+def test_all_of_it_is_looked_at_in_turn():
+    background = Background(torch.randn(12, 2), [*range(12)], 100)
+    assert {point for turn in range(12) for point in background.a_few(turn).ids} == {*range(12)}
+    assert all(background.a_few(turn).ids for turn in range(50))
