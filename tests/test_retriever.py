@@ -99,14 +99,21 @@ def test_returns_what_retrieve_returns_and_all_there_is_to_know(store):
     assert refinement.reason is None
 
 
-def test_one_round_sends_two_searches_once_the_background_is_there():
+def test_one_round_sends_two_requests_once_the_background_is_there():
     client = CountingClient(":memory:")
     refined = retriever(PLANTED.store(client), rounds=1)
     refined.retrieve(PLANTED.query(0))
     assert len(client.batches) == 3
     client.batches.clear()
     refined.retrieve(PLANTED.query(1))
-    assert [len(requests) for requests in client.batches] == [1, 1]
+    assert len(client.batches) == 2
+    (search, look), (last,) = client.batches
+    assert search.limit == 20
+    assert last.limit == 30
+    # What is looked at again of the background comes along with the first search, as scores alone.
+    assert look.limit == 5
+    assert not look.with_vector
+    assert not look.with_payload
 
 
 def test_two_rounds_send_one_search_more_and_fetch_only_what_they_grade():
@@ -162,7 +169,7 @@ def test_more_results_than_grades_cost_no_second_request():
     client = CountingClient(":memory:")
     refinement = retriever(PLANTED.store(client), rounds=1, similarity_top_k=60).refine(PLANTED.query(0))
     assert len(refinement.nodes) == len(refinement.nodes_before) == 60
-    listed, graded = client.batches[0]
+    graded, listed = client.batches[0]
     assert (listed.limit, graded.limit) == (60, 20)
     assert not listed.with_vector
 

@@ -9,7 +9,7 @@ from random import Random
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from qdrant_client import models
 
@@ -20,7 +20,7 @@ from llama_index_refine.qdrant.options import SearchOptions
 from llama_index_refine.qdrant.queries import Queries
 from llama_index_refine.qdrant.space import Space
 from llama_index_refine.similarity import METRICS, score_of_similarity, similarity
-from tests.places import EACH, SIZE, TOPICS, LabelGrader, points, question
+from tests.places import EACH, PLACES, SIZE, TOPICS, LabelGrader, open_place, points, question
 
 COSINE = models.VectorParams(size=SIZE, distance=models.Distance.COSINE)
 ID_KINDS = {
@@ -56,6 +56,25 @@ def test_the_same_query_goes_the_same_way_for_everyone(place, kind, monkeypatch)
     assert np.allclose(first.background, second.background, atol=1e-6)
     assert np.allclose(first.vector, second.vector, atol=1e-5)
     assert [entry.node.node_id for entry in first.nodes] == [entry.node.node_id for entry in second.nodes]
+
+
+@pytest.mark.parametrize("kind", ["numbers", "random UUIDs"])
+@pytest.mark.parametrize("place", PLACES)
+def test_a_run_done_again_with_a_new_client_gives_the_same_rankings_and_vectors(place, kind, tmp_path, request):
+    address = request.getfixturevalue("qdrant_address") if place.startswith("server") else ("", 0)
+    runs = []
+    for seed in range(2):
+        # Whatever is left to chance falls otherwise.
+        np.random.seed(seed)
+        with open_place(place, tmp_path / str(seed), address) as opened:
+            refined = retriever(opened, filled(opened, kind), similarity_top_k=20)
+            runs.append([refined.refine(question(topic)) for topic in range(TOPICS)])
+    for first, second in zip(*runs, strict=True):
+        assert first.refined
+        assert [entry.node.node_id for entry in first.nodes] == [entry.node.node_id for entry in second.nodes]
+        assert [entry.node.node_id for entry in first.graded_nodes] == [n.node.node_id for n in second.graded_nodes]
+        assert np.allclose(first.vector, second.vector, atol=1e-5)
+        assert np.allclose(first.background, second.background, atol=1e-6)
 
 
 @pytest.mark.parametrize("size", [10, 60, 500])
@@ -144,6 +163,7 @@ def test_where_nothing_else_is_left_chance_draws():
     assert np.mean([order[point] for point in first]) > 1000
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.integers(0, 3000), st.integers(0, 3000), st.sampled_from(["known", "refused", "ignored"]))
 def test_it_is_as_large_as_can_be_whatever_the_server_estimates(there, estimated, slices):
     ids = [at * 7 + 3 for at in range(there)]
