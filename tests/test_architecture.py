@@ -12,6 +12,7 @@ PACKAGE = "llama_index_refine"
 MAY_KNOW = {
     "refinement": {"display", "similarity"},
     "ids": set(),
+    "images": set(),
     "locks": set(),
     "similarity": set(),
     "steps": set(),
@@ -19,7 +20,7 @@ MAY_KNOW = {
     "display": {"similarity"},
     "refining": {"refinement", "similarity"},
     "qdrant": {"ids", "locks", "similarity", "steps", "stores"},
-    "graders": {"ids", "locks"},
+    "graders": {"ids", "images", "locks"},
     "retrieval": {"ids", "locks", "refinement", "similarity", "steps", "refining", "qdrant", "graders"},
     "retriever": {"refinement", "steps", "stores", "refining", "qdrant", "graders", "retrieval"},
 }

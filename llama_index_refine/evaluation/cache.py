@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from llama_index_refine.graders.account import current_account
 from llama_index_refine.graders.base import BaseGrader, Grades
+from llama_index_refine.images.identity import identity_of
 
 _CHUNK = 1024
 
@@ -148,7 +149,7 @@ class ReplayingGrader(BaseGrader):
 
     def _look_up(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> tuple[list[str], dict[str, Any]]:
         teacher = self.fingerprint()
-        keys = [key_of("grade", teacher, query.query_str, node.get_content(MetadataMode.NONE)) for node in nodes]
+        keys = [key_of("grade", teacher, *_content(query, node)) for node in nodes]
         return keys, self.answers.get(keys)
 
     def _keep(self, keys: Sequence[str], grades: Sequence[float | None], bill: _Bill, known: dict[str, Any]) -> None:
@@ -171,6 +172,12 @@ class ReplayingGrader(BaseGrader):
         self.seconds += seconds
         entries = [known.get(key, {"grade": None, "spread": None}) for key in keys]
         return Grades([entry["grade"] for entry in entries], [entry["spread"] for entry in entries])
+
+
+def _content(query: QueryBundle, node: BaseNode) -> list[str]:
+    """What decides a grade here; the metadata of a text does not, as data sets have none that a teacher reads."""
+    query_str, _, *images = identity_of(query, node)
+    return [query_str, node.get_content(MetadataMode.NONE), *images]
 
 
 class _Bill:

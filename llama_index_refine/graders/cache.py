@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from llama_index.core.schema import BaseNode, MetadataMode, QueryBundle
+from llama_index.core.schema import BaseNode, QueryBundle
 from llama_index.core.storage.kvstore import SimpleKVStore
 from llama_index.core.storage.kvstore.types import BaseKVStore
 
@@ -19,6 +19,7 @@ from llama_index_refine.graders.account import current_account
 from llama_index_refine.graders.asking.blocking import in_thread
 from llama_index_refine.graders.base import BaseGrader, Grades
 from llama_index_refine.graders.combining import Caller, CombiningGrader, spread_of
+from llama_index_refine.images.identity import identity_of
 from llama_index_refine.locks import Lock
 
 logger = logging.getLogger(__name__)
@@ -30,7 +31,9 @@ class _Entry(NamedTuple):
 
 
 class CachedGrader(CombiningGrader):
-    """Asks its teacher only what it has not been asked before: same query, same text and metadata, same teacher.
+    """Asks its teacher only what it has not been asked before: same query, same content and metadata, same teacher.
+
+    Content is text and images, by their bytes wherever they are kept, or by their URL; a query's image is part of it.
 
     What decides a teacher's grades (class, model, prompt, instruction, see `BaseGrader.fingerprint`) is part of the
     key, so changing any of it misses. Queries that want the same grade at the same time share one call. A missing grade
@@ -55,7 +58,8 @@ class CachedGrader(CombiningGrader):
 
     async def _combine(self, query: QueryBundle, nodes: Sequence[BaseNode], caller: Caller) -> Grades:
         teacher = self.fingerprint()
-        keys = [_key(teacher, query, node) for node in nodes]
+        # Files of images are read for this.
+        keys = await in_thread(_keys, teacher, query, nodes)
         by_key = dict(zip(keys, nodes, strict=True))
         with self._claimed(list(by_key), caller) as (mine, others):
             known = await self._load(list(mine), caller)
@@ -141,9 +145,9 @@ async def _answers(futures: dict[str, Future[_Entry | None]]) -> dict[str, _Entr
     return {key: entry for key, future in waiting.items() if future.done() and (entry := future.result()) is not None}
 
 
-def _key(teacher: str, query: QueryBundle, node: BaseNode) -> str:
-    parts = [teacher, query.query_str, node.get_content(MetadataMode.ALL)]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+def _keys(teacher: str, query: QueryBundle, nodes: Sequence[BaseNode]) -> list[str]:
+    parts = ([teacher, *identity_of(query, node)] for node in nodes)
+    return [hashlib.sha256(json.dumps(part).encode()).hexdigest() for part in parts]
 
 
 def _entry(value: dict[str, object] | None) -> _Entry | None:

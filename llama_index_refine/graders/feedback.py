@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from llama_index.core.schema import BaseNode, QueryBundle
+from llama_index.core.schema import BaseNode, QueryBundle, QueryType
 
 from llama_index_refine.graders.base import BaseGrader, Grades, on_scale
 from llama_index_refine.graders.combining import Caller, CombiningGrader, spread_of, valid
 from llama_index_refine.ids import same_id
+from llama_index_refine.images.identity import query_identity
 
 Judgements = Mapping[str, Mapping[str, float]]
 FindJudgements = Callable[[QueryBundle], Mapping[str, float]]
@@ -22,7 +23,7 @@ class FeedbackGrader(CombiningGrader):
 
     :param judgements: query text -> node id -> relevance in [0, 1]; or a function from the query to node id ->
         relevance, which may look them up anywhere. Queries are compared without regard to case and spacing, ids that
-        are UUIDs without regard to case and hyphens.
+        are UUIDs without regard to case and hyphens. Judgements of a query with an image go through `judge`.
     :param teacher: grades the other nodes; None leaves them without a grade.
     :raises ValueError: a judgement outside [0, 1].
     """
@@ -32,7 +33,7 @@ class FeedbackGrader(CombiningGrader):
     ) -> None:
         super().__init__({"": teacher} if teacher is not None else {})
         self._teacher = teacher
-        self._given: dict[str, dict[str, float]] = {}
+        self._given: dict[tuple[str, str], dict[str, float]] = {}
         self._find: FindJudgements = self._lookup
         if callable(judgements):
             self._find = judgements
@@ -41,17 +42,18 @@ class FeedbackGrader(CombiningGrader):
                 for node_id, grade in by_node.items():
                     self.judge(query, node_id, grade)
 
-    def judge(self, query: str, node_id: str, grade: float) -> None:
+    def judge(self, query: QueryType, node_id: str, grade: float) -> None:
         """Remember one judgement; a later one of the same node replaces it.
 
-        :param query: the query's text.
+        :param query: the query, or its text; queries with different images are different.
         :param node_id: the node's id.
         :param grade: its relevance in [0, 1]: 1 for a thumb up, 0 for a thumb down.
         :raises ValueError: grade outside [0, 1].
         """
         if (judged := on_scale(grade)) is None:
             raise ValueError(f"grade must be in [0, 1]; got {grade} for node {node_id}")
-        self._given.setdefault(_folded(query), {})[same_id(node_id)] = judged
+        bundle = QueryBundle(query) if isinstance(query, str) else query
+        self._given.setdefault(_folded(bundle), {})[same_id(node_id)] = judged
 
     async def _combine(self, query: QueryBundle, nodes: Sequence[BaseNode], caller: Caller) -> Grades:
         judged = {same_id(node_id): grade for node_id, grade in self._find(query).items()}
@@ -73,8 +75,8 @@ class FeedbackGrader(CombiningGrader):
         return f"{super().fingerprint()} {id(self)}"
 
     def _lookup(self, query: QueryBundle) -> Mapping[str, float]:
-        return self._given.get(_folded(query.query_str), {})
+        return self._given.get(_folded(query), {})
 
 
-def _folded(query: str) -> str:
-    return " ".join(query.casefold().split())
+def _folded(query: QueryBundle) -> tuple[str, str]:
+    return " ".join(query.query_str.casefold().split()), query_identity(query)
