@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.schema import TextNode
 from llama_index.llms.openai import OpenAI
 
 from llama_index_refine.graders.account import Account, Budget
-from llama_index_refine.graders.asking.verdicts import grades_of, verdicts_in
 from llama_index_refine.graders.listwise import ListwiseGrader
 from tests.chat_server import Question, Reply, error
 from tests.graders.conftest import NODES, QUERY
@@ -131,36 +127,3 @@ def test_credentials_are_not_tried_again_in_plain_text(chat_server):
     llm = OpenAI(model="gpt-4o-mini", api_base=chat_server.url, api_key="k")
     assert ListwiseGrader(llm).grade(QUERY, NODES) == [None] * 3
     assert chat_server.calls == 1
-
-
-@pytest.mark.parametrize(
-    ("text", "grades"),
-    [
-        ('[{"document": 1, "relevance": 7}, {"document": 2, "relevance": 0}]', [0.7, 0.0]),
-        ('```json\n{"verdicts": [{"doc": "1", "score": "7"}, {"doc": 2, "score": 0}]}\n```', [0.7, 0.0]),
-        ('Sure! Here it is: {"1": 7, "document 2": 3} Hope it helps {"', [0.7, 0.3]),
-        ("[7, 3]", [0.7, 0.3]),
-        ("Doc: 1, Relevance: 7\nDoc: 2, Relevance: 3", [0.7, 0.3]),
-        ("1: 7\n2: 3/10", [0.7, 0.3]),
-        ("[1] 7\n[2] 3", [0.7, 0.3]),
-        ('[{"document": 1, "relevance": 7}, {"document": 2, "relev', [0.7, None]),
-        ('[{"document": 1, "relevance": 7}, {"document": 1, "relevance": 9}]', [0.8, None]),
-        ('[{"document": 9, "relevance": 7}, {"document": 0, "relevance": 7}]', [None, None]),
-        ('[{"document": 1, "relevance": NaN}, {"document": 2, "relevance": 70}]', [None, None]),
-        ('[{"document": 1, "relevance": "high"}, {"document": 2, "relevance": true}]', [None, None]),
-        ("I cannot judge these documents.", [None, None]),
-        ("", [None, None]),
-        ("[" * 5000, [None, None]),
-        ('{"document": 1, "relevance": ' + "9" * 400 + "}", [None, None]),
-    ],
-)
-def test_verdicts_in_text(text, grades):
-    assert grades_of(verdicts_in(text, 2), 2) == pytest.approx(grades)
-
-
-@settings(max_examples=50)
-@given(st.text() | st.recursive(st.none() | st.floats() | st.text() | st.integers(), st.lists).map(json.dumps))
-def test_whatever_the_text_there_is_one_grade_or_none_a_document(text):
-    grades = grades_of(verdicts_in(text, 3), 3)
-    assert len(grades) == 3
-    assert all(grade is None or 0 <= grade <= 1 for grade in grades)

@@ -26,9 +26,12 @@ _MARK = re.compile(
     re.IGNORECASE,
 )
 _UNUSED = re.compile(r"<unused94>.*?(?:<unused95>|\Z)|<\|channel>.*?(?:<channel\|>|\Z)", re.DOTALL)
-_FINAL_CHANNEL = re.compile(r"<\|channel\|>\s*final\b[^<]*<\|message\|>")
-_LEAKED_CHANNEL = re.compile(r"\A\s*analysis.*assistant\s*final", re.DOTALL)
-_SPECIAL = re.compile(r"<\|[^|<>]{1,40}\|>|</?s>|<eos>|<end_of_turn>|<\|im_end\|>|<turn\|>")
+_FINAL_CHANNEL = re.compile(r"<\|channel\|>\s*final\b[^<]{0,100}(?:<\|constrain\|>[^<]{0,100})?<\|message\|>")
+_LEAKED_CHANNEL = re.compile(r"\A\s*(?:(?:analysis|commentary).*)?assistant\s*final", re.DOTALL)
+_SPECIAL = re.compile(r"<\|[^|<>]{1,40}\|>|</?s>|<eos>|<end_of_turn>|<turn\|>|\[/?INST\]")
+# A model that goes on after its turn talks to itself.
+_END_OF_TURN = re.compile(r"<\|(?:eot_id|im_end|endoftext|end_of_text|eom_id)\|>|<end_of_turn>|</s>")
+_CROSSED_OUT = re.compile(r"~~(?=\S)[^~\n]{1,200}~~|<(?P<tag>del|strike)>[^<\n]{1,200}</(?P=tag)>", re.IGNORECASE)
 _FENCE = re.compile(r"^[ \t]*(?:```|~~~)[\w+-]*[ \t]*$", re.MULTILINE)
 _SENTENCES = re.compile(r"(?<=[.!?])\s+|\n+|(?<=\u3002)")
 _FORMLESS = re.compile(r"[\s\u2581\u0120\u010a]+")
@@ -186,7 +189,9 @@ def answer_in(text: str) -> str:
     elif "<|channel|>" in text:
         return ""
     text = _LEAKED_CHANNEL.sub("", _UNUSED.sub("", text))
-    return _FENCE.sub("", _SPECIAL.sub("", "".join(_outside(text))))
+    text = _CROSSED_OUT.sub("", "".join(_outside(text)))
+    turns = (_SPECIAL.sub("", turn) for turn in _END_OF_TURN.split(text))
+    return _FENCE.sub("", next((turn for turn in turns if turn.strip()), ""))
 
 
 def _outside(text: str) -> list[str]:

@@ -15,9 +15,9 @@ _DEPTH = 6
 DRAFT = r"draft|initial|first|preliminary|tentative|provisional|previous|wrong|old"
 FINAL = r"final|finally|revised|corrected|overall|actual|actually|therefore|thus|hence|conclusion|summary"
 # Between a label and its value.
-SEPARATOR = r"[\"'*_`)\]\s]*(?:[:=?>{\uff1a\u2192]|[-\u2013\u2014]+>?\s)"
+SEPARATOR = r"[\"'*_`)\]\s]*(?:[:=?>{|\uff1a\u2192]|[-\u2013\u2014]+>?\s)"
 END_OF_LINE = r"[ \t]*[*_`#]*[ \t]*\n"
-OPENING = r"(?:[^\w.!?,;:]|_){0,12}(?:\\?text\{)?"
+OPENING = r"(?:[^\w.!?,;:]|_){0,12}(?:\\?(?:text|math)(?:bf|it|rm|tt|sf)?\{)?"
 REFUSAL = re.compile(
     r"\b(?:sorry|apologi[sz]e|cannot|can.t|unable|won.t|not able to|as an ai|not comfortable|decline)\b", re.IGNORECASE
 )
@@ -59,12 +59,12 @@ def decide(claims: Iterable[Claim | None]) -> Claim | None:
 
 
 def json_claims(
-    text: str, read: Callable[[Any], float | None], keys: re.Pattern[str], negated: re.Pattern[str] | None = None
+    text: str, read: Callable[[str, Any], float | None], keys: re.Pattern[str], negated: re.Pattern[str] | None = None
 ) -> tuple[list[Claim | None], str]:
     """Find what the JSON in a text claims.
 
     :param text: the answer.
-    :param read: reads a value, None where it is none.
+    :param read: reads the value of a key, None where it is none.
     :param keys: the names of entries that hold an answer; where no entry has one, an only value does.
     :param negated: names of entries whose values mean their opposite.
     :return: the claims, and the text with blanks in the place of the JSON that makes them.
@@ -75,7 +75,7 @@ def json_claims(
         named: list[Claim | None] = []
         others: list[Claim | None] = []
         for key, inner in _leaves(value):
-            number = read(inner)
+            number = read(key, inner)
             if number is None or _NO_ANSWER.search(key):
                 continue
             opposite = negated is not None and negated.search(key) is not None

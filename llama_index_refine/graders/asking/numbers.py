@@ -19,18 +19,23 @@ from llama_index_refine.graders.asking.claims import (
 )
 
 _I = re.IGNORECASE
-_DIGITS = r"(?<![\w.,-])\d{1,9}(?:[.,]\d{1,9})?(?![\w%]|[.,]\d|\s*(?:%|percent))"
+_DIGITS = r"(?<![\w.,<\u2264\u2265-])\d{1,9}(?:[.,]\d{1,9})?(?!(?![\u5206\u70b9\uc810])[\w%+]|[.,]\d|\s*(?:%|percent))"
 _NUMBER = re.compile(_DIGITS)
 _TO = r"\s*(?:to|through|until|and|bis|\u00e0|-|\u2013|\u2014|\.\.+|\u2026)\s*"
+_ASIDE = r"(?:\s*\([^()\n]{0,40}\))?"
 # A scale that is said again, with its ends or all of its levels: blanked before anything is read.
 _SCALE = re.compile(
-    rf"(?:\bscale|\brange|\bbetween|\bfrom)\b[^.\n\d]{{0,20}}\d+{_TO}\d+|(?<![\w.,])[01]{_TO}\d+(?!\s*[/\d])"
-    r"|(?<![\w.,])0\s*,\s*1\s*(?:,\s*\d\s*)*(?:,?\s*(?:or|and)\s*\d+)?|\(\s*\d\s*[=:\u2013-][^()\n]*\)"
+    rf"(?:\b(?P<scale>scale|range)|\bbetween|\bfrom)\b[^.\n\d]{{0,20}}\d+{_ASIDE}{_TO}(?P<end>\d+){_ASIDE}"
+    rf"|(?<![\w.,])[01]{_TO}(?P<other_end>\d+)(?!\s*[/\d])"
+    r"|(?<![\w.,])0\s*,\s*1\s*(?:,\s*\d\s*)*(?:,?\s*(?:or|and)\s*\d+)?|\(\s*\d\s*[=:\u2013-](?!\s*\d+\s*\))[^()\n]*\)"
     r"|\bwhere\b[^.:\n]{0,120}(?=:)|\b(?:max(?:imum)?|highest|lowest|min(?:imum)?|best|worst)\b[^.\n\d]{0,20}\d+",
     _I,
 )
+_LEVEL = re.compile(r"(?<![\w.,])\d(?=\s*[=:\u2013-]\s)")
 _OF = re.compile(
-    r"(?P<before>\d\s*)?(?P<of>/|\bout of\b|(?<=\d )of\b|\bvon\b|\bsur\b)\s*(?P<highest>\d+(?:[.,]\d+)?)", _I
+    r"(?P<before>\d\s*)?(?P<of>/|\bout of\b|(?<=\d )(?:of|de|di|von|van|av|\u0438\u0437|sur)\b)"
+    r"\s*(?P<highest>\d+(?:[.,]\d+)?)",
+    _I,
 )
 _LABELS = (
     r"score|rating|relevan(?:ce|cy|t)|grade|mark|level|answer|verdict|judge?ment|result|value|number|output|response"
@@ -49,12 +54,17 @@ _GIVEN = re.compile(
     _I,
 )
 _ALONE = re.compile(
-    r"[*_`\"'\u201d\u2019)\]}]*\s*(?:\Z|[.,;:!\n(\[<|=\u2014\u2013\u3002-]|(?:because|since|as|stars?|points?)\b)"
+    r"[*_`\"'\u201d\u2019)\]}]*\s*(?:\Z|[\u5206\u70b9\uc810]|[.,;:!\n(\[<|=\u2014\u2013\u3002-]"
+    r"|(?:because|since|as|stars?|points?|on an?)\b)"
 )
 _RANGE = re.compile(r"\s*(?:-|\u2013|or|to|and|~)\s*\d", _I)
 _ITEM = re.compile(r"^[\s*#-]*\d+\**\s?[.):=\u2013-]\s", re.MULTILINE)
-_LAST = re.compile(rf"(?:\A|[\n:=>\u2192])[\s*_`\"'(\[]*(?P<number>{_DIGITS})[\W_]*\Z")
+_LAST = re.compile(rf"(?:\A|[\n:=>\u2192\uff1a])[\s*_`\"'(\[]*(?P<number>{_DIGITS})[\W_\u5206\u70b9\uc810]*\Z")
 _WORDS = {name: value for value, name in enumerate("zero one two three four five six seven eight nine".split())}  # noqa: SIM905
+_IN_LETTERS = re.compile(
+    rf"(?:\A|:|\b(?:score|rating|grade|mark|relevance|answer|it)\s+(?:is|of))[\W_]*(?P<word>{'|'.join(_WORDS)})[\W_]*\Z",
+    _I,
+)
 _SHORT = 40
 _KEYS = re.compile(r"score|relevan|rating|grade|mark|answer|level|value|result|verdict|label|output|final", _I)
 
@@ -90,13 +100,18 @@ def _without_scales(text: str, highest: float) -> tuple[bool, str]:
         return (match["before"] or "") + " " * (len(match.group()) - len(match["before"] or ""))
 
     def blank(match: re.Match[str]) -> str:
+        nonlocal fits
+        end = match["other_end"] or (match["end"] if match["scale"] else None)
+        fits = fits and (end is None or float(end) == highest)
         return re.sub(r"\d", " ", match.group())
 
+    if {"0", "1"} <= {match.group() for match in _LEVEL.finditer(text)}:
+        text = _LEVEL.sub(" ", text)
     blanked = _OF.sub(of, _SCALE.sub(blank, text))
     return fits, blanked
 
 
-def _of_json(value: Any) -> float | None:
+def _of_json(key: str, value: Any) -> float | None:
     if isinstance(value, bool):
         return None
     if isinstance(value, (int, float)):
@@ -154,7 +169,7 @@ def _last(text: str) -> Iterator[Claim | None]:
 
 
 def _word(text: str) -> Iterator[Claim]:
-    """Read a number in letters, where it is the whole answer."""
-    bare = text.strip(" \n\t.*_\"'`").casefold().split(":")[-1].strip(" *_\"'`.")
-    if bare in _WORDS and len(text) <= _SHORT:
-        yield Claim(float(_WORDS[bare]), 0)
+    """Read a number in letters, where it is the whole answer, or all that follows its label."""
+    match = _IN_LETTERS.search(text) if len(text) <= _SHORT else None
+    if match is not None:
+        yield Claim(float(_WORDS[match["word"].casefold()]), match.start("word"))

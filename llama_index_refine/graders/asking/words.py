@@ -9,14 +9,17 @@ import unicodedata
 _NOT_A_LETTER = re.compile(r"[\W_]+")
 
 _YES_NO = (
-    ("yes y yeah yep true relevant correct", "no n nope not false irrelevant incorrect"),
-    ("oui vrai pertinent", "non faux"),
+    ("yes y yeah yep true relevant correct", "no n nope not false irrelevant unrelated incorrect"),
+    ("oui vrai pertinent relevante", "non faux irrelevante"),
     ("ja jawohl relevant", "nein nee nej nei ikke"),
     ("sí si sim sì", "não nao"),
     ("da да так tak ano áno igen", "нет ні nie ne nem nu"),
     ("evet kyllä jah taip jā", "hayır hayir ei"),
-    ("はい 是 是的 相关 对 네 예", "いいえ 否 不 不是 不相关 没有 아니요 아니오 아니"),
-    ("ya có đúng ใช่ po", "tidak không ไม่"),
+    (
+        "はい 関連あり 是 是的 相关 相關 有关 有關 对 네 예",
+        "いいえ 関連なし 否 不 不是 不相关 不相關 无关 無關 没有 아니요 아니오 아니",
+    ),
+    ("ya có vâng đúng ใช่ po", "tidak không ไม่ ไม่ใช่"),
     ("ναι نعم بله हाँ हां כן", "όχι لا خیر नहीं לא"),
 )
 
@@ -34,8 +37,8 @@ YES = frozenset(word(entry) for yes, _ in _YES_NO for entry in yes.split())
 NO = frozenset(word(entry) for _, no in _YES_NO for entry in no.split())
 # Words that describe: they are an answer where they stand alone ("Relevant."), and a label elsewhere ("Relevant: no").
 ADJECTIVES = frozenset(
-    map(word, "relevant irrelevant true false correct incorrect pertinent vrai faux 相关 不相关 对".split())  # noqa: SIM905
-)
+    map(word, "relevant irrelevant unrelated true false correct incorrect 相关 不相关".split())  # noqa: SIM905
+) | frozenset(map(word, ["pertinent", "relevante", "irrelevante", "vrai", "faux"]))
 # Words that begin sentences of other meanings in some language: an answer only where they stand alone.
 WEAK = frozenset(
     map(word, "y n da si sì ya po nu ne ei ano tak nem nie ni ja non sim 不 是 да не так ні لا".split())  # noqa: SIM905

@@ -21,6 +21,10 @@ from llama_index_refine.graders.asking.words import ADJECTIVES, NO, WEAK, YES, w
 
 _I = re.IGNORECASE
 _WORD = re.compile(r"[\w'\u2019\u0300-\u036f\u0900-\u0e7f]+")
+# Of a form's boxes, those without a mark, and the marks of the others.
+_BOXES = re.compile(
+    r"(?:\[ \]|[\u2610\u25a1\u25fb\u2b1c])\s*[^\W_]+|\[[xX\u2713\u2714]\]|[\u2611\u2612\u25a0\u2705\u2714]"
+)
 # The question's own choice, and answers that choose both: blanked before anything is read.
 _BOTH = re.compile(
     r"\b(?:yes\b[\"'*`\u201d\u2019)]*(?:\s*,?\s*(?:or|and)\s+|\s*[/|]\s*|[\s,]+)[\"'*`\u201c\u2018(]*no"
@@ -33,7 +37,11 @@ _LABELS = (
     r"|assessment|evaluation|match(?:es)?|determination|rating|prediction|boxed|final"
     r"|r\u00e9ponse|antwort|respuesta|resposta|risposta|\u043e\u0442\u0432\u0435\u0442|\u7b54\u6848|\u56de\u7b54|\u7ed3\u8bba|\u7d50\u8ad6|\u76f8\u5173\u6027?"
 )
-_VALUE = rf"{OPENING}(?:an?\s+|clear(?:ly)?\s+|definite(?:ly)?\s+)?(?P<value>(?:not[\s_-]+)?[^\W\d_]+[\u0900-\u0e7f]*)"
+_BIT = r"[01](?!\w|\s*[.,/%-]\s*\d|\s*%|\s*(?:out )?of\b)"
+_VALUE = (
+    rf"{OPENING}(?:an?\s+|clear(?:ly)?\s+|definite(?:ly)?\s+)?"
+    rf"(?P<value>(?:not[\s_-]+)?[^\W\d_]+[\u0900-\u0e7f]*|{_BIT})"
+)
 _LABEL = re.compile(
     rf"(?<![^\W_])(?:(?P<draft>{DRAFT})\W+)?(?:(?P<final>{FINAL})\W+)?(?P<negated>(?:not|non|ir|un)[\s_-]*)?"
     rf"(?:{_LABELS})(?=(?:(?P<gap>[^.!?\n:=<>{{]{{0,40}}?)(?:{SEPARATOR})|{END_OF_LINE}){_VALUE})",
@@ -47,7 +55,7 @@ _IS = re.compile(
 )
 _STATEMENT = re.compile(
     r"\b(?:document|text|passage|article|content|it|this|that|snippet|page)\b[^.!?\n:]{0,30}?"
-    r"(?:\b(?:is|are|seems?|appears?|looks?|be)|'s|isn.t|aren.t)\b(?P<between>[^.!?\n:]{0,25}?)\b(?P<ir>ir)?relevant\b"
+    r"(?:\b(?:is|are|seems?|appears?|looks?|be)|'s|isn.t|aren.t)\b(?P<between>[^.!?\n:]{0,25}?)\b(?P<word>(?P<ir>ir|un)?rel(?:evant|ated))\b"
     r"(?!\s*[:?]|\s+to\s+(?!(?:the|this|your|that|a|given)\s+(?:\w+\s+)?(?:query|question|search|topic|user)|it\b|what\b|your\b))",
     _I,
 )
@@ -67,17 +75,26 @@ _HEDGE = re.compile(
 _SENTENCE = re.compile(r"[.!?\n\u3002]")
 _FINAL = re.compile(rf"\b(?:{FINAL})\b", _I)
 # After a first word: it stands alone.
-_ALONE = re.compile(r"[\"'*_`\u201d\u2019)\]}~]*\s*(?:\Z|[.,;!\n<(|\u2014\u2013\u2026\u3002\uff0c\u3001\uff01\uff1b-])")
+_ALONE = re.compile(
+    r"[\"'*_`\u201d\u2019\u00bb\u300d\u300f)\]}~]*\s*(?:\Z|[.,;!\n<(|\u2014\u2013\u2026\u3002\uff0c\u3001\uff01\uff1b-])"
+)
 # After a word that describes: it is a label.
-_A_LABEL = re.compile(r"[^.!\n,;]{0,60}?[:?=\uff1a]")
+_A_LABEL = re.compile(r"[^.!\n,;]{0,60}?(?:[:?=|\uff1a\u2192]|->)")
 _NO_BUT = re.compile(
     r"\s+(?:doubt|question|problem|matter|longer|one\b|less|reason to|way to|idea|clue|answer|opinion|comment|more"
     r"|need|wonder|clear|wait|yes)\b|\.?\s*\d",
     _I,
 )
+# Before a first word: it only makes it stronger.
+_STRONGER = re.compile(
+    r"\W*(?:(?:it(?:'s| is)|is|this is)\W+)?(?:(?:highly|very|clearly|directly|definitely|absolutely"
+    r"|certainly|completely|totally|entirely|strongly|surely|of course|most likely)\W+)?"
+    r"(?=(?:not|relevant|irrelevant|unrelated)\b)",
+    _I,
+)
 _YES_BUT = re.compile(r"\s+(?:and|or|but|if|only|no|maybe)\b", _I)
 _BECAUSE = re.compile(r"[\"'*_`\u201d\u2019)]*\s+(?:to|because|since|as|for)\b", _I)
-_NOT_RELEVANT = re.compile(r"\s+(?:at all|really|relevant|related|a match)\b", _I)
+_NOT_RELEVANT = re.compile(r"[\s_-]+(?:at all|really|relevant|related|a match)\b", _I)
 _LEADS_TO = re.compile(
     r"(?:[:,\u2014\u2013>=(\"'*`\u201c-]|\b(?:so|say|is|answer|therefore|thus|hence|a|be|\w+ly))[\s\"'*`\u201c(]*\Z|\A\s*\Z"
     r"|[.!\n\u3002][\s\"'*`\u201c(]*\Z",
@@ -86,6 +103,7 @@ _LEADS_TO = re.compile(
 _KEYS = re.compile(
     r"relevan|answer|verdict|judg|decision|result|label|match|classif|response|output|predict|conclu|assess|final", _I
 )
+_SCORE = re.compile(r"score|rating|grade|rank|level|mark|point", _I)
 _NEGATED_KEYS = re.compile(r"(?:not|non|ir|un)[\s_-]*relevan", _I)
 
 
@@ -99,6 +117,9 @@ def yes_or_no_claim(text: str) -> tuple[Claim | None, bool]:
     :param text: an answer, without thoughts.
     :return: the claim, None where there is none or they contradict each other; and whether anything was claimed at all.
     """
+    if (digit := text.strip(" \n\t.*_`\"'")) in ("0", "1"):
+        return Claim(float(digit), text.index(digit)), True
+    text = _BOXES.sub(lambda match: " " * len(match.group()), text)
     text = _BOTH.sub(lambda match: " " * len(match.group()), text)
     in_json, text = json_claims(text, _of_json, _KEYS, _NEGATED_KEYS)
     plain = [*in_json, *_labelled(text), *_first(text)]
@@ -108,11 +129,12 @@ def yes_or_no_claim(text: str) -> tuple[Claim | None, bool]:
     return decide(claims), bool(claims)
 
 
-def _of_json(value: Any) -> float | None:
+def _of_json(key: str, value: Any) -> float | None:
     if isinstance(value, bool):
         return float(value)
-    if isinstance(value, int) and value in (0, 1):
-        return float(value)
+    if isinstance(value, (int, float)) and value in (0, 1):
+        # The 1 of a score may be the least or the most.
+        return None if value and _SCORE.search(key) else float(value)
     if not isinstance(value, str):
         return None
     return _of_word(value) if len(value) < 40 else None
@@ -121,6 +143,8 @@ def _of_json(value: Any) -> float | None:
 def _of_word(value: str) -> float | None:
     """Read a word, or two with a not."""
     bare = word(value)
+    if bare in ("0", "1"):
+        return float(bare)
     if bare.startswith("not") and bare[3:] in ("relevant", "related", "amatch", "true", "correct"):
         return 0.0
     if bare == "not":
@@ -137,6 +161,8 @@ def _labelled(text: str) -> Iterator[Claim | None]:
             verdict, tail = _of_word(value.split()[0]), text[match.start("value") + len(value.split()[0]) :]
         gap = match["gap"] or ""
         final = bool(match["final"] or _FINAL.search(_sentence_to(text, match.start())))
+        if word(value) == "1" and _SCORE.search(f"{match.group()}{gap}"):
+            continue
         if verdict is None or match["draft"] or _NOT.search(gap) or _HEDGE.search(gap):
             continue
         if word(value) in ADJECTIVES and _A_LABEL.match(tail):
@@ -158,12 +184,14 @@ def _unlike_an_answer(value: str, tail: str) -> bool:
 
 
 def _first(text: str) -> Iterator[Claim | None]:
-    match = next((match for match in _WORD.finditer(text) if word(match.group())), None)
+    stronger = _STRONGER.match(text)
+    begin = stronger.end() if stronger else 0
+    match = next((match for match in _WORD.finditer(text, begin) if word(match.group())), None)
     if match is None or not (word(match.group()) in YES or word(match.group()) in NO):
         return
     bare, tail = word(match.group()), text[match.end() :]
     if bare == "not":
-        if _NOT_RELEVANT.match(tail):
+        if _NOT_RELEVANT.match(tail) or (begin and text[:begin].strip() and _ALONE.match(tail)):
             yield Claim(0.0, match.start())
     elif bare in ADJECTIVES:
         if (_ALONE.match(tail) or _BECAUSE.match(tail)) and not _A_LABEL.match(tail):
@@ -184,7 +212,7 @@ def _stated(text: str) -> Iterator[Claim]:
             continue
         denied = bool(_NOT.search(match.group()[: match.end("between") - match.start()]))
         affirms = denied if match["ir"] else not denied
-        yield Claim(float(affirms), match.start("ir") if match["ir"] else match.end() - 8, bool(_FINAL.search(before)))
+        yield Claim(float(affirms), match.start("word"), bool(_FINAL.search(before)))
 
 
 def _sentence_to(text: str, end: int) -> str:
