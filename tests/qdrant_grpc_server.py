@@ -11,13 +11,15 @@ from qdrant_client import grpc as proto
 from qdrant_client.conversions.conversion import GrpcToRest, RestToGrpc
 from qdrant_client.grpc import collections_service_pb2_grpc, points_service_pb2_grpc
 
+from tests.faults import Calls
 
-class QdrantGrpcServer:
-    """A server whose collections are those of `storage`. `failing` is the code that every search is answered with."""
+
+class QdrantGrpcServer(Calls):
+    """A server whose collections are those of `storage`."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.storage = QdrantClient(":memory:")
-        self.failing: grpc.StatusCode | None = None
         self._server = grpc.server(ThreadPoolExecutor(4))
         points_service_pb2_grpc.add_PointsServicer_to_server(_Points(self), self._server)
         collections_service_pb2_grpc.add_CollectionsServicer_to_server(_Collections(self), self._server)
@@ -30,14 +32,20 @@ class QdrantGrpcServer:
     def stop(self) -> None:
         self._server.stop(None).wait()
 
+    def meet(self, kind: str, request: Any, context: grpc.ServicerContext) -> None:
+        """Let a call go wrong, if it is to."""
+        fault = self.fault(kind, request)
+        if fault.status:
+            context.set_trailing_metadata(tuple(fault.headers.items()))
+            context.abort(fault.status, fault.said)
+
 
 class _Points(points_service_pb2_grpc.PointsServicer):
     def __init__(self, app: QdrantGrpcServer) -> None:
         self.app = app
 
     def QueryBatch(self, request: Any, context: grpc.ServicerContext) -> Any:
-        if self.app.failing:
-            context.abort(self.app.failing, "a fault")
+        self.app.meet("query", request, context)
         queries = [GrpcToRest.convert_query_points(query) for query in request.query_points]
         for query in queries:
             query.filter = _tidy(query.filter)
@@ -53,6 +61,7 @@ class _Points(points_service_pb2_grpc.PointsServicer):
         return proto.QueryBatchResponse(result=results, time=0.001)
 
     def Count(self, request: Any, context: grpc.ServicerContext) -> Any:
+        self.app.meet("count", request, context)
         admitted = _tidy(GrpcToRest.convert_filter(request.filter)) if request.HasField("filter") else None
         count = self.app.storage.count(request.collection_name, admitted).count
         return proto.CountResponse(result=proto.CountResult(count=count), time=0.001)
@@ -67,6 +76,7 @@ class _Collections(collections_service_pb2_grpc.CollectionsServicer):
         return proto.CollectionExistsResponse(result=proto.CollectionExists(exists=exists), time=0.001)
 
     def Get(self, request: Any, context: grpc.ServicerContext) -> Any:
+        self.app.meet("describe", request, context)
         if not self.app.storage.collection_exists(request.collection_name):
             context.abort(grpc.StatusCode.NOT_FOUND, f"Collection {request.collection_name} not found")
         info = self.app.storage.get_collection(request.collection_name)

@@ -10,12 +10,12 @@ import re
 import socket
 import struct
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from qdrant_client import QdrantClient, models
+
+from tests.faults import Calls, Fault
 
 CALLS = {
     "describe": r"GET /collections/([^/]+)",
@@ -25,28 +25,12 @@ CALLS = {
 }
 
 
-@dataclass
-class Fault:
-    """What goes wrong with a call: a status, no answer, half an answer, or something done to the collection before."""
-
-    status: int | None = None
-    headers: dict[str, str] = field(default_factory=dict)
-    silent: bool = False
-    half: bool = False
-    reset: bool = False
-    before: Callable[[], Any] | None = None
-
-
-class QdrantServer:
-    """A server whose collections are those of `storage`.
-
-    `faults` maps the n-th call of a kind, counted from 1, to what goes wrong with it; 0 is every call.
-    """
+class QdrantServer(Calls):
+    """A server whose collections are those of `storage`."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.storage = QdrantClient(":memory:")
-        self.faults: dict[tuple[str, int], Fault] = {}
-        self.calls: list[tuple[str, Any]] = []
         self._lock = threading.RLock()
         self._closing = threading.Event()
         handler = type("Handler", (_Handler,), {"app": self})
@@ -69,17 +53,12 @@ class QdrantServer:
         """Take no more connections; from within an answer, so the server's own thread is not waited for."""
         self._http.socket.close()
 
-    def count(self, kind: str) -> int:
-        return sum(called == kind for called, _ in self.calls)
-
     def answer(self, kind: str, collection: str, body: bytes) -> tuple[int, bytes, Fault]:
         with self._lock:
-            self.calls.append((kind, json.loads(body) if body else None))
-            fault = self.faults.get((kind, self.count(kind))) or self.faults.get((kind, 0)) or Fault()
-            if fault.before:
-                fault.before()
+            fault = self.fault(kind, json.loads(body) if body else None)
             if fault.status:
-                return fault.status, json.dumps({"status": {"error": "a fault"}, "time": 0}).encode(), fault
+                told = json.dumps({"status": {"error": fault.said}, "time": 0}).encode()
+                return fault.status, told if fault.raw is None else fault.raw, fault
             try:
                 result = self._result(kind, collection, body)
             except ValueError as error:

@@ -8,12 +8,10 @@ from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from grpc import RpcError, StatusCode  # type: ignore[import-untyped]
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 from qdrant_client import models
-from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
-from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
+from llama_index_refine.qdrant.errors import refused
 from llama_index_refine.qdrant.loops import awaited
 from llama_index_refine.steps import at_once
 
@@ -151,20 +149,6 @@ class DescribeCollection(ClientOperation):
     def _calls(self, items: Sequence[Any]) -> Calls:
         info = yield Call("get_collection", {})
         return [info] * len(items)
-
-
-def refused(error: Exception) -> bool:
-    """Tell an answer that says what is wrong with the request from a failure on the way.
-
-    :param error: what a client raised.
-    :return: False where the same request may succeed later: no connection, no answer in time, overload, server error.
-    """
-    if isinstance(error, UnexpectedResponse):
-        return error.status_code in (400, 404, 422)
-    if isinstance(error, RpcError):
-        code = error.code() if callable(getattr(error, "code", None)) else None
-        return code in (StatusCode.INVALID_ARGUMENT, StatusCode.NOT_FOUND)
-    return not isinstance(error, ResponseHandlingException | ResourceExhaustedResponse | OSError)
 
 
 def _query(items: Sequence[Batch]) -> Call:

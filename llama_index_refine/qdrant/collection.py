@@ -19,9 +19,9 @@ from llama_index_refine.qdrant.clients import (
     DescribeCollection,
     QueryPoints,
     SamplePoints,
-    refused,
 )
 from llama_index_refine.qdrant.encoding import SparseEncoding
+from llama_index_refine.qdrant.errors import refused
 from llama_index_refine.qdrant.known import Known, shelf
 from llama_index_refine.qdrant.options import SearchOptions
 from llama_index_refine.qdrant.points import (

@@ -19,6 +19,7 @@ from llama_index_refine.graders.base import GraderError, Grades
 from llama_index_refine.ids import same_id
 from llama_index_refine.qdrant.background import Background
 from llama_index_refine.qdrant.collection import QdrantCollection
+from llama_index_refine.qdrant.errors import in_a_sentence
 from llama_index_refine.qdrant.points import Found, PointId, points_of
 from llama_index_refine.qdrant.space import Space
 from llama_index_refine.refinement import Refinement
@@ -51,6 +52,7 @@ class Feedback:
     :param vector: (d,) float32.
     :param account: what grading it may cost, and has.
     :param words: what its searches take beside the vector; not empty in hybrid mode.
+    :param doing: what is being done, for whoever reads that it failed.
     """
 
     query: QueryBundle
@@ -65,6 +67,11 @@ class Feedback:
     shown: set[PointId] = field(default_factory=set)
     path: list[Any] = field(default_factory=list)
     rounds: int = 0
+    doing: str = ""
+
+    def failed(self, error: Exception) -> str:
+        """Say in one sentence why there is no more to be refined by."""
+        return str(error) if isinstance(error, NotRefinedError) else f"{self.doing} failed: {in_a_sentence(error)}"
 
     def add(self, found: Found, grades: Grades) -> None:
         """Take in one round's grades, of the nodes that got one."""
@@ -136,7 +143,7 @@ class FeedbackLoop:
             if asked_for and not isinstance(error, NotRefinedError):
                 raise
             refinement = Refinement.unmoved(vector, query.query_str, before)
-            refinement.reason = str(error) if isinstance(error, NotRefinedError) else f"{type(error).__name__}: {error}"
+            refinement.reason = feedback.failed(error)
             logger.warning("Returning the first search's nodes, unrefined: %s", refinement.reason)
         return replace(
             refinement,
@@ -163,6 +170,7 @@ class FeedbackLoop:
     def _refined(self, feedback: Feedback, shown: Found, shares: Sequence[int], space: Space) -> Steps[Refinement]:
         if len(shown.ids) < 2:
             raise NotRefinedError(f"the first search found {len(shown.ids)} nodes with a vector, and refining needs 2")
+        feedback.doing = "drawing the background"
         background = yield from self._background(space)
         shown = yield from self._with_judged(feedback, shown)
         yield from self._grade(feedback, shown)
@@ -181,12 +189,13 @@ class FeedbackLoop:
             except Exception as error:
                 if isinstance(error, GraderError) or self.on_error == "raise":
                     raise
-                logger.warning("Going on with the grades so far: %s: %s", type(error).__name__, error)
+                logger.warning("Going on with the grades so far: %s", feedback.failed(error))
                 break
             if not more:
                 break
         refinement = yield from self._move(feedback, background, space, self._trust(feedback, space))
         limit = self.similarity_top_k
+        feedback.doing = "the second search"
         # Every graded document may sink below the last one returned; as many must be at hand to take its place.
         found = yield from self.collection.search(refinement.vector, limit + len(feedback.ids), **feedback.words)
         refinement.nodes = self._fused(feedback, refinement, found, space)
@@ -214,6 +223,7 @@ class FeedbackLoop:
         missing = [point for node_id in elsewhere for point in points_of(node_id)]
         if not missing or room < 1:
             return shown
+        feedback.doing = "fetching what people have judged"
         found = yield from self.collection.fetch(missing, feedback.vector, room)
         dropped = others[max(len(others) - len(found.ids), 0) :]
         kept = [at for at in range(len(shown.ids)) if at not in dropped]
@@ -231,6 +241,7 @@ class FeedbackLoop:
         return background
 
     def _grade(self, feedback: Feedback, shown: Found) -> Steps[None]:
+        feedback.doing = "grading"
         sheet = Sheet(feedback.query, shown.nodes, feedback.account)
         grades = yield Step("grade", self.grading, sheet)
         feedback.add(shown, grades)
@@ -260,6 +271,7 @@ class FeedbackLoop:
             if keep:
                 vectors = background.vectors if len(keep) == len(background.ids) else background.vectors[keep]
                 population = max(background.population - len(feedback.shown), len(keep))
+        feedback.doing = "refining"
         documents, grades = torch.stack(feedback.documents), torch.tensor(self._read(feedback), dtype=torch.float32)
         query_str = feedback.query.query_str
         signal = self.trust.signal() if isinstance(self.trust, Reliability) else TYPICAL_SIGNAL
@@ -274,6 +286,7 @@ class FeedbackLoop:
         """Grade documents that the refined ranking brings up. :return: whether there were any."""
         plenty = float(refinement.grades.mean()) > PLENTY
         depth = share + len(feedback.shown)
+        feedback.doing = "the ranking between rounds"
         ranking = yield from self.collection.rank(
             refinement.vector, max(DEPTH, depth) if plenty else depth, **feedback.words
         )
@@ -282,6 +295,7 @@ class FeedbackLoop:
         if not wanted:
             return False
         ids = [ranking.ids[at] for at in wanted]
+        feedback.doing = "fetching what is graded next"
         shown = yield from self.collection.fetch(ids, refinement.vector, len(ids), **feedback.words)
         if not shown.ids:
             return False

@@ -15,12 +15,13 @@ from qdrant_client.common.client_exceptions import QdrantException
 from qdrant_client.http.exceptions import ApiException, ResponseHandlingException, UnexpectedResponse
 
 from llama_index_refine import RefinedRetriever
-from llama_index_refine.qdrant.clients import BATCH, Batch, QueryPoints, refused
+from llama_index_refine.qdrant.clients import BATCH, Batch, QueryPoints
+from llama_index_refine.qdrant.errors import refused
 from llama_index_refine.qdrant.loops import _copies
 from llama_index_refine.stores import open_store
+from tests.faults import Fault
 from tests.places import SIZE, LabelGrader, points, question
 from tests.qdrant_grpc_server import QdrantGrpcServer
-from tests.qdrant_server import Fault
 
 COSINE = models.VectorParams(size=SIZE, distance=models.Distance.COSINE)
 # With one round: the first search, the background, the second search.
@@ -226,12 +227,12 @@ def grpc_server():
 async def test_grpcs_failures_leave_the_first_searchs_nodes(grpc_server, code):
     class Failing(LabelGrader):
         def grade(self, query, nodes):
-            grpc_server.failing = getattr(grpc.StatusCode, code)
+            grpc_server.faults["query", 0] = Fault(status=getattr(grpc.StatusCode, code))
             return super().grade(query, nodes)
 
     where = {"url": "http://127.0.0.1", "grpc_port": grpc_server.port, "prefer_grpc": True}
     for client in (QdrantClient(**where, check_compatibility=False), AsyncQdrantClient(**where)):
-        grpc_server.failing = None
+        grpc_server.faults.clear()
         refined = RefinedRetriever.from_collection(client, "c", "meta.abstract", grader=Failing())
         refinement = await refined.arefine(question(0))
         assert not refinement.refined
@@ -246,7 +247,7 @@ def test_grpcs_refusals_are_told_from_failures(grpc_server):
     assert len(first) == 2
     assert isinstance(second, Exception)
     assert refused(second)
-    grpc_server.failing = grpc.StatusCode.UNAVAILABLE
+    grpc_server.faults["query", 0] = Fault(status=grpc.StatusCode.UNAVAILABLE)
     assert not refused(operation.run([good])[0])
 
 

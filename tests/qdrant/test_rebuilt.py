@@ -11,8 +11,8 @@ from qdrant_client import AsyncQdrantClient, QdrantClient, models
 
 from llama_index_refine import RefinedRetriever, Refinement
 from llama_index_refine.qdrant.known import Shelf
+from tests.faults import Fault
 from tests.places import SIZE, LabelGrader, points, question, sparse_query
-from tests.qdrant_server import Fault
 
 ROTATION = np.linalg.qr(np.random.default_rng(3).normal(size=(SIZE, SIZE)))[0]
 

@@ -1,0 +1,44 @@
+"""What servers on loopback are asked, and what goes wrong with it on demand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class Fault:
+    """What goes wrong with a call: a status, no answer, half an answer, or something done to the collection before.
+
+    `status` is HTTP's or gRPC's, `headers` are HTTP's or gRPC's trailing metadata, `said` is Qdrant's own text and
+    `raw` a whole body instead.
+    """
+
+    status: Any = None
+    headers: dict[str, str] = field(default_factory=dict)
+    said: str = "a fault"
+    raw: bytes | None = None
+    silent: bool = False
+    half: bool = False
+    reset: bool = False
+    before: Callable[[], Any] | None = None
+
+
+class Calls:
+    """Calls by kind. `faults` maps the n-th of a kind, counted from 1, to what goes wrong with it; 0 is every call."""
+
+    def __init__(self) -> None:
+        self.faults: dict[tuple[str, int], Fault] = {}
+        self.calls: list[tuple[str, Any]] = []
+
+    def count(self, kind: str) -> int:
+        return sum(called == kind for called, _ in self.calls)
+
+    def fault(self, kind: str, body: Any) -> Fault:
+        """Take note of a call, and do what comes before its answer."""
+        self.calls.append((kind, body))
+        fault = self.faults.get((kind, self.count(kind))) or self.faults.get((kind, 0)) or Fault()
+        if fault.before:
+            fault.before()
+        return fault
