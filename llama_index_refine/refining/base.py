@@ -30,7 +30,7 @@ class Problem:
 
     :param form: queries and documents.
     :param grades: (B, M), 0 for the background.
-    :param trust: (B,) in [0, 1].
+    :param trust: (B, M) in [0, 1], 0 for the background.
     :param signal: (B,) above 0.
     :param log_weights: (M,) how many documents each one stands for, as a logarithm.
     """
@@ -90,17 +90,17 @@ class BaseRefiner(ABC):
         background: Any = None,
         *,
         population: int | None = None,
-        trust: float = 1.0,
+        trust: Any = 1.0,
         signal: float = TYPICAL_SIGNAL,
     ) -> Refinement:
         """Refine one query vector.
 
         :param query: (d,) numpy array or torch tensor.
-        :param documents: (K, d) vectors of the graded documents, K at least 2.
+        :param documents: (K, d) vectors of the graded documents, K at least 2, or 1 where there is a background.
         :param grades: (K,) in [0, 1].
         :param background: (N, d) vectors of documents taken as irrelevant, N at least 1; None for none.
         :param population: how many documents the background stands for; None where each is only itself.
-        :param trust: how far the grades are believed, in [0, 1]; at 0 nothing moves.
+        :param trust: how far the grades are believed, in [0, 1], one number or (K,); at 0 nothing moves.
         :param signal: the signal-to-noise ratio of this teacher's grades in this space, above 0, as its `Reliability`
             has learnt it.
         :return: the refinement.
@@ -112,7 +112,7 @@ class BaseRefiner(ABC):
         extra = None
         if background is not None:
             extra = to_tensor("background", background, (None, queries.shape[1]), queries.device)
-        share = to_tensor("trust", [trust], (1,), queries.device)
+        share = to_tensor("trust", trust, marks.shape[1:] if np.ndim(trust) else (), queries.device).expand_as(marks)
         ratio = to_tensor("signal", [signal], (1,), queries.device)
         (refinement,) = self._refine(query, queries, rows, marks, extra, population, share, ratio)
         return refinement
@@ -135,7 +135,7 @@ class BaseRefiner(ABC):
         :param grades: (B, K) in [0, 1].
         :param background: (N, d), the same for all queries, or (B, N, d); None for none.
         :param population: how many documents the background stands for; None where each is only itself.
-        :param trust: (B,) how far the grades are believed, in [0, 1]; None for 1.
+        :param trust: (B,) or (B, K) how far the grades are believed, in [0, 1]; None for 1.
         :param signal: (B,) signal-to-noise ratios of the grades, above 0; None for what is typical.
         :return: one refinement per query.
         :raises ValueError: naming the argument and what is wrong with it.
@@ -148,7 +148,11 @@ class BaseRefiner(ABC):
         if background is not None:
             shape = (None, size) if getattr(background, "ndim", 2) == 2 else (batch, None, size)
             extra = to_tensor("background", background, shape, many.device)
-        share = torch.ones_like(many[:, 0]) if trust is None else to_tensor("trust", trust, (batch,), many.device)
+        share = torch.ones_like(marks)
+        if trust is not None and np.ndim(trust) == 2:
+            share = to_tensor("trust", trust, marks.shape, many.device)
+        elif trust is not None:
+            share = to_tensor("trust", trust, (batch,), many.device)[:, None].expand_as(marks)
         usual = torch.full_like(many[:, 0], TYPICAL_SIGNAL)
         ratio = usual if signal is None else to_tensor("signal", signal, (batch,), many.device)
         return self._refine(queries, many, rows, marks, extra, population, share, ratio)
@@ -174,9 +178,9 @@ class BaseRefiner(ABC):
         if size and population is not None:
             log_weights[graded:] = math.log(math.sqrt(max(population, size)) / size)
         form = normal_form(queries, documents, background, self.metric)
-        marks = np.zeros((len(queries), graded + size))
-        marks[:, :graded] = to_numpy(grades)
-        solution = self._solve(Problem(form, marks, to_numpy(trust), to_numpy(signal), log_weights))
+        marks, shares = np.zeros((2, len(queries), graded + size))
+        marks[:, :graded], shares[:, :graded] = to_numpy(grades), to_numpy(trust)
+        solution = self._solve(Problem(form, marks, shares, to_numpy(signal), log_weights))
         vectors = form.to_collection(solution.vectors)
         fused = form.similarity(torch.from_numpy(solution.fused).to(vectors), solution.vectors)
         tau = solution.tau * to_numpy(form.unit(solution.vectors))
@@ -199,7 +203,7 @@ class BaseRefiner(ABC):
                 kl_before=float(kl_before[at]),
                 kl_after=float(kl_after[at]),
                 tau=float(tau[at]),
-                trust=float(trust[at]),
+                trust=float(trust[at].mean()),
                 iterations=int(solution.iterations[at]),
                 converged=bool(solution.converged[at]),
                 seconds=seconds,
@@ -222,9 +226,10 @@ def _check(
     trust: Tensor,
     signal: Tensor,
 ) -> None:
-    if documents.shape[1] < 2:
+    if documents.shape[1] + (background is not None) < 2:
         raise ValueError(
-            f"documents must be at least 2, got {documents.shape[1]}: a grade needs another to differ from"
+            f"documents must be at least 2, or 1 with a background, got {documents.shape[1]}: a grade needs another to "
+            "differ from"
         )
     for name, values in (("grades", grades), ("trust", trust)):
         least, most = (float(value) for value in values.aminmax())

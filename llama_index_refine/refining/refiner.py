@@ -97,7 +97,7 @@ class QueryRefiner(BaseRefiner):
         gram /= spread[:, None, None]
         tau = self._tau(start, graded, spread, problem)
         logits = start / tau[:, None] + problem.log_weights
-        evidence = problem.trust[:, None] * problem.grades / self.temperature
+        evidence = problem.trust * problem.grades / self.temperature
         target = np.exp(log_softmax(evidence + logits))
         minimum = minimise(gram, logits, target, 1 / self.reach**2, self.max_iterations)
         after = logits + minimum.push
@@ -131,8 +131,9 @@ class QueryRefiner(BaseRefiner):
         :param problem: the grades and the trust in them.
         :return: (B, K) logits.
         """
-        verdict = 2 * problem.grades[:, : unseen.shape[1]] - 1
-        own = unseen + problem.trust[:, None] ** 2 * self.own_grade * verdict
+        count = unseen.shape[1]
+        verdict = 2 * problem.grades[:, :count] - 1
+        own = unseen + problem.trust[:, :count] ** 2 * self.own_grade * verdict
         kept = own + np.abs(verdict) * (fitted - own)
         return np.where(verdict > 0, np.maximum(own, kept), np.minimum(own, kept))
 

@@ -279,7 +279,6 @@ def put(value, *place):
         ({"query": put(np.nan, 0)}, "query holds NaN"),
         ({"query": lambda q: q * 0}, "query holds a zero vector"),
         ({"query": lambda q: ["a", "b"]}, "query is not an array"),
-        ({"documents": lambda d: d[:1], "grades": lambda g: g[:1]}, "documents must be at least 2"),
         ({"documents": put(np.inf, 0, 0)}, "documents holds NaN or infinity"),
         ({"documents": put(0, 3)}, "documents holds a zero vector"),
         ({"grades": lambda g: g[:-1]}, "grades must have the shape"),
@@ -311,6 +310,39 @@ def test_bad_input_is_named(changes, message):
 def test_settings_out_of_range_are_named(arguments, name):
     with pytest.raises(ValueError, match=name):
         QueryRefiner(**arguments)
+
+
+def test_one_document_alone_has_nothing_to_differ_from_but_a_background():
+    query, documents, _, around = lesson()
+    with pytest.raises(ValueError, match="documents must be at least 2, or 1 with a background"):
+        QueryRefiner().refine(query, documents[:1], [1.0])
+    for refiner in (QueryRefiner(), QueryRefiner.paper(steps=1)):
+        found = refiner.refine(query, documents[:1], [1.0], around)
+        assert np.isfinite(found.vector).all()
+    liked = QueryRefiner("dot").refine(query, documents[:1], [1.0], around)
+    assert documents[0] @ liked.vector > documents[0] @ query
+
+
+def test_each_document_may_have_a_trust_of_its_own():
+    """A grade of 1 that is believed by half and one that is 0 differ by half as much; the others count in full."""
+    query, documents, grades, around = lesson()
+    trust = np.full(len(grades), 0.7)
+    refiner = QueryRefiner("dot")
+    same = refiner.refine(query, documents, grades, around, trust=trust)
+    assert np.array_equal(same.vector, refiner.refine(query, documents, grades, around, trust=0.7).vector)
+    assert same.trust == pytest.approx(0.7)
+    doubted = int(np.argmax(grades))
+    grades[doubted] = 1.0
+    pulls = []
+    for share in (0.0, 0.5, 1.0):
+        trust[doubted] = share
+        pulls.append(float(documents[doubted] @ refiner.refine(query, documents, grades, around, trust=trust).vector))
+    assert pulls == sorted(pulls)
+    assert pulls[0] < pulls[1] < pulls[2]
+    batch = refiner.refine_batch(query[None], documents[None], grades[None], around, trust=trust[None])
+    assert batch[0].vector == pytest.approx(refiner.refine(query, documents, grades, around, trust=trust).vector)
+    with pytest.raises(ValueError, match="trust must have the shape"):
+        refiner.refine(query, documents, grades, around, trust=trust[:3])
 
 
 @pytest.mark.parametrize(("arguments", "name"), [({"trust": 1.5}, "trust"), ({"population": 0}, "population")])
