@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from llama_index_refine.refinement import Refinement as Refinement
     from llama_index_refine.refining.refiner import QueryRefiner as QueryRefiner
     from llama_index_refine.refining.trust import Reliability as Reliability
+    from llama_index_refine.retrieval.examples import QueryWithExamples as QueryWithExamples
     from llama_index_refine.retriever import RefinedRetriever as RefinedRetriever
 
 __version__ = "0.1.0"
@@ -48,6 +49,7 @@ _HOME = {
     "OpenAIGrader": "graders.openai",
     "PostprocessorGrader": "graders.postprocessor",
     "QueryRefiner": "refining.refiner",
+    "QueryWithExamples": "retrieval.examples",
     "RefinedRetriever": "retriever",
     "Refinement": "refinement",
     "Reliability": "refining.trust",
@@ -71,6 +73,7 @@ __all__ = [
     "OpenAIGrader",
     "PostprocessorGrader",
     "QueryRefiner",
+    "QueryWithExamples",
     "RefinedRetriever",
     "Refinement",
     "Reliability",

@@ -26,7 +26,8 @@ from llama_index_refine.refinement import Refinement
 from llama_index_refine.refining.base import BaseRefiner
 from llama_index_refine.refining.trust import Reliability
 from llama_index_refine.retrieval.embedding import Embedding
-from llama_index_refine.retrieval.events import RefinementEvent, dispatcher, span
+from llama_index_refine.retrieval.events import RefinementEvent, dispatcher, span, spanned_by_base
+from llama_index_refine.retrieval.examples import with_examples
 from llama_index_refine.retrieval.grading import Grading
 from llama_index_refine.retrieval.index import Docstore, read_index
 from llama_index_refine.retrieval.lessons import Refining
@@ -216,20 +217,44 @@ class RefinedRetriever(BaseRetriever):
         """The model that embeds queries."""
         return self._embed_model or Settings.embed_model
 
+    @spanned_by_base
+    def retrieve(
+        self, str_or_query_bundle: QueryType, like: Sequence[str] = (), unlike: Sequence[str] = ()
+    ) -> list[NodeWithScore]:
+        """Retrieve nodes.
+
+        :param str_or_query_bundle: the query; a `QueryWithExamples` brings examples of its own.
+        :param like: ids of nodes that answers should be like, for this call alone.
+        :param unlike: ids of nodes that answers should be unlike.
+        :return: the nodes, best first.
+        :raises ValueError: an example that is no id, or that is on both lists.
+        :raises Exception: as for `refine`.
+        """
+        return super().retrieve(with_examples(str_or_query_bundle, like, unlike))
+
+    @spanned_by_base
+    async def aretrieve(
+        self, str_or_query_bundle: QueryType, like: Sequence[str] = (), unlike: Sequence[str] = ()
+    ) -> list[NodeWithScore]:
+        """Retrieve nodes without blocking the event loop. See `retrieve`."""
+        return await super().aretrieve(with_examples(str_or_query_bundle, like, unlike))
+
     @span
-    def refine(self, query: QueryType) -> Refinement:
+    def refine(self, query: QueryType, like: Sequence[str] = (), unlike: Sequence[str] = ()) -> Refinement:
         """Retrieve, and tell how.
 
         :param query: the query; a bundle that brings its embedding is not embedded again.
+        :param like: ids of nodes that answers should be like, for this call alone.
+        :param unlike: ids of nodes that answers should be unlike.
         :return: the refinement, with the nodes that `retrieve` would return.
         :raises Exception: the embedding or the first search failed; with on_error="raise", anything that failed.
         """
-        return _result(run([self._steps(_bundle(query))])[0])
+        return _result(run([self._steps(with_examples(query, like, unlike))])[0])
 
     @span
-    async def arefine(self, query: QueryType) -> Refinement:
+    async def arefine(self, query: QueryType, like: Sequence[str] = (), unlike: Sequence[str] = ()) -> Refinement:
         """Retrieve, and tell how, without blocking the event loop. See `refine`."""
-        (outcome,) = await arun([self._steps(_bundle(query))])
+        (outcome,) = await arun([self._steps(with_examples(query, like, unlike))])
         return _result(outcome)
 
     @span
@@ -238,7 +263,7 @@ class RefinedRetriever(BaseRetriever):
     ) -> list[Any]:
         """Refine many queries, whose searches share requests to Qdrant and whose optimisations share a batch.
 
-        :param queries: the queries.
+        :param queries: the queries; a `QueryWithExamples` brings examples of its own.
         :param batch_size: queries on their way at a time, which bounds the memory; at least 1.
         :param return_exceptions: return a failed query's exception in its place; otherwise the first one is raised
             when all queries of its batch are done.
@@ -321,15 +346,11 @@ class RefinedRetriever(BaseRetriever):
         )
 
 
-def _bundle(query: QueryType) -> QueryBundle:
-    return QueryBundle(query) if isinstance(query, str) else query
-
-
 def _batches(queries: Sequence[QueryType], size: int) -> Iterator[list[QueryBundle]]:
     if size < 1:
         raise ValueError(f"batch_size must be at least 1, got {size}")
     for start in range(0, len(queries), size):
-        yield [_bundle(query) for query in queries[start : start + size]]
+        yield [with_examples(query) for query in queries[start : start + size]]
 
 
 def _results(outcomes: Sequence[Outcome], return_exceptions: bool) -> list[Any]:

@@ -145,6 +145,15 @@ class Found:
     nodes: Sequence[BaseNode]
     vectors: Tensor
 
+    def at(self, places: Sequence[int]) -> Found:
+        """Return some of the points, of a search that brought nodes and vectors."""
+        return Found(
+            [self.ids[at] for at in places],
+            [self.scores[at] for at in places],
+            [self.nodes[at] for at in places],
+            self.vectors[list(places)],
+        )
+
 
 def scores_of(points: Points) -> list[float]:
     """Return the points' scores, 0 where they have none."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr-defined]
 from llama_index.core.instrumentation.events import BaseEvent
+from llama_index_instrumentation.dispatcher import DISPATCHER_SPAN_DECORATED_ATTR
 
 if TYPE_CHECKING:
     from llama_index_refine.refinement import Refinement
@@ -164,6 +165,16 @@ def span(method: Method) -> Method:
     :return: the same, with LlamaIndex's `dispatcher.span` around it.
     """
     return cast("Method", dispatcher.span(method))
+
+
+def spanned_by_base(method: Method) -> Method:
+    """Leave an override without a span of its own, as the method of the base class that it calls has one.
+
+    :param method: the override, in a class that gives spans to all overrides of methods that have one.
+    :return: the same.
+    """
+    setattr(method, DISPATCHER_SPAN_DECORATED_ATTR, True)
+    return method
 
 
 def stage_span(stage: str, work: Callable[P, T]) -> Callable[P, T]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from llama_index_refine.refinement import Refinement
@@ -28,7 +29,7 @@ class Lesson:
     background: Tensor | None
     population: int | None
     metric: Metric
-    trust: float
+    trust: NDArray[np.float32]
     signal: float
     query_str: str = ""
 
@@ -107,7 +108,7 @@ class Refining:
             torch.stack([lesson.grades for lesson in lessons]),
             background,
             population=first.population,
-            trust=[lesson.trust for lesson in lessons],
+            trust=np.stack([lesson.trust for lesson in lessons]),
             signal=[lesson.signal for lesson in lessons],
         )
 

@@ -27,6 +27,7 @@ from llama_index_refine.refining.allocation import PLENTY, next_to_grade, split_
 from llama_index_refine.refining.base import TYPICAL_SIGNAL
 from llama_index_refine.refining.trust import Reliability, shrink
 from llama_index_refine.retrieval.embedding import Embedding
+from llama_index_refine.retrieval.examples import examples_of
 from llama_index_refine.retrieval.fusion import admitted, fuse, fuse_ranked, standing
 from llama_index_refine.retrieval.grading import Grading, Sheet
 from llama_index_refine.retrieval.lessons import Lesson, Refining
@@ -64,7 +65,9 @@ class Feedback:
     documents: list[Tensor] = field(default_factory=list)
     grades: list[float] = field(default_factory=list)
     spread: list[float | None] = field(default_factory=list)
+    believed: list[float | None] = field(default_factory=list)
     shown: set[PointId] = field(default_factory=set)
+    asked: int = 0
     path: list[Any] = field(default_factory=list)
     rounds: int = 0
     doing: str = ""
@@ -73,9 +76,14 @@ class Feedback:
         """Say in one sentence why there is no more to be refined by."""
         return str(error) if isinstance(error, NotRefinedError) else f"{self.doing} failed: {in_a_sentence(error)}"
 
-    def add(self, found: Found, grades: Grades) -> None:
+    def heard(self, found: Found, grades: Grades) -> None:
         """Take in one round's grades, of the nodes that got one."""
         self.rounds += 1
+        self.asked += len(found.ids)
+        self.add(found, grades)
+
+    def add(self, found: Found, grades: Grades, believed: float | None = None) -> None:
+        """Take in grades, `believed` so far in [0, 1] whoever the teacher is, None for as far as the teacher."""
         self.shown.update(found.ids)
         for at, grade in enumerate(grades):
             if grade is not None:
@@ -84,6 +92,16 @@ class Feedback:
                 self.documents.append(found.vectors[at])
                 self.grades.append(grade)
                 self.spread.append(grades.spread[at] if grades.spread else None)
+                self.believed.append(believed)
+
+    def new(self, found: Found) -> Found:
+        """Return those of the points whose grade is not known yet."""
+        kept = [at for at, point in enumerate(found.ids) if point not in self.shown]
+        return found if len(kept) == len(found.ids) else found.at(kept)
+
+    def said(self) -> list[int]:
+        """Return the places of the grades that the teacher gave."""
+        return [at for at, share in enumerate(self.believed) if share is None]
 
 
 @dataclass(frozen=True)
@@ -172,14 +190,16 @@ class FeedbackLoop:
             raise NotRefinedError(f"the first search found {len(shown.ids)} nodes with a vector, and refining needs 2")
         feedback.doing = "drawing the background"
         background = yield from self._background(space)
-        shown = yield from self._with_judged(feedback, shown)
-        yield from self._grade(feedback, shown)
-        if len(feedback.grades) < 2:
+        yield from self._take_examples(feedback)
+        shown = yield from self._with_judged(feedback, feedback.new(shown))
+        if shown.ids:
+            yield from self._grade(feedback, shown)
+        if len(feedback.grades) < 2 and not (background is not None and feedback.grades and not feedback.said()):
             why = "".join(f"; {failure}" for failure in feedback.account.failures)
             raise NotRefinedError(f"the teacher graded {len(feedback.grades)} of {len(shown.ids)} nodes, not 2{why}")
         for share in shares:
             # Judged nodes may have taken more than the first round's share.
-            share = min(share, self.feedback_top_k - len(feedback.shown))
+            share = min(share, self.feedback_top_k - feedback.asked)
             if share < 1 or feedback.account.exhausted():
                 break
             # What to ask next follows all that was heard; how far to go by it is decided at the end.
@@ -213,6 +233,21 @@ class FeedbackLoop:
             return fuse_ranked(found, graded, gains, self.similarity_top_k)
         return fuse(found, graded, similarities, space.metric, self.similarity_top_k, threshold)
 
+    def _take_examples(self, feedback: Feedback) -> Steps[None]:
+        """Take the query's own examples for graded, as far as the searches may find them."""
+        examples = examples_of(feedback.query)
+        points = [point for node_id in examples for point in points_of(node_id)]
+        if not examples:
+            return
+        found = Found([], [], [], torch.empty(0, 0))
+        if points:
+            found = yield from self.collection.fetch(points, feedback.vector, len(points))
+        if len(found.ids) < len(examples):
+            missing = f"{len(examples) - len(found.ids)} of the examples cannot be found: gone, or outside the filter"
+            feedback.account.note(missing)
+            logger.warning("Going on without some examples: %s", missing)
+        feedback.add(found, Grades([examples[same_id(node.node_id)] for node in found.nodes]), believed=1.0)
+
     def _with_judged(self, feedback: Feedback, shown: Found) -> Steps[Found]:
         """Put the nodes that people have judged, wherever they rank, in the place of the last others shown."""
         judged = {same_id(node_id): node_id for node_id in self.grading.grader().judged(feedback.query)}
@@ -220,7 +255,7 @@ class FeedbackLoop:
         others = [at for at, name in enumerate(names) if name not in judged]
         room = self.feedback_top_k - (len(names) - len(others))
         elsewhere = [node_id for name, node_id in judged.items() if name not in names]
-        missing = [point for node_id in elsewhere for point in points_of(node_id)]
+        missing = [point for node_id in elsewhere for point in points_of(node_id) if point not in feedback.shown]
         if not missing or room < 1:
             return shown
         feedback.doing = "fetching what people have judged"
@@ -244,23 +279,28 @@ class FeedbackLoop:
         feedback.doing = "grading"
         sheet = Sheet(feedback.query, shown.nodes, feedback.account)
         grades = yield Step("grade", self.grading, sheet)
-        feedback.add(shown, grades)
+        feedback.heard(shown, grades)
         if isinstance(self.trust, Reliability):
             self.trust.hear([grade for grade in grades if grade is not None])
 
     def _read(self, feedback: Feedback) -> NDArray[np.float64]:
         """Return the grades as they count: uncertain ones drawn to the mean, on the scale that the teacher uses."""
-        grades = np.array(shrink(feedback.grades, feedback.spread))
-        if not isinstance(self.trust, Reliability):
-            return grades
-        return self.trust.calibrate(grades)
+        grades = np.array(feedback.grades, dtype=np.float64)
+        said = feedback.said()
+        if said:
+            heard = np.array(shrink(grades[said].tolist(), [feedback.spread[at] for at in said]))
+            grades[said] = self.trust.calibrate(heard) if isinstance(self.trust, Reliability) else heard
+        return grades
 
     def _trust(self, feedback: Feedback, space: Space) -> float:
         if not isinstance(self.trust, Reliability):
             return self.trust
-        documents = torch.stack(feedback.documents)
+        said = feedback.said()
+        if not said:
+            return self.trust.belief.trust()
+        documents = torch.stack([feedback.documents[at] for at in said])
         similarities = similarity(torch.from_numpy(feedback.vector), documents, space.metric)
-        return self.trust.observe(documents.numpy(), feedback.grades, similarities.numpy())
+        return self.trust.observe(documents.numpy(), [feedback.grades[at] for at in said], similarities.numpy())
 
     def _move(self, feedback: Feedback, background: Background | None, space: Space, trust: float) -> Steps[Refinement]:
         """Refine the query by all that was graded so far."""
@@ -275,7 +315,10 @@ class FeedbackLoop:
         documents, grades = torch.stack(feedback.documents), torch.tensor(self._read(feedback), dtype=torch.float32)
         query_str = feedback.query.query_str
         signal = self.trust.signal() if isinstance(self.trust, Reliability) else TYPICAL_SIGNAL
-        lesson = Lesson(feedback.vector, documents, grades, vectors, population, space.metric, trust, signal, query_str)
+        shares = np.array([trust if share is None else share for share in feedback.believed], dtype=np.float32)
+        lesson = Lesson(
+            feedback.vector, documents, grades, vectors, population, space.metric, shares, signal, query_str
+        )
         refinement: Refinement = yield Step("refine", self.refining, lesson)
         feedback.path.append(refinement.vector)
         return refinement
