@@ -239,6 +239,7 @@ class FeedbackLoop:
         points = [point for node_id in examples for point in points_of(node_id)]
         if not examples:
             return
+        feedback.doing = "fetching the examples"
         found = Found([], [], [], torch.empty(0, 0))
         if points:
             found = yield from self.collection.fetch(points, feedback.vector, len(points))
