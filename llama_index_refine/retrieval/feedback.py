@@ -1,0 +1,79 @@
+"""What has been graded for one query."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from llama_index.core.schema import NodeWithScore, QueryBundle
+from qdrant_client import models
+from torch import Tensor
+
+from llama_index_refine.graders.account import Account
+from llama_index_refine.graders.base import Grades
+from llama_index_refine.qdrant.errors import in_a_sentence
+from llama_index_refine.qdrant.points import Found, PointId
+
+
+class NotRefinedError(Exception):
+    """Why there is nothing to refine by."""
+
+
+@dataclass
+class Feedback:
+    """What has been graded for one query so far.
+
+    :param query: its text and vector.
+    :param vector: (d,) float32.
+    :param account: what grading it may cost, and has.
+    :param words: what its searches take beside the vector; not empty in hybrid mode.
+    :param doing: what is being done, for whoever reads that it failed.
+    """
+
+    query: QueryBundle
+    vector: np.ndarray
+    account: Account
+    words: dict[str, models.SparseVector]
+    ids: list[PointId] = field(default_factory=list)
+    nodes: list[NodeWithScore] = field(default_factory=list)
+    documents: list[Tensor] = field(default_factory=list)
+    grades: list[float] = field(default_factory=list)
+    spread: list[float | None] = field(default_factory=list)
+    believed: list[float | None] = field(default_factory=list)
+    shown: set[PointId] = field(default_factory=set)
+    asked: int = 0
+    path: list[Any] = field(default_factory=list)
+    rounds: int = 0
+    doing: str = ""
+
+    def failed(self, error: Exception) -> str:
+        """Say in one sentence why there is no more to be refined by."""
+        return str(error) if isinstance(error, NotRefinedError) else f"{self.doing} failed: {in_a_sentence(error)}"
+
+    def heard(self, found: Found, grades: Grades) -> None:
+        """Take in one round's grades, of the nodes that got one."""
+        self.rounds += 1
+        self.asked += len(found.ids)
+        self.add(found, grades)
+
+    def add(self, found: Found, grades: Grades, believed: float | None = None) -> None:
+        """Take in grades, `believed` so far in [0, 1] whoever the teacher is, None for as far as the teacher."""
+        self.shown.update(found.ids)
+        for at, grade in enumerate(grades):
+            if grade is not None:
+                self.ids.append(found.ids[at])
+                self.nodes.append(NodeWithScore(node=found.nodes[at], score=found.scores[at]))
+                self.documents.append(found.vectors[at])
+                self.grades.append(grade)
+                self.spread.append(grades.spread[at] if grades.spread else None)
+                self.believed.append(believed)
+
+    def new(self, found: Found) -> Found:
+        """Return those of the points whose grade is not known yet."""
+        kept = [at for at, point in enumerate(found.ids) if point not in self.shown]
+        return found if len(kept) == len(found.ids) else found.at(kept)
+
+    def said(self) -> list[int]:
+        """Return the places of the grades that the teacher gave."""
+        return [at for at, share in enumerate(self.believed) if share is None]
