@@ -79,9 +79,10 @@ _OVERLOADED = "the LLM server failed or has too much to do{status}"
 _FIRST = (
     _Rule(
         Remedy.STOP,
-        "the quota of the LLM's account for today is used up{status}: raise it, or wait until it is renewed",
+        "the quota of the LLM's account for today or longer is used up{status}: raise it, or wait until it is renewed",
         codes=r".*perday.*",
-        texts=r"\blimit: 0\b|\bper day\b.{0,40}\bexceeded|\bdaily (?:limit|quota)\b",
+        texts=r"\blimit: 0\b|\bper day\b.{0,40}\bexceeded|\bdaily (?:rate )?(?:limit|quota)\b"
+        r"|\w[- ]per[- ](?:day|month)\b(?![\s\S]*try again in)",
     ),
     _Rule(Remedy.WAIT, _RATE_LIMIT, codes=r"resourceexhausted", kind="busy"),
     _Rule(
@@ -91,8 +92,20 @@ _FIRST = (
         r"|exceededcurrentquota.*|openroutercredits|(?:account)?overdue.*|1113",
         texts=r"exceeded your current quota|credit balance is too low|insufficient[ _](?:credits?|balance|funds|quota)"
         r"|requires more credits|budget has been exceeded|over budget|exceeded budget|crossed budget"
-        r"|billing (?:hard )?limit|out of credits|api usage limits|in good standing|in arrears|余额不足|欠费",
+        r"|billing (?:hard )?limit|(?:spending|usage) limit|out of credits|(?:all|any) (?:available )?credits"
+        r"|included credits|in good standing|in arrears|余额不足|欠费",
         statuses=(402,),
+    ),
+    _Rule(
+        Remedy.STOP,
+        "the LLM's account is disabled or suspended{status}: ask its provider",
+        codes=r"consumersuspended|accountdeactivated|organizationdisabled",
+        texts=r"\b(?:account|organi[sz]ation|project|team|consumer)\b.{0,60}\b(?:disabled|suspended|deactivated)\b",
+    ),
+    _Rule(
+        Remedy.STOP,
+        "a proxy between here and the LLM server wants credentials{status}: set them in HTTPS_PROXY",
+        statuses=(407,),
     ),
     _Rule(
         Remedy.STOP,
@@ -123,7 +136,8 @@ _FIRST = (
         r"|(?:prompt|input|request|message)s? (?:is|are) too (?:long|large)"
         r"|too (?:long|large) for (?:the )?(?:requested )?model|`inputs`|inputs? length|longer than the model"
         r"|reduce (?:the|your) (?:length|message|prompt)|input token count|max_tokens must be at least 1, got -"
-        r"|too many input tokens|request too large|exceeds? the (?:model's )?maximum (?:context|input|number)",
+        r"|too many (?:input )?tokens(?!,? please| per)|request too large"
+        r"|exceeds? the (?:model's )?maximum (?:context|input|number)",
         statuses=(413,),
     ),
 )
@@ -132,6 +146,17 @@ _LATER = (
         Remedy.STOP,
         "the request cannot be sent: check the base URL, and that the api_key has no spaces or line breaks",
         codes=r"localprotocolerror|unsupportedprotocol|invalidurl",
+    ),
+    _Rule(
+        Remedy.STOP,
+        "the LLM server's certificate is not trusted: name its authority's in SSL_CERT_FILE",
+        codes=r"sslcertverificationerror|clientconnectorcertificateerror",
+        texts=r"certificate[_ ]verify[_ ]failed|self.signed certificate",
+    ),
+    _Rule(
+        Remedy.STOP,
+        "the model or its server does not chat{status}: choose one that answers chat completions",
+        texts=r"chat[_ ]template(?!_kwargs)|template error|not support chat|not a chat model|chatcompletion operation",
     ),
     _Rule(
         Remedy.ADAPT,
@@ -143,11 +168,13 @@ _LATER = (
     _Rule(
         Remedy.STOP,
         "the LLM server does not know the model{status}: check the model's name",
-        codes=r"modelnot(?:found|exist|supported|available).*|invalidmodel.*|unknownmodel.*|deploymentnotfound"
-        r"|resourcenotfound(?:exception)?",
-        texts=r"\bmodels?\b.{0,120}?\b(?:(?:does|do) ?n[o']t exist|(?:was |is )?not found|not exist)\b|invalid model\b"
+        codes=r"modeldecommissioned|modelnot(?:found|exist|supported|available).*|invalidmodel.*|unknownmodel.*"
+        r"|deploymentnotfound|resourcenotfound(?:exception)?",
+        texts=r"\bmodels?\b.{0,120}?\b(?:(?:does|do) ?n[o']t exist|(?:was |is )?not found|not exist"
+        r"|decommissioned|no longer|not supported by)\b|invalid model\b"
         r"|model identifier is invalid|no endpoints found|throughput isn.t supported|try pulling it|unknown model"
-        r"|not a valid model|no such model|model .{0,60}\bis not (?:available|loaded|deployed)"
+        r"|not a valid model|no such model|must provide a model|llm provider not provided"
+        r"|model .{0,60}\bis not (?:available|loaded|deployed)"
         r"|don't have access to the model|model access",
     ),
     _Rule(
@@ -159,7 +186,7 @@ _LATER = (
         Remedy.STOP,
         "the LLM is not offered where this program runs{status}: choose another provider or region",
         codes=r"unsupportedcountry.*",
-        texts=r"location is not supported|not supported in your (?:country|region)",
+        texts=r"location is not supported|not (?:supported|available) in your (?:country|region)",
     ),
     _Rule(
         Remedy.WAIT,
@@ -180,10 +207,11 @@ _LATER = (
     _Rule(
         Remedy.WAIT,
         _OVERLOADED,
-        codes=r"overloaded.*|(?:service)?unavailable.*|modelnotready.*|internalserver.*|engineoverloaded.*|serverbusy"
-        r"|modelstreamerror.*|internalfailure.*",
-        texts=r"\boverloaded\b|temporarily unavailable|loading model|(?:is|currently) loading|no deployments available",
-        statuses=(409, 425),
+        codes=r"overloaded.*|(?:service)?unavailable.*|modelnotready.*|engineoverloaded.*|serverbusy"
+        r"|modelstreamerror.*|modelerror.*",
+        texts=r"\boverloaded\b|temporarily unavailable|loading model|(?:is|currently) loading|no deployments available"
+        r"|capacity exceeded",
+        statuses=(409, 424, 425, 498),
         kind="busy",
     ),
     _Rule(
@@ -195,6 +223,7 @@ _LATER = (
     _Rule(
         Remedy.STOP,
         "the LLM server does not know the model or the address{status}: check the model's name and the base URL",
+        texts=r"api version not supported",
         statuses=(404, 405, 410),
     ),
 )
@@ -205,6 +234,10 @@ _UNREACHABLE = frozenset(
         "connectionclosederror",
         "endpointconnectionerror",
         "transporterror",
+        "connectionerror",
+        "maxretryerror",
+        "urlerror",
+        "gaierror",
     ]
 )
 # Errors of programs, whose texts quote whatever they worked on.
