@@ -32,9 +32,25 @@ class Question:
     headers: Mapping[str, str]
 
     @property
-    def prompt(self) -> str:
+    def parts(self) -> list[Mapping[str, Any]]:
+        """The content parts of all messages; a text is one."""
         messages = self.body.get("messages") or [{"content": self.body.get("prompt")}]
-        return "\n".join(text for message in messages if isinstance(text := message["content"], str))
+        contents = [message["content"] for message in messages]
+        return [
+            part
+            for content in contents
+            for part in ([{"type": "text", "text": content}] if isinstance(content, str) else content or [])
+        ]
+
+    @property
+    def prompt(self) -> str:
+        """All text, with [image] where an image stands."""
+        return "\n".join(part["text"] if part["type"] == "text" else "[image]" for part in self.parts)
+
+    @property
+    def images(self) -> list[str]:
+        """The URLs of all images, which may be data URLs."""
+        return [part["image_url"]["url"] for part in self.parts if part["type"] == "image_url"]
 
     @property
     def query(self) -> str:

@@ -63,6 +63,10 @@ class Chat(ABC):
         """What to ask for beside the answer where the model completes texts and has no messages; None where it has."""
         return None
 
+    def takes_images(self) -> bool:
+        """Whether images reach the model; whether it sees them is for the model to say."""
+        return True
+
     @abstractmethod
     def fingerprint(self) -> str:
         """Say which model answers, without secrets."""
@@ -153,6 +157,11 @@ class LlamaIndexChat(Chat, OfOneProcess):
         if self.llm.metadata.is_chat_model:
             return None
         return {"logprobs": _COMPLETION_LOGPROBS, "max_tokens": _COMPLETION_TOKENS}
+
+    def takes_images(self) -> bool:
+        """See `Chat.takes_images`. Where LlamaIndex makes one text of the messages, images are dropped on the way."""
+        llm = self.llm
+        return llm.metadata.is_chat_model and type(llm).chat is not CustomLLM.chat
 
     async def ask(self, messages: Sequence[ChatMessage], options: Mapping[str, Any], blocking: bool) -> Answer:
         """See `Chat.ask`. Blocking LLMs, and all where the caller is synchronous, are called in threads."""

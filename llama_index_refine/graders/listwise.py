@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from llama_index.core.base.llms.types import ChatMessage
+from llama_index.core.base.llms.types import ChatMessage, TextBlock
 from llama_index.core.llms import LLM
 from llama_index.core.prompts import BasePromptTemplate, PromptTemplate
 from llama_index.core.prompts.mixin import PromptDictType
@@ -21,7 +22,8 @@ from llama_index_refine.graders.asking.calls import Call, CallOptions, Calls, Un
 from llama_index_refine.graders.asking.failures import Failure
 from llama_index_refine.graders.asking.options import Options
 from llama_index_refine.graders.asking.prompts import LISTWISE, LISTWISE_FORM, instruction_line
-from llama_index_refine.graders.asking.text import clean, content, count_tokens, fenced
+from llama_index_refine.graders.asking.showing import MAX_IMAGE_PIXELS, Shown, Sight, Written, with_images
+from llama_index_refine.graders.asking.text import count_tokens
 from llama_index_refine.graders.asking.verdicts import HIGHEST, grades_of, verdicts_in
 from llama_index_refine.graders.base import BaseGrader, Grades
 from llama_index_refine.graders.chat import LLAMA_INDEX_ADDS, LlamaIndexChat, NoModelError
@@ -61,6 +63,8 @@ class ListwiseGrader(BaseGrader):
     :param max_document_tokens: longer documents are cut to this many tokens, at least 1.
     :param metadata_mode: which of a node's metadata the LLM sees before its text.
     :param llm_kwargs: arguments for each call of the LLM.
+    :param max_image_pixels: larger images are scaled down to so many pixels.
+    :param image_folders: images that are in files are read in these folders and below.
     :param calls: how its questions are asked: see `CallOptions`; 4 at a time unless you say more, and 60 s for each.
     :raises ValueError: an argument out of its range.
     """
@@ -76,6 +80,8 @@ class ListwiseGrader(BaseGrader):
         max_document_tokens: int = 512,
         metadata_mode: MetadataMode = MetadataMode.LLM,
         llm_kwargs: Mapping[str, Any] | None = None,
+        max_image_pixels: int = MAX_IMAGE_PIXELS,
+        image_folders: Sequence[str | Path] = (),
         **calls: Unpack[CallOptions],
     ) -> None:
         for name, value in (("batch_size", batch_size), ("max_document_tokens", max_document_tokens)):
@@ -94,6 +100,7 @@ class ListwiseGrader(BaseGrader):
         self._options = Options({}, llm_kwargs, LLAMA_INDEX_ADDS)
         self._calls = Calls(**(CallOptions(concurrency=4, timeout=60.0) | calls))
         self._structured: bool | None = None
+        self._sight = Sight(max_image_pixels, image_folders)
 
     def grade(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> Grades:
         """See `BaseGrader.grade`."""
@@ -111,8 +118,10 @@ class ListwiseGrader(BaseGrader):
             self._max_prompt_tokens,
             self._both_orders,
             self._options.required,
+            self._max_document_tokens,
+            self._sight.reader.max_image_pixels,
         )
-        return f"{super().fingerprint()} {self._chat.fingerprint()} {settings} {self._max_document_tokens}"
+        return f"{super().fingerprint()} {self._chat.fingerprint()} {settings}"
 
     def _get_prompts(self) -> PromptDictType:
         return {_PROMPT_KEY: self._prompt}
@@ -130,36 +139,45 @@ class ListwiseGrader(BaseGrader):
         except NoModelError as error:
             self._calls.fail(str(error), account)
             return Grades([None] * len(nodes))
-        texts = [content(node, self._metadata_mode, self._max_document_tokens) for node in nodes]
-        orders = [list(range(len(nodes)))]
-        if self._both_orders:
-            orders.append(orders[0][::-1])
-        return mean(await asyncio.gather(*(self._pass(query, texts, order, account, blocking) for order in orders)))
+        asked, documents = await self._sight.look(query, nodes, self._metadata_mode, self._max_document_tokens)
+        model, takes_images = self._chat.fingerprint(), self._chat.takes_images()
+        reasons = [self._sight.why_not(model, takes_images, asked, shown) for shown in documents]
+        for reason in filter(None, reasons):
+            self._calls.tell(reason, account)
+        order = [at for at, shown in enumerate(documents) if not (reasons[at] or shown.is_empty)]
+        orders = [order, order[::-1]] if self._both_orders else [order]
+        passes = (self._pass(asked, documents, one, account, blocking) for one in orders)
+        return mean(await asyncio.gather(*passes))
 
     async def _pass(
-        self, query: QueryBundle, texts: Sequence[str], order: Sequence[int], account: Account, blocking: bool
+        self, query: Shown, documents: Sequence[Shown], order: Sequence[int], account: Account, blocking: bool
     ) -> Grades:
-        batches = self._batches(texts, order)
-        questions = [_Question(self, query, [texts[place] for place in batch], account, blocking) for batch in batches]
-        calls = [Call(question.ask, question.tokens, question.adapt) for question in questions]
-        grades: list[float | None] = [None] * len(texts)
+        batches = self._batches(documents, order)
+        questions = [
+            _Question(self, query, [documents[place] for place in batch], account, blocking) for batch in batches
+        ]
+        calls = [Call(question.ask, question.tokens, question.adapt, question.needless) for question in questions]
+        grades: list[float | None] = [None] * len(documents)
         for batch, answer in zip(batches, await self._calls.gather(calls, account), strict=True):
             for place, grade in zip(batch, answer or [None] * len(batch), strict=True):
                 grades[place] = grade
         return Grades(grades)
 
-    def _batches(self, texts: Sequence[str], order: Sequence[int]) -> list[list[int]]:
+    def _batches(self, documents: Sequence[Shown], order: Sequence[int]) -> list[list[int]]:
+        """Divide documents among questions. Those with images go by themselves: who cannot see them grades the rest."""
         batches: list[list[int]] = []
-        left = 0
-        for place in order:
-            if not texts[place].strip():
-                continue
-            tokens = count_tokens(fenced(texts[place], self._max_document_tokens))
-            if not batches or tokens > left or len(batches[-1]) == self._batch_size:
-                batches.append([])
-                left = self._max_prompt_tokens
-            batches[-1].append(place)
-            left -= tokens
+        for pictured in (False, True):
+            left = 0
+            for place in order:
+                shown = documents[place]
+                if bool(shown.images) != pictured:
+                    continue
+                tokens = count_tokens(shown.fenced(self._max_document_tokens)) + shown.image_tokens
+                if not left or tokens > left or len(batches[-1]) == self._batch_size:
+                    batches.append([])
+                    left = self._max_prompt_tokens
+                batches[-1].append(place)
+                left -= tokens
         return batches
 
 
@@ -167,25 +185,30 @@ class _Question:
     """One question about several documents: structured output first, then plain text."""
 
     def __init__(
-        self, grader: ListwiseGrader, query: QueryBundle, texts: Sequence[str], account: Account, blocking: bool
+        self, grader: ListwiseGrader, query: Shown, documents: Sequence[Shown], account: Account, blocking: bool
     ) -> None:
         self._grader = grader
-        self._texts = texts
+        self._shown = [query, *documents]
+        self._count = len(documents)
+        self._images = {mark: image for shown in self._shown for mark, image in shown.images.items()}
         self._account = account
         self._blocking = blocking
         self._attempt = grader._options.attempt(grader._chat.fingerprint())
         self._plain = grader._structured is False or not grader._chat.llm.metadata.is_function_calling_model
         self._variables = {
-            "query": clean(query.query_str),
-            "count": str(len(texts)),
+            "query": query.in_line(),
+            "count": str(len(documents)),
             "instruction": instruction_line(grader.instruction),
             "documents": "\n\n".join(
-                fenced(text, grader._max_document_tokens, f"document-{number}") for number, text in enumerate(texts, 1)
+                shown.fenced(grader._max_document_tokens, f"document-{number}")
+                for number, shown in enumerate(documents, 1)
             ),
         }
 
     async def ask(self) -> list[float | None]:
-        grades = grades_of(await (self._ask_plainly() if self._plain else self._ask_structured()), len(self._texts))
+        with self._grader._sight.watched(self._attempt.model, self._images):
+            verdicts = await (self._ask_plainly() if self._plain else self._ask_structured())
+        grades = grades_of(verdicts, self._count)
         if all(grade is None for grade in grades):
             raise Unreadable("an answer graded none of the documents")
         self._grader._options.worked(self._attempt)
@@ -196,7 +219,10 @@ class _Question:
         return grades
 
     def tokens(self) -> int:
-        return self._prompt_tokens() + _TOKENS_PER_VERDICT * len(self._texts)
+        return self._prompt_tokens() + _TOKENS_PER_VERDICT * self._count
+
+    def needless(self) -> str | None:
+        return self._grader._sight.why_not(self._attempt.model, True, *self._shown)
 
     def adapt(self, error: Exception, failure: Failure | None) -> bool:
         """Give up what the model refuses, and structured output where it failed."""
@@ -209,9 +235,10 @@ class _Question:
 
     async def _ask_structured(self) -> list[tuple[float, float]]:
         grader = self._grader
-        form = await grader._chat.predict(
-            Verdicts, grader._prompt, self._variables, self._attempt.options, blocking=self._blocking
-        )
+        prompt, variables = grader._prompt, self._variables
+        if self._images:
+            prompt, variables = Written(self._messages()), {}
+        form = await grader._chat.predict(Verdicts, prompt, variables, self._attempt.options, blocking=self._blocking)
         # structured_predict keeps the server's own count to itself.
         self._account.charge(self._prompt_tokens(), count_tokens(form.model_dump_json()))
         return [(verdict.document, verdict.relevance) for verdict in form.verdicts]
@@ -219,17 +246,20 @@ class _Question:
     async def _ask_plainly(self) -> list[tuple[float, float]]:
         grader = self._grader
         *before, last = self._messages()
-        form = LISTWISE_FORM.replace("{count}", str(len(self._texts)))
-        asked = [*before, ChatMessage(role=last.role, content=f"{last.content}{form}")]
+        form = LISTWISE_FORM.replace("{count}", str(self._count))
+        *blocks, end = last.blocks or [TextBlock(text="")]
+        blocks += [TextBlock(text=f"{end.text}{form}")] if isinstance(end, TextBlock) else [end, TextBlock(text=form)]
+        asked = [*before, ChatMessage(role=last.role, blocks=blocks)]
         answer = await grader._chat.ask(asked, self._attempt.options, self._blocking)
         self._account.charge(answer.prompt_tokens, answer.completion_tokens)
-        return verdicts_in(found(answer)[0], len(self._texts))
+        return verdicts_in(found(answer)[0], self._count)
 
     def _messages(self) -> list[ChatMessage]:
-        return self._grader._prompt.format_messages(llm=None, **self._variables)
+        return with_images(self._grader._prompt.format_messages(llm=None, **self._variables), self._images)
 
     def _prompt_tokens(self) -> int:
-        return sum(count_tokens(message.content or "") for message in self._messages())
+        text = sum(count_tokens(message.content or "") for message in self._messages())
+        return text + sum(shown.image_tokens for shown in self._shown)
 
 
 def _checked(prompt: BasePromptTemplate) -> BasePromptTemplate:

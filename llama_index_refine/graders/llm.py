@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from llama_index.core.llms import LLM
@@ -13,6 +14,7 @@ from typing_extensions import Unpack
 from llama_index_refine.graders.asking.answer import Answer
 from llama_index_refine.graders.asking.calls import CallOptions, Calls
 from llama_index_refine.graders.asking.prompts import YES_NO
+from llama_index_refine.graders.asking.showing import MAX_IMAGE_PIXELS, Sight
 from llama_index_refine.graders.chat import LlamaIndexChat
 from llama_index_refine.graders.pointwise import PointwiseGrader, yes_no_options
 from llama_index_refine.graders.reading import yes_or_no
@@ -31,6 +33,8 @@ class LLMGrader(PointwiseGrader):
     :param max_document_tokens: longer documents are cut to this many tokens of `Settings.tokenizer`.
     :param metadata_mode: which of a node's metadata the LLM sees before its text.
     :param llm_kwargs: arguments for each call of the LLM, such as {"temperature": 0.0}.
+    :param max_image_pixels: larger images are scaled down to so many pixels.
+    :param image_folders: images that are in files are read in these folders and below, and nowhere else.
     :param calls: how its questions are asked: see `CallOptions`.
     :raises ValueError: an argument out of its range.
     """
@@ -43,6 +47,8 @@ class LLMGrader(PointwiseGrader):
         max_document_tokens: int = 512,
         metadata_mode: MetadataMode = MetadataMode.LLM,
         llm_kwargs: Mapping[str, Any] | None = None,
+        max_image_pixels: int = MAX_IMAGE_PIXELS,
+        image_folders: Sequence[str | Path] = (),
         **calls: Unpack[CallOptions],
     ) -> None:
         super().__init__(
@@ -53,6 +59,7 @@ class LLMGrader(PointwiseGrader):
             metadata_mode=metadata_mode,
             calls=Calls(**calls),
             options=yes_no_options(llm_kwargs),
+            sight=Sight(max_image_pixels, image_folders),
         )
 
     def _read(self, answer: Answer) -> float | None:

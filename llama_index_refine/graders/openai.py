@@ -6,9 +6,10 @@ import asyncio
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from llama_index.core.base.llms.types import ChatMessage
+from llama_index.core.base.llms.types import ChatMessage, ImageBlock, TextBlock
 from llama_index.core.prompts import BasePromptTemplate
 from llama_index.core.schema import MetadataMode
 from typing_extensions import Unpack
@@ -16,6 +17,7 @@ from typing_extensions import Unpack
 from llama_index_refine.graders.asking.answer import Answer, get, reply_of
 from llama_index_refine.graders.asking.calls import CallOptions, Calls
 from llama_index_refine.graders.asking.prompts import YES_NO
+from llama_index_refine.graders.asking.showing import MAX_IMAGE_PIXELS, Sight
 from llama_index_refine.graders.asking.text import count_tokens
 from llama_index_refine.graders.chat import Chat, NoModelError
 from llama_index_refine.graders.pointwise import PointwiseGrader, yes_no_options
@@ -43,6 +45,8 @@ class OpenAIGrader(PointwiseGrader):
     :param max_document_tokens: longer documents are cut to this many tokens.
     :param metadata_mode: which of a node's metadata the model sees before its text.
     :param llm_kwargs: arguments for each call, such as {"temperature": 0.0, "extra_body": {...}}.
+    :param max_image_pixels: larger images are scaled down to so many pixels.
+    :param image_folders: images that are in files are read in these folders and below.
     :param calls: how its questions are asked: see `CallOptions`.
     :raises ValueError: an argument out of its range.
     """
@@ -57,6 +61,8 @@ class OpenAIGrader(PointwiseGrader):
         max_document_tokens: int = 512,
         metadata_mode: MetadataMode = MetadataMode.LLM,
         llm_kwargs: Mapping[str, Any] | None = None,
+        max_image_pixels: int = MAX_IMAGE_PIXELS,
+        image_folders: Sequence[str | Path] = (),
         **calls: Unpack[CallOptions],
     ) -> None:
         if not model:
@@ -69,6 +75,7 @@ class OpenAIGrader(PointwiseGrader):
             metadata_mode=metadata_mode,
             calls=Calls(**calls),
             options=yes_no_options(llm_kwargs, temperature=0.0),
+            sight=Sight(max_image_pixels, image_folders),
         )
 
     def _read(self, answer: Answer) -> float | None:
@@ -95,14 +102,14 @@ class _OpenAIChat(Chat):
 
     async def ask(self, messages: Sequence[ChatMessage], options: Mapping[str, Any], blocking: bool) -> Answer:
         """See `Chat.ask`."""
-        asked = [{"role": message.role.value, "content": message.content or ""} for message in messages]
+        asked = [{"role": message.role.value, "content": _content(message)} for message in messages]
         body = {"model": self._model, "messages": asked}
         body |= {name: value for name, value in options.items() if name not in _OF_THE_REQUEST and name != "extra_body"}
         body |= options.get("extra_body") or {}
         request: Any = {_OF_THE_REQUEST[name]: value for name, value in options.items() if name in _OF_THE_REQUEST}
         # `chat.completions.create` does the same, and doubles the processor time of a call by what it does with types.
         response = await self._client().post("/chat/completions", cast_to=object, body=body, options=request)
-        return _counted(reply_of(response), response, asked)
+        return _counted(reply_of(response), response, messages)
 
     def fingerprint(self) -> str:
         """See `Chat.fingerprint`."""
@@ -121,11 +128,28 @@ class _OpenAIChat(Chat):
         return client
 
 
-def _counted(answer: Answer, response: Any, asked: Sequence[Mapping[str, str]]) -> Answer:
+def _content(message: ChatMessage) -> str | list[dict[str, Any]]:
+    """Write a message as text where it is one, because not every server takes parts."""
+    if all(isinstance(block, TextBlock) for block in message.blocks):
+        return message.content or ""
+    return [_part(block) for block in message.blocks]
+
+
+def _part(block: Any) -> dict[str, Any]:
+    if isinstance(block, ImageBlock):
+        return {"type": "image_url", "image_url": {"url": str(block.url) if block.url else block.inline_url()}}
+    if isinstance(block, TextBlock):
+        return {"type": "text", "text": block.text}
+    raise ValueError(f"prompt has a block of type {block.block_type!r}; text and images can be sent")
+
+
+def _counted(answer: Answer, response: Any, messages: Sequence[ChatMessage]) -> Answer:
     usage = get(response, "usage")
     prompt, completion = get(usage, "prompt_tokens"), get(usage, "completion_tokens")
     return replace(
         answer,
-        prompt_tokens=prompt if isinstance(prompt, int) and prompt else sum(count_tokens(a["content"]) for a in asked),
+        prompt_tokens=prompt
+        if isinstance(prompt, int) and prompt
+        else sum(count_tokens(m.content or "") for m in messages),
         completion_tokens=completion if isinstance(completion, int) and completion else count_tokens(answer.text),
     )

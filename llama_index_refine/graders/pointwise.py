@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.prompts import BasePromptTemplate
 from llama_index.core.prompts.mixin import PromptDictType
 from llama_index.core.schema import BaseNode, MetadataMode, QueryBundle
@@ -17,7 +18,8 @@ from llama_index_refine.graders.asking.calls import Call, Calls, CutShort, NoTex
 from llama_index_refine.graders.asking.failures import Failure
 from llama_index_refine.graders.asking.options import Attempt, Options
 from llama_index_refine.graders.asking.prompts import instruction_line
-from llama_index_refine.graders.asking.text import clean, content, count_tokens, fenced
+from llama_index_refine.graders.asking.showing import Shown, Sight, with_images
+from llama_index_refine.graders.asking.text import count_tokens
 from llama_index_refine.graders.base import BaseGrader, Grades
 from llama_index_refine.graders.chat import LLAMA_INDEX_ADDS, Chat, NoModelError
 
@@ -35,6 +37,7 @@ class PointwiseGrader(BaseGrader):
     :param metadata_mode: which of a node's metadata stands before its text.
     :param calls: the gate all calls go through.
     :param options: what is asked of the chat model beside the answer.
+    :param sight: which images may be looked at.
     :raises ValueError: max_document_tokens below 1, or a prompt without query or document.
     """
 
@@ -47,6 +50,7 @@ class PointwiseGrader(BaseGrader):
         metadata_mode: MetadataMode,
         calls: Calls,
         options: Options,
+        sight: Sight,
     ) -> None:
         if max_document_tokens < 1:
             raise ValueError(f"max_document_tokens must be at least 1; got {max_document_tokens}")
@@ -57,6 +61,7 @@ class PointwiseGrader(BaseGrader):
         self._metadata_mode = metadata_mode
         self._calls = calls
         self._options = options
+        self._sight = sight
 
     def grade(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> Grades:
         """See `BaseGrader.grade`. Works inside a running event loop too, as in a notebook."""
@@ -68,7 +73,8 @@ class PointwiseGrader(BaseGrader):
 
     def fingerprint(self) -> str:
         """See `BaseGrader.fingerprint`."""
-        settings = (self._chat.fingerprint(), self.instruction, self._max_document_tokens, self._metadata_mode.value)
+        limits = (self._max_document_tokens, self._metadata_mode.value, self._sight.reader.max_image_pixels)
+        settings = (self._chat.fingerprint(), self.instruction, *limits)
         return f"{super().fingerprint()} {settings} {self._options.required}"
 
     def _attempt(self) -> Attempt:
@@ -84,16 +90,21 @@ class PointwiseGrader(BaseGrader):
 
     async def _grade(self, query: QueryBundle, nodes: Sequence[BaseNode], blocking: bool) -> Grades:
         account = current_account()
-        texts = [content(node, self._metadata_mode, self._max_document_tokens) for node in nodes]
         try:
             self._chat.check()
         except NoModelError as error:
             self._calls.fail(str(error), account)
             return Grades([None] * len(nodes))
-        questions = [_Question(self, query, text, account, blocking) for text in texts if text.strip()]
-        calls = [Call(question.ask, question.tokens, question.adapt) for question in questions]
-        grades = iter(await self._calls.gather(calls, account))
-        return Grades(next(grades) if text.strip() else None for text in texts)
+        asked, documents = await self._sight.look(query, nodes, self._metadata_mode, self._max_document_tokens)
+        model, takes_images = self._chat.fingerprint(), self._chat.takes_images()
+        reasons = [self._sight.why_not(model, takes_images, asked, shown) for shown in documents]
+        open_places = [at for at, shown in enumerate(documents) if not (reasons[at] or shown.is_empty)]
+        for reason in filter(None, reasons):
+            self._calls.tell(reason, account)
+        questions = [_Question(self, asked, documents[at], account, blocking) for at in open_places]
+        calls = [Call(question.ask, question.tokens, question.adapt, question.needless) for question in questions]
+        given = dict(zip(open_places, await self._calls.gather(calls, account), strict=True))
+        return Grades(given.get(at) for at in range(len(nodes)))
 
     def _get_prompts(self) -> PromptDictType:
         return {_PROMPT_KEY: self._prompt}
@@ -107,29 +118,32 @@ class _Question:
     """One node's question, in whatever way it has to be asked."""
 
     def __init__(
-        self, grader: PointwiseGrader, query: QueryBundle, text: str, account: Account, blocking: bool
+        self, grader: PointwiseGrader, query: Shown, document: Shown, account: Account, blocking: bool
     ) -> None:
         self._grader = grader
         self._query = query
-        self._text = text
+        self._document = document
+        self._images = {**query.images, **document.images}
         self._account = account
         self._blocking = blocking
         self._attempt = grader._attempt()
 
-    def _messages(self) -> list[Any]:
+    def _messages(self) -> list[ChatMessage]:
         grader = self._grader
-        return grader._prompt.format_messages(
-            query=clean(self._query.query_str),
-            document=fenced(self._text, grader._max_document_tokens),
+        messages = grader._prompt.format_messages(
+            query=self._query.in_line(),
+            document=self._document.fenced(grader._max_document_tokens),
             instruction=instruction_line(grader.instruction),
             **grader._variables(),
         )
+        return with_images(messages, self._images)
 
     async def ask(self) -> float:
         grader = self._grader
         if not self._attempt.tried:
             self._attempt = grader._attempt()
-        answer = await grader._chat.ask(self._messages(), self._attempt.options, self._blocking)
+        with grader._sight.watched(self._attempt.model, self._images):
+            answer = await grader._chat.ask(self._messages(), self._attempt.options, self._blocking)
         self._account.charge(prompt_tokens=answer.prompt_tokens, completion_tokens=answer.completion_tokens)
         grade = grader._read(answer)
         if grade is None:
@@ -138,7 +152,11 @@ class _Question:
         return min(1.0, max(0.0, grade))
 
     def tokens(self) -> int:
-        return sum(count_tokens(message.content or "") for message in self._messages()) + _ANSWER_TOKENS
+        text = sum(count_tokens(message.content or "") for message in self._messages())
+        return text + self._query.image_tokens + self._document.image_tokens + _ANSWER_TOKENS
+
+    def needless(self) -> str | None:
+        return self._grader._sight.why_not(self._attempt.model, True, self._query, self._document)
 
     def adapt(self, error: Exception, failure: Failure | None) -> bool:
         options = self._grader._options

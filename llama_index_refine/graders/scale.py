@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from llama_index.core.llms import LLM
@@ -13,6 +14,7 @@ from typing_extensions import Unpack
 from llama_index_refine.graders.asking.answer import Answer
 from llama_index_refine.graders.asking.calls import CallOptions, Calls
 from llama_index_refine.graders.asking.prompts import SCALE
+from llama_index_refine.graders.asking.showing import MAX_IMAGE_PIXELS, Sight
 from llama_index_refine.graders.chat import LlamaIndexChat
 from llama_index_refine.graders.pointwise import PointwiseGrader, yes_no_options
 from llama_index_refine.graders.reading import number
@@ -39,6 +41,8 @@ class ScaleGrader(PointwiseGrader):
     :param max_document_tokens: longer documents are cut to this many tokens.
     :param metadata_mode: which of a node's metadata the LLM sees before its text.
     :param llm_kwargs: arguments for each call of the LLM.
+    :param max_image_pixels: larger images are scaled down to so many pixels.
+    :param image_folders: images that are in files are read in these folders and below.
     :param calls: how its questions are asked: see `CallOptions`.
     :raises ValueError: an argument out of its range.
     """
@@ -52,6 +56,8 @@ class ScaleGrader(PointwiseGrader):
         max_document_tokens: int = 512,
         metadata_mode: MetadataMode = MetadataMode.LLM,
         llm_kwargs: Mapping[str, Any] | None = None,
+        max_image_pixels: int = MAX_IMAGE_PIXELS,
+        image_folders: Sequence[str | Path] = (),
         **calls: Unpack[CallOptions],
     ) -> None:
         if isinstance(rubric, str) or not 2 <= len(rubric) <= 10:
@@ -64,6 +70,7 @@ class ScaleGrader(PointwiseGrader):
             metadata_mode=metadata_mode,
             calls=Calls(**calls),
             options=yes_no_options(llm_kwargs),
+            sight=Sight(max_image_pixels, image_folders),
         )
         self._rubric = tuple(rubric)
 

@@ -63,11 +63,13 @@ class Call(Generic[T_co]):
     :param tokens: about how many tokens one attempt will use; asked only where the budget limits them.
     :param adapt: told of an error that will not pass by itself, and of what it means where it is the client's; returns
         whether to try again at once, because the next attempt will ask in another way.
+    :param needless: says why the question need not be asked any more, None where it must.
     """
 
     make: Callable[[], Awaitable[T_co]]
     tokens: Callable[[], int] = lambda: 0
     adapt: Callable[[Exception, Failure | None], bool] = lambda error, failure: False
+    needless: Callable[[], str | None] = lambda: None
 
 
 class CallOptions(TypedDict, total=False):
@@ -154,11 +156,11 @@ class Calls:
         if late:
             if not done and self._pace.silent_since(begun):
                 self._circuit.failed()
-            self._tell(f"answers were still out at the deadline of {account.budget.seconds:g} s", account)
+            self.tell(f"answers were still out at the deadline of {account.budget.seconds:g} s", account)
         for reason in refused:
             # Where the LLM answers other questions, it is this text that it refuses, and nothing that the user set.
             if self._answered:
-                self._tell(reason, account)
+                self.tell(reason, account)
             else:
                 self.fail(reason, account)
         return [task.result() if task in done else None for task in tasks]
@@ -172,7 +174,7 @@ class Calls:
         """
         if self._on_error == "raise":
             raise GraderError(reason) from None
-        self._tell(reason, account)
+        self.tell(reason, account)
 
     async def _call(self, call: Call[T], account: Account, refused: list[str]) -> T | None:
         try:
@@ -181,9 +183,9 @@ class Calls:
             if self._stopped:
                 self.fail(self._stopped, account)
             else:
-                self._tell(str(error), account)
+                self.tell(str(error), account)
         except (Unreadable, _NotCalled) as error:
-            self._tell(str(error), account)
+            self.tell(str(error), account)
         except Exception as error:
             self._failed(judge(error), account, refused)
         return None
@@ -199,7 +201,7 @@ class Calls:
         elif failure.remedy is Remedy.ADAPT:
             refused.append(failure.advice)
         else:
-            self._tell(failure.advice, account)
+            self.tell(failure.advice, account)
 
     async def _attempt(self, call: Call[T], account: Account) -> T:
         while True:
@@ -239,6 +241,8 @@ class Calls:
         async with self._pace.places:
             if not self._circuit.allows():
                 raise _LeftAlone(f"the LLM has failed repeatedly and is left alone for {self._cooldown:g} s")
+            if needless := call.needless():
+                raise _NotCalled(needless)
             tokens = call.tokens() if account.budget.tokens is not None else 0
             if not account.open_call(tokens):
                 raise _NotCalled(account.exhausted(tokens) or "the budget is used up")
@@ -263,7 +267,12 @@ class Calls:
             self._answered, self._stopped = True, None
             return result
 
-    def _tell(self, reason: str, account: Account) -> None:
+    def tell(self, reason: str, account: Account) -> None:
+        """Say why grades are missing: in the query's account, and in the log once.
+
+        :param reason: what went wrong, without secrets and text of documents.
+        :param account: the bill of the query it went wrong for.
+        """
         account.note(reason)
         with self._told_lock:
             if reason in self._told:

@@ -27,7 +27,7 @@ class Remedy(Enum):
     OURS = "no fault of the server"
 
 
-Kind = Literal["", "busy", "late"]
+Kind = Literal["", "busy", "late", "blind"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ class Failure:
     :param options: options of the request that the error names: "logprobs", "top_logprobs", "temperature",
         "max_tokens" or "max_completion_tokens", and others by their own name.
     :param servers: the server as a whole failed, and not this text or this answer.
-    :param kind: "busy" where the server has no place for a question now, "late" where no answer came in time.
+    :param kind: "busy" where the server has no place for a question now, "late" where no answer came in time, "blind"
+        where the model takes no images.
     :param said: all that the error says.
     """
 
@@ -75,6 +76,37 @@ class _Rule:
 _RATE_LIMIT = "the LLM server's rate limit is reached{status}: lower the grader's concurrency"
 _OVERLOADED = "the LLM server failed or has too much to do{status}"
 
+BLIND = "the LLM takes no images, so nodes with images get no grade: give the grader a model that sees"
+
+_OF_IMAGES = (
+    _Rule(
+        Remedy.SKIP,
+        "the LLM server takes fewer images in one question{status}: raise its limit, or lower batch_size",
+        texts=r"at most [1-9]\d* images?\b|at most [1-9]\d* image\(s\)|too many images|maximum number of images"
+        r"|(?:only|up to) \d+ images? (?:is|are|can be|may be)",
+    ),
+    _Rule(
+        Remedy.SKIP,
+        BLIND,
+        texts=r"image_url is only supported|at most 0 images?\b|at most 0 image\(s\)|is not a multimodal model"
+        r"|(?:\bnot|n't|cannot|found that) (?:yet |currently )?support (?:the )?(?:images?|vision|multi-?modal)\b(?!-)"
+        r"|(?:images?|vision|multi-?modal)(?: inputs?)?(?: modality)? (?:is|are) not (?:supported|enabled|allowed)"
+        r"|(?:missing data required|not (?:configured|enabled)) for (?:image|vision)|unknown variant .image_url"
+        r"|unsupported content\[\]\.type|(?:do(?:es)? not|n't|cannot) (?:accept|take|process|handle) images\b|mmproj"
+        r"|content must be a string",
+        kind="blind",
+    ),
+    _Rule(
+        Remedy.SKIP,
+        "the LLM server could not use an image{status}",
+        codes=r"invalidimage.*|imageparseerror|unsupportedimage.*|invalidbase64image.*|imagetoo(?:large|small).*"
+        r"|emptyimagefile|imagefile(?:toolarge|notfound)|failedtodownloadimage|imagecontentpolicy.*",
+        texts=r"(?:invalid|unsupported|corrupt(?:ed)?|malformed|damaged) (?:base64[ -])?image"
+        r"|(?:could not|cannot|can't|unable to|failed to|error|timeout while) (?:process|decod|preprocess|load|open"
+        r"|read|fetch|download|access|identify|retriev)\w*(?: the| this| an| or download)* (?:image|url|file from)"
+        r"|image.{0,40}(?:exceeds?|too (?:large|small|big)|dimensions)",
+    ),
+)
 # Before a rejected option is looked for: these name options too, as in "more credits, or fewer max_tokens".
 _FIRST = (
     _Rule(
@@ -240,6 +272,8 @@ _UNREACHABLE = frozenset(
         "gaierror",
     ]
 )
+# What LlamaIndex's classes raise for servers that take no images, lower case.
+_UNSUPPORTED_BLOCK = "unsupported content block type: imageblock"
 # Errors of programs, whose texts quote whatever they worked on.
 _OURS = (TypeError, ValueError, LookupError, AttributeError)
 
@@ -283,7 +317,9 @@ def judge(error: BaseException) -> Failure:
     said = read(error)
     if any(isinstance(link, UnicodeError) for link in chain(error)):
         return _failure(Remedy.OURS, f"a text could not be sent ({type(error).__name__})", said)
-    for rule in () if _is_ours(error, said) else _FIRST:
+    if said.text == _UNSUPPORTED_BLOCK:
+        return _failure(Remedy.SKIP, BLIND, said, kind="blind")
+    for rule in () if _is_ours(error, said) else (*_OF_IMAGES, *_FIRST):
         if rule.fits(said):
             return _failure(rule.remedy, rule.advice, said, kind=rule.kind)
     options = _options(said)

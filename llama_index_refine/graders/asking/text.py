@@ -71,7 +71,8 @@ def content(node: BaseNode, mode: MetadataMode, max_tokens: int) -> str:
         text that is too long by itself is whole.
     """
     longest = max_tokens * _LONGEST_SHARE
-    whole = node.get_content(mode)
+    # A `Node` without text says nothing of its metadata either.
+    whole = node.get_content(mode) or node.get_metadata_str(mode)
     if len(whole) <= longest and cut(cleaned := clean(whole), max_tokens) == cleaned:
         return cleaned
     text = clean(node.get_content(MetadataMode.NONE)[:longest])

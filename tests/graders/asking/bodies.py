@@ -452,6 +452,56 @@ REFUSALS: dict[str, Refusal] = {
         options=frozenset({"max_tokens"}),
     ),
     "nothing": Refusal(400, None, ADAPT, "HTTP 400"),
+    **{
+        f"{server}: no images": Refusal(status, body, SKIP, "takes no images")
+        for server, (status, body) in {
+            "OpenAI": (
+                400,
+                openai("Invalid content type. image_url is only supported by certain models.", param="messages.[0]"),
+            ),
+            "OpenRouter": (404, openrouter(404, "No endpoints found that support image input")),
+            "DeepSeek": (
+                400,
+                openai(
+                    "Failed to deserialize the JSON body: messages[0]: unknown variant `image_url`, expected `text`"
+                ),
+            ),
+            "vLLM": (400, vllm("At most 0 image(s) may be provided in one request.")),
+            "vLLM: text model": (400, vllm("Qwen/Qwen3-8B is not a multimodal model")),
+            "llama.cpp": (
+                500,
+                {"error": {"code": 500, "message": "image input is not supported - hint: provide the mmproj"}},
+            ),
+            "Ollama": (400, {"error": "this model does not support image input (ref: b8bd630e)"}),
+            "Ollama: old": (500, {"error": "this model is missing data required for image input"}),
+            "LM Studio": (400, {"error": "Model does not support images. Please use a model that does."}),
+            "Groq": (
+                400,
+                openai("'messages.0' : for 'role:user' the following must be satisfied: content must be a string"),
+            ),
+            "Mistral": (400, {"message": "Image input is not enabled for this model", "type": "invalid_request_error"}),
+            "Gemini": (400, google(400, "INVALID_ARGUMENT", "Image input modality is not enabled for models/m")[0]),
+            "Bedrock": (400, {"message": "This model doesn't support the image content block that you provided."}),
+            "xAI": (400, {"error": "Image inputs are not supported by this model."}),
+        }.items()
+    },
+    **{
+        f"{server}: this image": Refusal(status, body, SKIP, "could not use an image")
+        for server, (status, body) in {
+            "OpenAI": (400, openai("You uploaded an unsupported image.", code="invalid_image_format")),
+            "OpenAI: URL": (400, openai("Timeout while downloading https://a/b.png.", code="invalid_image_url")),
+            "Anthropic": (
+                400,
+                anthropic("invalid_request_error", "messages.0.content.1.image.source: image exceeds 5 MB"),
+            ),
+            "Anthropic: damaged": (400, anthropic("invalid_request_error", "Could not process image")),
+            "Fireworks": (400, openai("Cannot decode or download image")),
+            "vLLM": (400, vllm("cannot identify image file <_io.BytesIO object>")),
+        }.items()
+    },
+    "vLLM: fewer images": Refusal(
+        400, vllm("At most 1 image(s) may be provided in one request."), SKIP, "fewer images in one question"
+    ),
 }
 
 # The same through AWS' own client, whose errors carry a nested response in the place of an HTTP one.

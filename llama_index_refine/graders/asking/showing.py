@@ -1,0 +1,215 @@
+"""What a teacher is shown of a query and of a document: text, and images at their place in it."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llama_index.core.base.llms.types import ChatMessage, ImageBlock, MessageRole, TextBlock
+from llama_index.core.bridge.pydantic import PrivateAttr
+from llama_index.core.prompts import PromptTemplate
+from llama_index.core.schema import BaseNode, MetadataMode, QueryBundle
+
+from llama_index_refine.graders.asking.blocking import in_thread
+from llama_index_refine.graders.asking.failures import BLIND, judge
+from llama_index_refine.graders.asking.text import clean, content, cut, fence
+from llama_index_refine.images.reading import ImageError, ImageReader, Picture
+from llama_index_refine.images.sources import ImageSource, image_of, media_of
+
+MAX_IMAGE_PIXELS = 1_000_000
+# What Anthropic's documentation gives; others count tiles, which comes to about the same.
+_PIXELS_PER_TOKEN = 750
+_MARK = re.compile(r"<image-[0-9a-f]{20}>")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A query or a document, as it enters a prompt.
+
+    :param text: its text, cleaned.
+    :param images: its images, by the mark that stands for each in the prompt.
+    :param image_tokens: about how many tokens the images take.
+    :param refusal: why it cannot be asked about; empty where it can.
+    """
+
+    text: str
+    images: Mapping[str, ImageBlock] = field(default_factory=dict)
+    image_tokens: int = 0
+    refusal: str = ""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to ask about."""
+        return not (self.text.strip() or self.images)
+
+    def in_line(self) -> str:
+        """Write it on one line, the images after the text."""
+        return " ".join([self.text, *self.images]).strip()
+
+    def fenced(self, max_tokens: int, label: str = "document") -> str:
+        """Write it between tags that its text cannot contain, cut to a budget of tokens, the images after the text."""
+        text = cut(self.text, max_tokens)
+        return fence("\n".join([*([text] if text or not self.images else []), *self.images]), label)
+
+
+class Sight:
+    """What a teacher may look at, and which models turned out to see nothing.
+
+    :param max_image_pixels: larger images are scaled down to so many pixels, at least 1.
+    :param image_folders: images in files are read in these folders and below.
+    :raises ValueError: a limit out of its range, or a folder that is none.
+    """
+
+    def __init__(self, max_image_pixels: int, image_folders: Sequence[str | Path]) -> None:
+        self.reader = ImageReader(max_image_pixels, image_folders)
+        self._blind: set[str] = set()
+        self._seeing: set[str] = set()
+
+    async def look(
+        self, query: QueryBundle, nodes: Sequence[BaseNode], mode: MetadataMode, max_tokens: int
+    ) -> tuple[Shown, list[Shown]]:
+        """Make a query and nodes ready to be shown; images are opened in a thread.
+
+        :param query: the query.
+        :param nodes: the nodes.
+        :param mode: which of a node's metadata stands before its text.
+        :param max_tokens: the budget of a node's text and metadata.
+        :return: the query, and each of the nodes.
+        """
+        texts = [content(node, mode, max_tokens) for node in nodes]
+        media = [media_of(node) for node in nodes]
+        image = image_of(query)
+        if image is None and not any(one.images or one.others for one in media):
+            return Shown(clean(query.query_str)), [Shown(text) for text in texts]
+        return await in_thread(self._look, query, image, texts, media)
+
+    def _look(
+        self, query: QueryBundle, image: ImageSource | None, texts: Sequence[str], media: Sequence[Any]
+    ) -> tuple[Shown, list[Shown]]:
+        asked = self._shown("query", clean(query.query_str), [image] if image else [], anywhere=True)
+        documents = []
+        for text, one in zip(texts, media, strict=True):
+            if one.others:
+                kinds = " and ".join(one.others)
+                documents.append(Shown(text, refusal=f"a node holds {kinds}, and teachers judge texts and images only"))
+            else:
+                documents.append(self._shown("document", text, one.images))
+        return asked, documents
+
+    def _shown(self, label: str, text: str, sources: Sequence[ImageSource], anywhere: bool = False) -> Shown:
+        try:
+            images = [self.reader.read(source, anywhere) for source in sources]
+        except ImageError as error:
+            return Shown(text, refusal=f"the query cannot be shown: {error}" if anywhere else str(error))
+        marks = [_mark(label, text, at, image) for at, image in enumerate(images)]
+        tokens = sum(self._tokens(image) for image in images)
+        return Shown(text, {mark: _block(image) for mark, image in zip(marks, images, strict=True)}, tokens)
+
+    def _tokens(self, image: Picture | str) -> int:
+        pixels = image.width * image.height if isinstance(image, Picture) else self.reader.max_image_pixels
+        return -(-pixels // _PIXELS_PER_TOKEN)
+
+    @contextmanager
+    def watched(self, model: str, images: Mapping[str, ImageBlock]) -> Iterator[None]:
+        """Learn from a question whether a model sees: it does once it has answered one with an image.
+
+        :param model: the model.
+        :param images: the question's images.
+        """
+        try:
+            yield
+        except Exception as error:
+            if images and model not in self._seeing and judge(error).kind == "blind":
+                self._blind.add(model)
+            raise
+        if images:
+            self._seeing.add(model)
+            self._blind.discard(model)
+
+    def why_not(self, model: str, takes_images: bool, *shown: Shown) -> str | None:
+        """Say why a model is not asked about something.
+
+        :param model: the model.
+        :param takes_images: whether its class takes images at all.
+        :param shown: the query and what it is to be asked about.
+        :return: the reason, None where there is none.
+        """
+        if refusal := next((one.refusal for one in shown if one.refusal), None):
+            return refusal
+        if any(one.images for one in shown) and (model in self._blind or not takes_images):
+            return BLIND
+        return None
+
+
+class Written(PromptTemplate):
+    """Messages that are written already, where LlamaIndex wants a prompt.
+
+    :param messages: the messages.
+    """
+
+    _messages: list[ChatMessage] = PrivateAttr()
+
+    def __init__(self, messages: Sequence[ChatMessage]) -> None:
+        super().__init__("")
+        self._messages = list(messages)
+
+    def format_messages(self, llm: Any = None, **kwargs: Any) -> list[ChatMessage]:
+        """Return the messages."""
+        return list(self._messages)
+
+
+def with_images(messages: Sequence[ChatMessage], images: Mapping[str, ImageBlock]) -> list[ChatMessage]:
+    """Put images where their marks are.
+
+    :param messages: messages of text.
+    :param images: images by mark. One whose mark a prompt has lost comes last in the last message of the user.
+    :return: messages of content blocks.
+    """
+    if not images:
+        return list(messages)
+    placed: set[str] = set()
+    written = [_with_images(message, images, placed) for message in messages]
+    lost = [image for mark, image in images.items() if mark not in placed]
+    if lost:
+        last = next((at for at, one in reversed([*enumerate(written)]) if one.role == MessageRole.USER), -1)
+        written[last].blocks.extend(lost)
+    return written
+
+
+def _with_images(message: ChatMessage, images: Mapping[str, ImageBlock], placed: set[str]) -> ChatMessage:
+    blocks: list[Any] = []
+    for block in message.blocks:
+        if not isinstance(block, TextBlock):
+            blocks.append(block)
+            continue
+        at = 0
+        for match in _MARK.finditer(block.text):
+            if match.group() in images:
+                blocks += [*_text(block.text[at : match.start()]), images[match.group()]]
+                placed.add(match.group())
+                at = match.end()
+        blocks += _text(block.text[at:])
+    return ChatMessage(role=message.role, blocks=blocks, additional_kwargs=message.additional_kwargs)
+
+
+def _text(text: str) -> list[TextBlock]:
+    """Make a block; some providers refuse one of nothing but space."""
+    return [TextBlock(text=text)] if text.strip() else []
+
+
+def _mark(label: str, text: str, at: int, image: Picture | str) -> str:
+    """Name an image by what it is and by the text it goes with, which therefore cannot contain the name."""
+    content = image.encode() if isinstance(image, str) else image.data
+    digest = hashlib.sha256(f"{label} {at} {hashlib.sha256(content).hexdigest()} {text}".encode()).hexdigest()
+    return f"<image-{digest[:20]}>"
+
+
+def _block(image: Picture | str) -> ImageBlock:
+    if isinstance(image, str):
+        return ImageBlock(url=image)
+    return ImageBlock(image=image.data, image_mimetype=image.mimetype)
