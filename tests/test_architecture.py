@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib import import_module
 
 import grimp
 import pytest
@@ -76,3 +77,13 @@ def test_no_circle_of_modules(graph):
         if graph.chain_exists(importer=imported, imported=importer)
     ]
     assert not circles
+
+
+def test_every_folder_says_what_it_offers(graph):
+    """Whoever adds a module names it in its folder's `__init__`, and says for whom it is."""
+    unsaid = []
+    for module in sorted(graph.modules - {PACKAGE}):
+        folder, _, name = module.rpartition(".")
+        if folder != PACKAGE and f"`{name}`" not in (import_module(folder).__doc__ or ""):
+            unsaid.append(f"{folder} does not name `{name}` in its docstring")
+    assert not unsaid
