@@ -44,6 +44,7 @@ class Refinement:
     :param metric: the distance that the vectors are compared by: cosine, dot or euclid.
     :param path: (d,) the refined vector after each round, the last one being `vector`.
     :param query_str: the query's text.
+    :param image_path: the query's image, None where it has none.
     :param nodes_before: what the first search found.
     :param nodes: what the retriever returns.
     :param graded_nodes: the nodes behind `documents`, with their score in the search that found them.
@@ -77,6 +78,7 @@ class Refinement:
     metric: Metric = "cosine"
     path: Sequence[Array] = ()
     query_str: str = ""
+    image_path: str | None = None
     nodes_before: Sequence[NodeWithScore] = ()
     nodes: Sequence[NodeWithScore] = ()
     graded_nodes: Sequence[NodeWithScore] = ()

@@ -29,7 +29,7 @@ from llama_index_refine.retrieval.embedding import Embedding
 from llama_index_refine.retrieval.events import RefinementEvent, dispatcher, span, spanned_by_base
 from llama_index_refine.retrieval.examples import with_examples
 from llama_index_refine.retrieval.grading import Grading
-from llama_index_refine.retrieval.index import Docstore, read_index
+from llama_index_refine.retrieval.index import Docstore, Modality, read_index
 from llama_index_refine.retrieval.lessons import Refining
 from llama_index_refine.retrieval.loop import FeedbackLoop
 from llama_index_refine.retrieval.notes import annotated
@@ -138,18 +138,20 @@ class RefinedRetriever(BaseRetriever):
         super().__init__(callback_manager, object_map, objects, verbose)
 
     @classmethod
-    def from_index(cls, index: VectorStoreIndex, **kwargs: Any) -> RefinedRetriever:
+    def from_index(cls, index: VectorStoreIndex, modality: Modality | None = None, **kwargs: Any) -> RefinedRetriever:
         """Retrieve from an index over Qdrant, in the place of `index.as_retriever()`.
 
         The index's vector store, embedding model, docstore, callbacks and objects are taken over, and, where it lists
         nodes of its own, the search is restricted to those, as in its own retriever.
 
         :param index: a `VectorStoreIndex` over a `QdrantVectorStore`.
+        :param modality: which half of a `MultiModalVectorStoreIndex` to search, "text" or "image"; None for others.
         :param kwargs: the arguments of `RefinedRetriever`, to replace what is taken over or to add to it.
         :return: the retriever.
-        :raises ValueError: an index over another vector store, or an argument outside its range.
+        :raises ValueError: an index over another vector store, a `MultiModalVectorStoreIndex` without a modality, or an
+            argument outside its range.
         """
-        return cls(**{**read_index(index), **kwargs})
+        return cls(**{**read_index(index, modality), **kwargs})
 
     @classmethod
     def from_collection(
@@ -162,6 +164,7 @@ class RefinedRetriever(BaseRetriever):
         aclient: AsyncQdrantClient | None = None,
         sparse_vector_name: str | None = None,
         sparse_query_fn: SparseEncoder | None = None,
+        image_key: str | None = None,
         **kwargs: Any,
     ) -> RefinedRetriever:
         """Retrieve from a collection, whoever wrote it.
@@ -169,16 +172,18 @@ class RefinedRetriever(BaseRetriever):
         :param client: a `QdrantClient`, an `AsyncQdrantClient` or an `EdgeClient`.
         :param collection_name: the collection.
         :param text_key: the payload field that is the text, "a.b" for b inside a; the others become metadata. None for
-            a collection that LlamaIndex wrote.
+            a collection that LlamaIndex wrote, and, beside image_key, for one without texts.
         :param vector_name: the vector to search; None for the only one there is.
         :param aclient: an asynchronous client beside a blocking one.
         :param sparse_vector_name: the sparse vector of hybrid mode; None for the only one there is.
         :param sparse_query_fn: turns texts into the indices and values of sparse vectors, for hybrid mode.
+        :param image_key: the payload field that is the image's URL, path or base64, "a.b" for b inside a.
         :param kwargs: the arguments of `RefinedRetriever`.
         :return: the retriever.
         :raises ValueError: an argument outside its range.
         """
-        store = open_store(client, collection_name, text_key, vector_name, aclient, sparse_vector_name, sparse_query_fn)
+        sparse = sparse_vector_name, sparse_query_fn
+        store = open_store(client, collection_name, text_key, vector_name, aclient, *sparse, image_key)
         return cls(store, **kwargs)
 
     def __copy__(self) -> RefinedRetriever:

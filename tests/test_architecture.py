@@ -17,12 +17,12 @@ MAY_KNOW = {
     "locks": set(),
     "similarity": set(),
     "steps": set(),
-    "stores": set(),
+    "stores": {"images"},
     "display": {"similarity"},
     "refining": {"refinement", "similarity"},
     "qdrant": {"ids", "locks", "similarity", "steps", "stores"},
     "graders": {"ids", "images", "locks"},
-    "retrieval": {"ids", "locks", "refinement", "similarity", "steps", "refining", "qdrant", "graders"},
+    "retrieval": {"ids", "images", "locks", "refinement", "similarity", "steps", "refining", "qdrant", "graders"},
     "retriever": {"refinement", "steps", "stores", "refining", "qdrant", "graders", "retrieval"},
 }
 # What users start: free to know all of the above.

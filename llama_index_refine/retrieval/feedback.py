@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from llama_index.core.schema import NodeWithScore, QueryBundle
 from qdrant_client import models
 from torch import Tensor
@@ -68,6 +69,11 @@ class Feedback:
                 self.grades.append(grade)
                 self.spread.append(grades.spread[at] if grades.spread else None)
                 self.believed.append(believed)
+
+    def found(self) -> Found:
+        """Return what has a grade, as a search would."""
+        scores = [entry.score or 0.0 for entry in self.nodes]
+        return Found(self.ids, scores, [entry.node for entry in self.nodes], torch.empty(0, 0))
 
     def new(self, found: Found) -> Found:
         """Return those of the points whose grade is not known yet."""

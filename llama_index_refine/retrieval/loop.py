@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from llama_index_refine.graders.account import Account, Budget
 from llama_index_refine.graders.base import GraderError, Grades
 from llama_index_refine.ids import same_id
+from llama_index_refine.images.sources import is_inline
 from llama_index_refine.qdrant.background import Background
 from llama_index_refine.qdrant.collection import QdrantCollection
 from llama_index_refine.qdrant.points import Found, points_of
@@ -26,7 +27,7 @@ from llama_index_refine.refining.trust import Reliability, shrink
 from llama_index_refine.retrieval.embedding import Embedding
 from llama_index_refine.retrieval.examples import examples_of
 from llama_index_refine.retrieval.feedback import Feedback, NotRefinedError
-from llama_index_refine.retrieval.fusion import admitted, fuse, fuse_ranked, standing
+from llama_index_refine.retrieval.fusion import Ranking, admitted, fuse, fuse_ranked, standing
 from llama_index_refine.retrieval.grading import Grading, Sheet
 from llama_index_refine.retrieval.lessons import Lesson, Refining
 from llama_index_refine.similarity import similarity, similarity_of_score
@@ -75,7 +76,7 @@ class FeedbackLoop:
         """
         account = Account(self.budget)
         embedding = query.embedding
-        if embedding is None and not any(text.strip() for text in query.embedding_strs):
+        if embedding is None and not query.image_path and not any(text.strip() for text in query.embedding_strs):
             return (yield from self._nothing(query))
         if embedding is None:
             embedding = yield Step("embed", self.embedding, query)
@@ -90,7 +91,7 @@ class FeedbackLoop:
         feedback = Feedback(query, vector, account, words)
         before = [NodeWithScore(node=node, score=score) for node, score in zip(first.nodes, first.scores, strict=True)]
         try:
-            refinement = yield from self._refined(feedback, shown, shares[1:], space)
+            refinement = yield from self._refined(feedback, first, shown, shares[1:], space)
         except Exception as error:
             asked_for = isinstance(error, GraderError) or self.on_error == "raise"
             if asked_for and not isinstance(error, NotRefinedError):
@@ -101,6 +102,7 @@ class FeedbackLoop:
         return replace(
             refinement,
             query_str=query.query_str,
+            image_path=query.image_path,
             nodes_before=before,
             path=feedback.path,
             grades=np.array(feedback.grades if refinement.refined else [], dtype=np.float32),
@@ -120,7 +122,9 @@ class FeedbackLoop:
         refinement.reason = "the query is empty"
         return refinement
 
-    def _refined(self, feedback: Feedback, shown: Found, shares: Sequence[int], space: Space) -> Steps[Refinement]:
+    def _refined(
+        self, feedback: Feedback, before: Found, shown: Found, shares: Sequence[int], space: Space
+    ) -> Steps[Refinement]:
         if len(shown.ids) < 2:
             raise NotRefinedError(f"the first search found {len(shown.ids)} nodes with a vector, and refining needs 2")
         feedback.doing = "drawing the background"
@@ -152,16 +156,22 @@ class FeedbackLoop:
         limit = self.similarity_top_k
         feedback.doing = "the second search"
         # Every graded document may sink below the last one returned; as many must be at hand to take its place.
+        if any(is_inline(entry.node) for entry in feedback.nodes):
+            self.collection.inline = True
         found = yield from self.collection.search(refinement.vector, limit + len(feedback.ids), **feedback.words)
-        refinement.nodes = self._fused(feedback, refinement, found, space)
+        ranking = self._fused(feedback, refinement, found, space)
+        sources = [feedback.found(), before, found]
+        wanted = [point for point, _ in ranking]
+        nodes = yield from self.collection.nodes_of(wanted, refinement.vector, sources, **feedback.words)
+        refinement.nodes = [NodeWithScore(node=nodes[point], score=score) for point, score in ranking if point in nodes]
         return refinement
 
-    def _fused(self, feedback: Feedback, refinement: Refinement, found: Found, space: Space) -> Sequence[NodeWithScore]:
-        graded = Found(feedback.ids, [], [entry.node for entry in feedback.nodes], torch.empty(0, 0))
+    def _fused(self, feedback: Feedback, refinement: Refinement, found: Found, space: Space) -> Ranking:
+        graded = feedback.found()
         own = similarity(torch.as_tensor(refinement.vector), torch.as_tensor(refinement.documents), space.metric)
         threshold = self.collection.options.score_threshold
         stay = admitted(found, graded, own, space.metric, threshold)
-        graded = replace(graded, ids=[graded.ids[at] for at in stay], nodes=[graded.nodes[at] for at in stay])
+        graded = replace(graded, ids=[graded.ids[at] for at in stay], nodes=[])
         similarities = torch.as_tensor(refinement.fused)[stay]
         if feedback.words:
             gains = (similarities - own[stay]) / refinement.tau
