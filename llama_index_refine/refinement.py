@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     from llama_index.core.schema import NodeWithScore
     from matplotlib.figure import Figure
@@ -45,6 +47,7 @@ class Refinement:
     :param path: (d,) the refined vector after each round, the last one being `vector`.
     :param query_str: the query's text.
     :param image_path: the query's image, None where it has none.
+    :param image_folders: the folders whose images may be shown, because the teacher may read them.
     :param nodes_before: what the first search found.
     :param nodes: what the retriever returns.
     :param graded_nodes: the nodes behind `documents`, with their score in the search that found them.
@@ -79,6 +82,7 @@ class Refinement:
     path: Sequence[Array] = ()
     query_str: str = ""
     image_path: str | None = None
+    image_folders: Sequence[Path] = ()
     nodes_before: Sequence[NodeWithScore] = ()
     nodes: Sequence[NodeWithScore] = ()
     graded_nodes: Sequence[NodeWithScore] = ()

@@ -18,7 +18,7 @@ MAY_KNOW = {
     "similarity": set(),
     "steps": set(),
     "stores": {"images"},
-    "display": {"similarity"},
+    "display": {"images", "similarity"},
     "refining": {"refinement", "similarity"},
     "qdrant": {"ids", "locks", "similarity", "steps", "stores"},
     "graders": {"ids", "images", "locks"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from llama_index.core.prompts.mixin import PromptDictType, PromptMixin, PromptMixinType
 from llama_index.core.schema import BaseNode, QueryBundle
@@ -77,6 +78,11 @@ class BaseGrader(PromptMixin, ABC):
         Other teachers are followed as far as their record shows that they know.
         """
         return False
+
+    @property
+    def image_folders(self) -> Sequence[Path]:
+        """The folders whose images it may read, and whoever shows what it was shown; none, unless a subclass says."""
+        return ()
 
     def judged(self, query: QueryBundle) -> Sequence[str]:
         """Name nodes whose grade is known before they are shown, so that they are graded wherever they rank.

@@ -103,6 +103,7 @@ class FeedbackLoop:
             refinement,
             query_str=query.query_str,
             image_path=query.image_path,
+            image_folders=self.grading.grader().image_folders,
             nodes_before=before,
             path=feedback.path,
             grades=np.array(feedback.grades if refinement.refined else [], dtype=np.float32),
