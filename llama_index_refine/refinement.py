@@ -36,6 +36,7 @@ class Refinement:
     :param student_before: (K + N,) the student's distribution at `query`.
     :param student_after: (K + N,) and at `vector`.
     :param fused: (K,) similarity of each graded document to `vector`, its own grade weighed in; the final order's.
+    :param held_out: (K,) the same as the other documents' grades predict it, without its own.
     :param kl_before: KL divergence of student_before from target, in nats.
     :param kl_after: KL divergence of student_after from target, in nats.
     :param tau: the student's temperature: the similarity, in the collection's units, that counts as one nat.
@@ -71,6 +72,7 @@ class Refinement:
     student_before: Array
     student_after: Array
     fused: Array
+    held_out: Array
     kl_before: float
     kl_after: float
     tau: float
@@ -182,6 +184,7 @@ class Refinement:
             student_before=none,
             student_after=none,
             fused=none,
+            held_out=none,
             kl_before=0.0,
             kl_after=0.0,
             tau=0.0,

@@ -1,0 +1,1 @@
+"""Where to cut a ranking, on arrays alone: how likely a document is relevant, and what is certain of a selection."""
