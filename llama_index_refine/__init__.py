@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from llama_index_refine.refining.trust import Reliability as Reliability
     from llama_index_refine.retrieval.examples import QueryWithExamples as QueryWithExamples
     from llama_index_refine.retriever import RefinedRetriever as RefinedRetriever
+    from llama_index_refine.selection import Selection as Selection
 
 __version__ = "0.1.0"
 
@@ -54,6 +55,7 @@ _HOME = {
     "Refinement": "refinement",
     "Reliability": "refining.trust",
     "ScaleGrader": "graders.scale",
+    "Selection": "selection",
     "SelfConsistencyGrader": "graders.consistency",
 }
 
@@ -78,6 +80,7 @@ __all__ = [
     "Refinement",
     "Reliability",
     "ScaleGrader",
+    "Selection",
     "SelfConsistencyGrader",
 ]
 

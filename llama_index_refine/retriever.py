@@ -34,12 +34,16 @@ from llama_index_refine.retrieval.lessons import Refining
 from llama_index_refine.retrieval.loop import FeedbackLoop
 from llama_index_refine.retrieval.notes import annotated
 from llama_index_refine.retrieval.records import trust_in
+from llama_index_refine.retrieval.relevance import Calibration
 from llama_index_refine.retrieval.running import Outcome, arun, run
+from llama_index_refine.retrieval.selecting import Selecting, Target
+from llama_index_refine.retrieval.selects import Selects
+from llama_index_refine.selection import Selection
 from llama_index_refine.steps import Steps
 from llama_index_refine.stores import SparseEncoder, open_store
 
 
-class RefinedRetriever(BaseRetriever):
+class RefinedRetriever(Selects, BaseRetriever):
     """Searches a Qdrant collection, has the first nodes graded, refines the query vector and searches again.
 
     :param vector_store: the collection, as LlamaIndex sees it.
@@ -57,6 +61,8 @@ class RefinedRetriever(BaseRetriever):
         grades; None for the one that all retrievers with this grader share, or 1 where the grader is `trusted`, as
         people are.
     :param on_error: "fallback" returns the first search's nodes when anything after it fails, "raise" raises.
+    :param score: what the nodes' scores are: Qdrant's "similarity", or the "probability" that a node is relevant, which
+        costs one more request; None for all where nothing was graded.
     :param node_ids: search these nodes only.
     :param doc_ids: search the nodes of these documents only.
     :param vector_store_query_mode: "default", or "hybrid" to have every search fused with a sparse one.
@@ -88,6 +94,7 @@ class RefinedRetriever(BaseRetriever):
         refiner: BaseRefiner | None = None,
         trust: Reliability | float | None = None,
         on_error: Literal["fallback", "raise"] = "fallback",
+        score: Literal["similarity", "probability"] = "similarity",
         node_ids: Sequence[str] | None = None,
         doc_ids: Sequence[str] | None = None,
         vector_store_query_mode: VectorStoreQueryMode | str = VectorStoreQueryMode.DEFAULT,
@@ -113,6 +120,8 @@ class RefinedRetriever(BaseRetriever):
             raise ValueError(f"trust must be in [0, 1], got {trust}")
         if on_error not in ("fallback", "raise"):
             raise ValueError(f"on_error must be 'fallback' or 'raise', got {on_error!r}")
+        if score not in ("similarity", "probability"):
+            raise ValueError(f"score must be 'similarity' or 'probability', got {score!r}")
         if grader is not None and not isinstance(grader, BaseGrader):
             raise ValueError(f"grader must be a BaseGrader, got {type(grader).__name__}; for an LLM, LLMGrader(llm)")
         if not isinstance(vector_store, QdrantVectorStore):
@@ -128,6 +137,9 @@ class RefinedRetriever(BaseRetriever):
         self._grader = grader
         fusion = (vector_store_kwargs or {}).get("fusion", "rrf")
         hybrid = read_hybrid(vector_store, vector_store_query_mode, alpha, sparse_top_k, hybrid_top_k, fusion)
+        if hybrid is not None and score == "probability":
+            raise ValueError("score='probability' needs similarities, and vector_store_query_mode='hybrid' fuses ranks")
+        self.score = score
         options = read_options(vector_store, filters, node_ids, doc_ids, hybrid, vector_store_kwargs)
         self._collection = QdrantCollection(vector_store, options, background_size)
         self._embedding = Embedding(lambda: self.embed_model)
@@ -331,7 +343,22 @@ class RefinedRetriever(BaseRetriever):
         return {"grader": self.grader}
 
     def _steps(self, query: QueryBundle) -> Steps[Refinement]:
-        refinement = yield from self._loop().steps(query)
+        loop = self._loop()
+        refinement = yield from loop.steps(query)
+        if self.score == "probability":
+            refinement = yield from Calibration(self._collection, loop.trust).scored(refinement, self.on_error)
+        return (yield from self._finished(refinement))
+
+    def _select_steps(self, query: QueryType, target: Target) -> Steps[Selection]:
+        if self._collection.options.hybrid is not None:
+            raise ValueError("select needs similarities, and vector_store_query_mode='hybrid' fuses ranks")
+        loop = self._loop()
+        selecting = Selecting(loop, self._grading, Calibration(self._collection, loop.trust), self.on_error)
+        selection = yield from selecting.steps(with_examples(query), target)
+        refinement = yield from self._finished(selection.refinement)
+        return replace(selection, nodes=refinement.nodes, refinement=refinement)
+
+    def _finished(self, refinement: Refinement) -> Steps[Refinement]:
         if self._docstore is not None:
             refinement = yield from self._docstore.complete(refinement)
         return annotated(refinement) if self.node_metadata else refinement

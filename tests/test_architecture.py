@@ -20,10 +20,24 @@ MAY_KNOW = {
     "stores": {"images"},
     "display": {"images", "similarity"},
     "refining": {"refinement", "similarity"},
+    "selecting": set(),
+    "selection": {"display", "refinement", "selecting"},
     "qdrant": {"ids", "locks", "similarity", "steps", "stores"},
     "graders": {"ids", "images", "locks"},
-    "retrieval": {"ids", "images", "locks", "refinement", "similarity", "steps", "refining", "qdrant", "graders"},
-    "retriever": {"refinement", "steps", "stores", "refining", "qdrant", "graders", "retrieval"},
+    "retrieval": {
+        "ids",
+        "images",
+        "locks",
+        "refinement",
+        "similarity",
+        "steps",
+        "refining",
+        "selecting",
+        "selection",
+        "qdrant",
+        "graders",
+    },
+    "retriever": {"refinement", "selection", "steps", "stores", "refining", "qdrant", "graders", "retrieval"},
 }
 # What users start: free to know all of the above.
 ON_TOP = ("evaluation", "demo", "ui", "commands")

@@ -11,6 +11,7 @@ import torch
 from llama_index.core.schema import BaseNode
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 from qdrant_client import models
+from qdrant_client.local.qdrant_local import QdrantLocal
 from torch import Tensor
 
 from llama_index_refine.qdrant.background import Background, agree, draw
@@ -213,6 +214,28 @@ class QdrantCollection:
         (points,) = yield from self._queries("search", request)
         return Found([point.id for point in points], scores_of(points), [], torch.empty(0, 0))
 
+    def page(self, vector: Array, offset: int, limit: int, with_payload: bool = False) -> Steps[Found]:
+        """List the points by their similarity, a page at a time, by comparing the query with every one of them.
+
+        :param vector: (d,) the query.
+        :param offset: how many points come before the page.
+        :param limit: the most points on it.
+        :param with_payload: whether they bring their nodes.
+        :return: the points, without vectors; fewer than `limit` on the last page.
+        """
+        queries = yield from self._asking()
+        (points,) = yield from self._queries("page", queries.page(vector, offset, limit, with_payload))
+        if with_payload:
+            return self._listed(points)
+        return Found([point.id for point in points], scores_of(points), [], torch.empty(0, 0))
+
+    def population(self) -> Steps[int]:
+        """Count the points that the filter admits."""
+        options = self.options
+        count = {"count_filter": options.filter, "exact": True, "shard_key_selector": options.shard_key}
+        number: int = yield from self._ask("count", self._count_points, count | self._patience())
+        return number
+
     def fetch(
         self,
         ids: Sequence[PointId],
@@ -352,6 +375,10 @@ class QdrantCollection:
         return answer
 
     def _queries(self, stage: str, *requests: models.QueryRequest) -> Generator[Step, Any, list[Points]]:
+        if isinstance(getattr(self.store._client, "_client", None), QdrantLocal):
+            # Local mode approximates nothing, and warns of being asked not to. What the user asks for, it is asked for.
+            own = self.options.search_params
+            requests = tuple(request.model_copy(update={"params": own}) for request in requests)
         batch = Batch(list(requests), self.options.consistency, self.options.timeout)
         responses = yield from self._ask(stage, self._query_points, batch)
         return [response.points for response in responses]

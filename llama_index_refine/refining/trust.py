@@ -198,6 +198,11 @@ class Reliability:
             self.belief = self.belief.after(*arrays)
             return self.belief.trust()
 
+    def sees(self) -> float:
+        """Say how likely it is that the teacher sees relevance, upright: 1 less guessing and less upside down."""
+        with self._lock:
+            return float(self.belief.hypotheses[1 + len(RATIOS) :].sum())
+
     def signal(self) -> float:
         """Say how well the vectors explain the teacher's grades so far: a signal-to-noise ratio, 0.1 to 3."""
         with self._lock:

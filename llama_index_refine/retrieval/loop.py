@@ -67,14 +67,15 @@ class FeedbackLoop:
     on_error: Literal["fallback", "raise"]
     trust: Reliability | float
 
-    def steps(self, query: QueryBundle) -> Steps[Refinement]:
+    def steps(self, query: QueryBundle, account: Account | None = None) -> Steps[Refinement]:
         """Retrieve for one query.
 
         :param query: the query.
+        :param account: what pays for the grading, where more is to be graded afterwards; None for a new one.
         :return: the refinement; it says the `reason` where the first search had to stand.
         :raises ValueError: the query's vector does not fit the collection.
         """
-        account = Account(self.budget)
+        account = account or Account(self.budget)
         embedding = query.embedding
         if embedding is None and not query.image_path and not any(text.strip() for text in query.embedding_strs):
             return (yield from self._nothing(query))

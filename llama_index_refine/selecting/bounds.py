@@ -19,7 +19,7 @@ def most_hits(size: int, drawn: int, hits: int, risk: float) -> int:
     :param risk: the probability that the bound is wrong, in (0, 1).
     :return: from `hits` to `size` - `drawn` + `hits`.
     """
-    from scipy.stats import hypergeom
+    from scipy.stats import hypergeom  # type: ignore[import-untyped]
 
     low, high = hits, size - drawn + hits
     while low < high:

@@ -1,12 +1,13 @@
 """Whether a selection keeps what was asked of it, shown by documents drawn at random.
 
-All draws go by one order of the documents that has nothing to do with their content, so the first of any set in that
-order are a simple random sample of it, and sets within each other share theirs (permanent random numbers: Ohlsson 1995).
+All draws go by one order of the documents that has nothing to do with their content. So the first of any set in that
+order are a simple random sample of it, and sets within each other share theirs: permanent random numbers (Ohlsson
+1995).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,9 +17,10 @@ from llama_index_refine.selecting.bounds import least_hits, most_hits
 from llama_index_refine.selecting.cut import Interval
 
 # How far between the target and 1 the expected precision of the sets lies that are tried, strictest first, and the
-# share of the budget that may be spent when each is tested.
-MARGINS = (0.6, 0.35, 0.15)
-SPENT = (0.6, 0.8, 1.0)
+# share of the budget that may be spent when each is tested. What is expected after few grades errs on the side of too
+# little, so sets of less than the target are tried too.
+MARGINS = (0.6, -0.2, -1.0, -2.0)
+SPENT = (0.5, 0.7, 0.85, 1.0)
 
 # Draws places of documents to be graded, and is sent whether each is relevant, None where there was no answer.
 Draws = Generator[list[int], "list[bool | None]", "Verdict"]
@@ -83,7 +85,9 @@ def certify_precision(
 
     The sets within each other are tested one after the other, each at the full risk, until one fails (fixed sequence:
     Maurer, Hothorn and Lehmacher 1995): the probability that any of those that pass has a lower precision is at most
-    1 - `confidence`. The bound of each is exact, for draws without replacement.
+    1 - `confidence`. The bound of each is exact, for draws without replacement. It is on all the documents of the set
+    that were ungraded before: leaving out those that were found irrelevant makes a selection more precise than what was
+    shown, and shows nothing by itself, as even a guesser's noes can be left out.
 
     :param order: (n,) the order of the draws: places of the ungraded documents in the ranking, shuffled.
     :param cuts: how many ungraded documents each set reaches down to, ascending.
@@ -100,7 +104,7 @@ def certify_precision(
         sample, new = answers.next_in(0, cut, max(int(shares[at] * budget) - len(answers.given), 0))
         yield from answers.ask(new)
         value = _precision(answers, sample, cut, known, risk)
-        if value.low < target:
+        if least_hits(cut, len(sample), answers.hits(sample, unknown=False), risk) < target * cut:
             if passed is None:
                 return Verdict(cut, value, False, len(answers.given))
             break
@@ -157,9 +161,15 @@ def certify_recall(
     # What is found outside is selected then, unless the teacher gave no answer.
     added = answers.hits(without, unknown=False)
     value = Interval(
-        _recall(known + added + least_hits(cut, len(within), hits, risk), most_hits(size - cut, len(without), found, risk) - added),
+        _recall(
+            known + added + least_hits(cut, len(within), hits, risk),
+            most_hits(size - cut, len(without), found, risk) - added,
+        ),
         _recall(known + added + _scaled(hits, len(within), cut), _scaled(found, len(without), size - cut) - added),
-        _recall(known + added + most_hits(cut, len(within), hits, risk), least_hits(size - cut, len(without), found, risk) - added),
+        _recall(
+            known + added + most_hits(cut, len(within), hits, risk),
+            least_hits(size - cut, len(without), found, risk) - added,
+        ),
     )
     return Verdict(cut, value, value.low >= target, len(answers.given))
 
@@ -198,14 +208,3 @@ def _scaled(hits: int, drawn: int, size: int) -> float:
 
 def _recall(selected: float, missed: float) -> float:
     return selected / (selected + missed) if selected + missed > 0 else 1.0
-
-
-def perform(draws: Draws, grade: Callable[[list[int]], list[bool | None]]) -> Verdict:
-    """Run draws with a function that grades."""
-    try:
-        places = next(draws)
-        while True:
-            places = draws.send(grade(places))
-    except StopIteration as end:
-        verdict: Verdict = end.value
-        return verdict

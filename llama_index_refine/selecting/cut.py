@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -65,14 +66,18 @@ class Outlook:
         there = np.flatnonzero(self.weights @ self.recall() >= target)
         return int(self.places[there[0]]) if len(there) else int(self.places[-1])
 
+    def at(self, count: int) -> int:
+        """Return which of the places is the first at or below a number of documents."""
+        return min(int(np.searchsorted(self.places, count)), len(self.places) - 1)
+
     def intervals(self, count: int, confidence: float) -> tuple[Interval, Interval, Interval]:
         """Say what is to be expected of a selection.
 
-        :param count: how many documents are selected; one of `places`.
+        :param count: how many documents are selected.
         :param confidence: the probability of lying within the bounds, in (0, 1).
         :return: precision, recall, and how many documents of the collection are relevant.
         """
-        at = int(np.searchsorted(self.places, count))
+        at = self.at(count)
         columns = self.precision()[:, at], self.recall()[:, at], self.totals
         precision, recall, total = (_interval(values, self.weights, confidence) for values in columns)
         return precision, recall, total
@@ -99,7 +104,7 @@ def outlook(relevance: Relevance, similarities: Array, certain: Array, rest: Ran
     places = _places(len(similarities))
     open_ones = np.isnan(certain)
     hits = np.zeros((len(relevance.weights), len(places)))
-    for at, (start, stop) in enumerate(zip(places[:-1], places[1:], strict=True), 1):
+    for at, (start, stop) in enumerate(pairwise(places), 1):
         part, known = open_ones[start:stop], certain[start:stop]
         expected = relevance.each(similarities[start:stop][part]).sum(1) if part.any() else 0.0
         hits[:, at] = hits[:, at - 1] + expected + known[~part].sum()

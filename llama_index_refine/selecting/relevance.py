@@ -78,6 +78,10 @@ class Relevance:
         standard = (np.asarray(similarities, dtype=np.float64) - self.centre) / self.scale
         return _logistic(self.slopes[:, None] * (standard - self.midpoints[:, None]))
 
+    def guesser(self) -> float:
+        """Say how likely the grades are a guesser's."""
+        return float(self.errors[-1].sum())
+
     def probability(self, similarities: ArrayLike) -> Array:
         """Say how likely documents that nobody has graded are relevant.
 
@@ -122,7 +126,7 @@ def fit_relevance(
     :param graded: (K,) similarities of the graded documents, without the share of their own grade; K may be 0.
     :param grades: (K,) in [0, 1].
     :param background: (N,) similarities of documents drawn at random, most of which will be irrelevant.
-    :param trust: how far the teacher is followed, in [0, 1].
+    :param trust: the probability that the teacher sees relevance at all, in [0, 1].
     :return: the relevance.
     :raises ValueError: a ranking without documents.
     """
@@ -161,7 +165,8 @@ def _prior(ranking: Ranking, curves: Relevance, places: Array) -> Array:
 
 
 def _least(logs: Array) -> Array:
-    return logs - logs.max()
+    shifted: Array = logs - logs.max()
+    return shifted
 
 
 def _logistic(values: Array) -> Array:

@@ -30,7 +30,7 @@ class Errors:
     def of(cls, trust: float) -> Errors:
         """Return what is believed before a query's grades are seen.
 
-        :param trust: how far the teacher is followed, in [0, 1]: the probability that it sees relevance at all.
+        :param trust: the probability that the teacher sees relevance at all, in [0, 1].
         :return: the errors.
         """
         chance = max(1 - trust, LEAST_CHANCE)
