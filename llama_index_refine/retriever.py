@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal, NoReturn
 
@@ -27,7 +27,7 @@ from llama_index_refine.refining.base import BaseRefiner
 from llama_index_refine.refining.trust import Reliability
 from llama_index_refine.retrieval.embedding import Embedding
 from llama_index_refine.retrieval.events import RefinementEvent, dispatcher, span, spanned_by_base
-from llama_index_refine.retrieval.examples import with_examples
+from llama_index_refine.retrieval.examples import in_batches, with_examples
 from llama_index_refine.retrieval.grading import Grading
 from llama_index_refine.retrieval.index import Docstore, Modality, read_index
 from llama_index_refine.retrieval.lessons import Refining
@@ -36,8 +36,9 @@ from llama_index_refine.retrieval.notes import annotated
 from llama_index_refine.retrieval.records import trust_in
 from llama_index_refine.retrieval.relevance import Calibration
 from llama_index_refine.retrieval.running import Outcome, arun, run
-from llama_index_refine.retrieval.selecting import Selecting, Target
+from llama_index_refine.retrieval.selecting import Selecting
 from llama_index_refine.retrieval.selects import Selects
+from llama_index_refine.retrieval.target import Target
 from llama_index_refine.selection import Selection
 from llama_index_refine.steps import Steps
 from llama_index_refine.stores import SparseEncoder, open_store
@@ -288,7 +289,7 @@ class RefinedRetriever(Selects, BaseRetriever):
         :raises Exception: as for `refine`.
         """
         results = []
-        for batch in _batches(queries, batch_size):
+        for batch in in_batches(queries, batch_size):
             results += _results(run([self._steps(query) for query in batch]), return_exceptions)
         return results
 
@@ -298,7 +299,7 @@ class RefinedRetriever(Selects, BaseRetriever):
     ) -> list[Any]:
         """Refine many queries without blocking the event loop. See `refine_batch`."""
         results = []
-        for batch in _batches(queries, batch_size):
+        for batch in in_batches(queries, batch_size):
             results += _results(await arun([self._steps(query) for query in batch]), return_exceptions)
         return results
 
@@ -311,7 +312,7 @@ class RefinedRetriever(Selects, BaseRetriever):
         """
         self._check_callback_manager()
         results: list[Any] = []
-        for batch in _batches(queries, batch_size):
+        for batch in in_batches(queries, batch_size):
             for query, refinement in zip(batch, self.refine_batch(batch, batch_size, return_exceptions), strict=True):
                 failed = isinstance(refinement, Exception)
                 results.append(refinement if failed else self._handle_recursive_retrieval(query, [*refinement.nodes]))
@@ -323,7 +324,7 @@ class RefinedRetriever(Selects, BaseRetriever):
         """Retrieve for many queries without blocking the event loop. See `retrieve_batch`."""
         self._check_callback_manager()
         results: list[Any] = []
-        for batch in _batches(queries, batch_size):
+        for batch in in_batches(queries, batch_size):
             refinements = await self.arefine_batch(batch, batch_size, return_exceptions)
             for query, refinement in zip(batch, refinements, strict=True):
                 if isinstance(refinement, Exception):
@@ -376,13 +377,6 @@ class RefinedRetriever(Selects, BaseRetriever):
             self.on_error,
             trust_in(self.grader) if self.trust is None else self.trust,
         )
-
-
-def _batches(queries: Sequence[QueryType], size: int) -> Iterator[list[QueryBundle]]:
-    if size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {size}")
-    for start in range(0, len(queries), size):
-        yield [with_examples(query) for query in queries[start : start + size]]
 
 
 def _results(outcomes: Sequence[Outcome], return_exceptions: bool) -> list[Any]:

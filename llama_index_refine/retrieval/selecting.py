@@ -9,7 +9,6 @@ from hashlib import blake2b
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle
 from numpy.typing import NDArray
 
@@ -19,14 +18,15 @@ from llama_index_refine.refinement import Refinement
 from llama_index_refine.refining.trust import Reliability
 from llama_index_refine.retrieval.grading import Grading, Sheet
 from llama_index_refine.retrieval.loop import FeedbackLoop
+from llama_index_refine.retrieval.ordering import Ordered, in_order, relevant_in, threshold_of
 from llama_index_refine.retrieval.relevance import (
     RELEVANT,
     Calibration,
     Evidence,
     Judged,
     name_of,
-    probabilities_of,
 )
+from llama_index_refine.retrieval.target import MORE, Target
 from llama_index_refine.selecting.certificate import (
     MARGINS,
     Draws,
@@ -35,16 +35,13 @@ from llama_index_refine.selecting.certificate import (
     certify_recall,
     share_out,
 )
-from llama_index_refine.selecting.cut import Outlook, outlook
-from llama_index_refine.selecting.relevance import Ranking, Relevance
+from llama_index_refine.selecting.cut import outlook
+from llama_index_refine.selecting.relevance import Ranking
 from llama_index_refine.selection import UNKNOWN, Cuts, Selection
-from llama_index_refine.similarity import score_of_similarity
 from llama_index_refine.steps import Step, Steps
 
 logger = logging.getLogger(__name__)
 
-# Grades beyond those that refine the query, as a multiple of them: where no target is set, and where one is.
-MORE, MORE_FOR_TARGET = 1, 4
 # How often the cut is looked at again while they are spent.
 WAVES = 2
 # Nodes fetched in one request.
@@ -52,48 +49,6 @@ NODES = 500
 # A teacher that guesses with a higher probability than this certifies nothing.
 LIKELY = 0.5
 GUESSER = "the teacher's grades cannot be told from guesses, so that what they show of the selection is worth nothing"
-
-
-@dataclass(frozen=True)
-class Target:
-    """What is asked of a selection.
-
-    :param precision: the least share of the selected that is relevant, None for no such target.
-    :param recall: the least share of the relevant that is selected, None for no such target.
-    :param confidence: the probability that a certificate is right.
-    :param budget: the most documents to grade; None for a default.
-    """
-
-    precision: float | None = None
-    recall: float | None = None
-    confidence: float = 0.9
-    budget: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("precision", "recall", "confidence"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < 1:
-                raise ValueError(f"{name} must be between 0 and 1, got {value}")
-        if self.precision is not None and self.recall is not None:
-            raise ValueError("precision and recall are both given: set the one to be kept, and the other is maximised")
-
-    def documents(self, feedback_top_k: int) -> int:
-        """Return the most documents to grade.
-
-        :param feedback_top_k: how many of them refine the query.
-        :raises ValueError: a budget that leaves nothing to cut by.
-        """
-        aimed = self.precision is not None or self.recall is not None
-        if self.budget is None:
-            return feedback_top_k * (1 + (MORE_FOR_TARGET if aimed else MORE))
-        if self.budget < feedback_top_k + aimed:
-            least = (
-                f"more than feedback_top_k, {feedback_top_k},"
-                if aimed
-                else f"at least feedback_top_k, {feedback_top_k},"
-            )
-            raise ValueError(f"budget must be {least} as that many refine the query; got {self.budget}")
-        return self.budget
 
 
 @dataclass
@@ -118,20 +73,6 @@ class Hand:
         digest = blake2b(self.query.query_str.encode("utf-8", "replace"), digest_size=8)
         digest.update(np.asarray(self.evidence.refinement.query, dtype=np.float32).tobytes())
         return np.random.default_rng(int.from_bytes(digest.digest(), "little"))
-
-
-@dataclass(frozen=True)
-class Ordered:
-    """The documents in the order in which they would be selected.
-
-    :param names: ids of graded nodes, or places in the ranking.
-    :param probabilities: (n,) falling, unless graded ones are put first.
-    :param outlook: what is expected of every cut.
-    """
-
-    names: list[str | int]
-    probabilities: NDArray[np.float64]
-    outlook: Outlook
 
 
 @dataclass(frozen=True)
@@ -202,7 +143,7 @@ class Selecting:
     def _precise(self, hand: Hand, target: Target, precision: float) -> Steps[Selection]:
         """Reach down as far as documents drawn at random show that the precision is kept."""
         relevance, evidence = hand.evidence.fit(), hand.evidence
-        places, known = evidence.open_places(), _relevant(evidence)
+        places, known = evidence.open_places(), relevant_in(evidence)
         similarities = np.asarray(evidence.similarities)[places]
         view = outlook(relevance, similarities, np.full(len(places), np.nan), Ranking(np.empty(0), np.empty(0)))
         expected = [view.most_precise(precision + (1 - precision) * margin) for margin in MARGINS]
@@ -224,8 +165,8 @@ class Selecting:
         """Reach down until the recall is expected, and show it where the collection is small enough."""
         evidence, aimed = hand.evidence, recall + (1 - recall) / 2
         while True:
-            ordered = self._ordered(evidence, evidence.fit(), graded_first=True)
-            known = _relevant(evidence)
+            ordered = in_order(evidence, evidence.fit(), graded_first=True)
+            known = relevant_in(evidence)
             cut = max(ordered.outlook.least_complete(aimed) - known, 0)
             if cut < len(evidence.open_places()) or evidence.complete:
                 break
@@ -272,7 +213,7 @@ class Selecting:
         for wave in range(WAVES):
             share = grades // WAVES if wave < WAVES - 1 else grades - grades // WAVES * (WAVES - 1)
             relevance = hand.evidence.fit()
-            ordered = self._ordered(hand.evidence, relevance)
+            ordered = in_order(hand.evidence, relevance)
             doubt = np.repeat(ordered.outlook.doubt(), np.diff(ordered.outlook.places))
             weights = (doubt + 1e-9) * np.sqrt(ordered.probabilities * (1 - ordered.probabilities))
             there = [at for at, name in enumerate(ordered.names) if isinstance(name, int) and weights[at] > 0]
@@ -327,7 +268,7 @@ class Selecting:
         """Select what was found relevant, and the ungraded documents down to a place."""
         evidence = hand.evidence
         inside = sum(name_of(evidence.ids[place]) not in evidence.judged for place in places)
-        count = _relevant(evidence) + inside
+        count = relevant_in(evidence) + inside
         return (yield from self._cut(hand, lambda _: count, confidence, graded_first=True))
 
     def _cut(
@@ -335,7 +276,7 @@ class Selecting:
     ) -> Steps[Selection]:
         evidence = hand.evidence
         yield from self.calibration.deeper(evidence)
-        ordered = self._ordered(evidence, evidence.fit(), graded_first)
+        ordered = in_order(evidence, evidence.fit(), graded_first)
         count = choose(ordered)
         precision, recall, total = ordered.outlook.intervals(count, confidence)
         chosen = list(zip(ordered.names[:count], ordered.probabilities[:count].tolist(), strict=True))
@@ -347,7 +288,8 @@ class Selecting:
         ]
         expected = ordered.outlook
         weights = expected.weights
-        threshold = yield from self._threshold(evidence, ordered.names[:count])
+        space = yield from self.calibration.collection.space()
+        threshold = threshold_of(evidence, ordered.names[:count], space.metric)
         account = hand.account
         return Selection(
             nodes=selected,
@@ -376,30 +318,6 @@ class Selecting:
             ),
         )
 
-    def _ordered(self, evidence: Evidence, relevance: Relevance, graded_first: bool = False) -> Ordered:
-        """Order the documents by their probability; or those found relevant first, and those found irrelevant never."""
-        judged = {name: one for name, one in evidence.judged.items() if one.admitted}
-        if graded_first:
-            judged = {name: one for name, one in judged.items() if one.grade >= RELEVANT}
-        places = evidence.open_places()
-        similarities = np.asarray(evidence.similarities)[places]
-        known = list(judged.values())
-        probabilities = probabilities_of(
-            relevance, [*known, *[None] * len(places)], np.r_[np.zeros(len(known)), similarities]
-        )
-        certain = np.r_[probabilities[: len(known)], np.full(len(places), np.nan)]
-        names: list[str | int] = [*judged, *places.tolist()]
-        order = np.arange(len(names))
-        if graded_first:
-            certain[: len(known)] = 1.0
-        else:
-            order = np.argsort(-probabilities, kind="stable")
-        values = np.r_[np.full(len(known), np.nan), similarities]
-        rest = evidence.ranking()
-        below = Ranking(rest.similarities[len(evidence.ids) :], rest.weights[len(evidence.ids) :])
-        view = outlook(relevance, values[order], certain[order], below)
-        return Ordered([names[at] for at in order], probabilities[order], view)
-
     def _nodes(self, evidence: Evidence, names: Sequence[str | int]) -> Steps[dict[str | int, BaseNode]]:
         """Return the nodes behind graded documents and places of the ranking."""
         nodes: dict[str | int, BaseNode] = {
@@ -416,20 +334,6 @@ class Selecting:
                     nodes[wanted[name_of(point)]] = page.nodes[at]
         return nodes
 
-    def _threshold(self, evidence: Evidence, names: Sequence[str | int]) -> Steps[float]:
-        """Return the score half way between the last ungraded document that is selected and the next that is not."""
-        space = yield from self.calibration.collection.space()
-        places = evidence.open_places()
-        count = sum(isinstance(name, int) for name in names)
-        values = np.asarray(evidence.similarities)[places]
-        if not len(values):
-            return float("nan")
-        ends = values[[max(count - 1, 0), min(count, len(values) - 1)]]
-        middle = float(np.nextafter(values[0], np.inf)) if not count else float(ends.mean())
-        if count == len(values):
-            middle = float(np.nextafter(values[-1], -np.inf))
-        return float(score_of_similarity(torch.tensor([middle], dtype=torch.float64), space.metric)[0])
-
 
 def _said(hand: Hand, verdict: Verdict, reason: str) -> dict[str, Any]:
     """Say whether the target is certified. What a guesser says shows nothing."""
@@ -437,7 +341,3 @@ def _said(hand: Hand, verdict: Verdict, reason: str) -> dict[str, Any]:
         return {"certified": False, "reason": reason}
     guesser = hand.evidence.fit().guesser() > LIKELY
     return {"certified": not guesser, "reason": GUESSER if guesser else None}
-
-
-def _relevant(evidence: Evidence) -> int:
-    return sum(one.grade >= RELEVANT and one.admitted for one in evidence.judged.values())

@@ -10,9 +10,9 @@ from typing import Any
 from llama_index.core.schema import QueryType
 
 from llama_index_refine.retrieval.events import span
-from llama_index_refine.retrieval.examples import with_examples
+from llama_index_refine.retrieval.examples import in_batches
 from llama_index_refine.retrieval.running import Outcome, arun, run
-from llama_index_refine.retrieval.selecting import Target
+from llama_index_refine.retrieval.target import Target
 from llama_index_refine.selection import Selection
 from llama_index_refine.steps import Steps
 
@@ -88,7 +88,7 @@ class Selects(ABC):
         :return: one `Selection` for each query. `confidence` is each one's, not that of all of them together.
         """
         target, selections = Target(precision, recall, confidence, budget), []
-        for batch in _batches(queries, batch_size):
+        for batch in in_batches(queries, batch_size):
             selections += _selections(run([self._select_steps(query, target) for query in batch]), return_exceptions)
         return selections
 
@@ -106,16 +106,10 @@ class Selects(ABC):
     ) -> list[Any]:
         """Select for many queries without blocking the event loop. See `select_batch`."""
         target, selections = Target(precision, recall, confidence, budget), []
-        for batch in _batches(queries, batch_size):
+        for batch in in_batches(queries, batch_size):
             outcomes = await arun([self._select_steps(query, target) for query in batch])
             selections += _selections(outcomes, return_exceptions)
         return selections
-
-
-def _batches(queries: Sequence[QueryType], size: int) -> list[list[QueryType]]:
-    if size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {size}")
-    return [[with_examples(query) for query in queries[at : at + size]] for at in range(0, len(queries), size)]
 
 
 def _selections(outcomes: Sequence[Outcome], return_exceptions: bool) -> list[Any]:
