@@ -1,8 +1,4 @@
-"""The playground: a local page on which to watch a query being refined.
-
-For users: `launch`. Behind it, `page` is the page, `comparison` answers a query three ways, `cards` shows the answers,
-and `labels` are the sample's as a teacher.
-"""
+"""The playground: a local page on which to watch a query being refined."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Other ways to use the same grades, for measuring beside them.
-
-`base` is what a peer is given and returns; the peers are in `plain`, `rocchio`, `gradient`, `qdrant`, and `generative`,
-which ask an LLM for more than grades.
-"""
+"""Other ways to use the same grades, one a file, for measuring beside them."""
 
 from __future__ import annotations
 

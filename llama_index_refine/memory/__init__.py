@@ -1,0 +1,1 @@
+"""What is remembered of past queries: their grades, who gave them, and what the teacher is worth."""

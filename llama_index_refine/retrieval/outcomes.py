@@ -1,0 +1,55 @@
+"""What retrievers are given in batches, and what came of it for those who called."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from llama_index.core.schema import QueryBundle, QueryType
+
+from llama_index_refine.refinement import Refinement
+from llama_index_refine.retrieval.events import RefinementEvent, dispatcher
+from llama_index_refine.retrieval.examples import with_examples
+from llama_index_refine.retrieval.running import Outcome
+
+
+def batches_of(queries: Sequence[QueryType], size: int) -> Iterator[list[QueryBundle]]:
+    """Cut queries into batches.
+
+    :param queries: the queries.
+    :param size: the most in one batch.
+    :return: the batches.
+    :raises ValueError: size below 1.
+    """
+    if size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {size}")
+    for start in range(0, len(queries), size):
+        yield [with_examples(query) for query in queries[start : start + size]]
+
+
+def results_of(outcomes: Sequence[Outcome], return_exceptions: bool) -> list[Any]:
+    """Return each refinement, or in its place the exception, unless the first of them is to be raised."""
+    return [
+        outcome.result if return_exceptions and isinstance(outcome.result, Exception) else result_of(outcome)
+        for outcome in outcomes
+    ]
+
+
+def result_of(outcome: Outcome) -> Refinement:
+    """Return a refinement with its timings, and tell LlamaIndex's instrumentation of it.
+
+    :param outcome: what came of a retrieval.
+    :return: the refinement.
+    :raises Exception: what ended the retrieval.
+    """
+    refinement: Refinement = replace(finished(outcome), timings=outcome.seconds)
+    dispatcher.event(RefinementEvent.of(refinement))
+    return refinement
+
+
+def finished(outcome: Outcome) -> Any:
+    """Return what steps returned, or raise what ended them."""
+    if isinstance(outcome.result, Exception):
+        raise outcome.result
+    return outcome.result
