@@ -2,13 +2,31 @@
 PYTHON ?= python3
 PIP_INSTALL = .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint docs notebooks tables clean
+# What depends on other packages' versions.
+LOWEST_TESTS = tests/graders tests/qdrant tests/refining tests/retrieval tests/llama_index tests/commands \
+    tests/test_import.py tests/test_refinement.py tests/test_retriever.py tests/test_stores.py
+
+.PHONY: demo test test-lowest lint docs notebooks tables clean
 
 demo: .venv/.demo
 	.venv/bin/llama-index-refine demo
 
 test: .venv/.dev
 	.venv/bin/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=90
+
+# The oldest versions that pyproject.toml allows, in an environment of their own. UV_TORCH_BACKEND=cpu keeps it small.
+LOWEST = --resolution lowest-direct --quiet
+test-lowest: .venv-lowest/.installed
+	.venv-lowest/bin/python -m pytest $(LOWEST_TESTS)
+
+.venv-lowest/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check uv
+	.venv-lowest/bin/uv pip compile $(LOWEST) --extra edge --extra openai --extra plot --extra sentence-transformers \
+	    --python .venv-lowest/bin/python --output-file .venv-lowest/lowest.txt pyproject.toml
+	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python \
+	    --constraint .venv-lowest/lowest.txt --editable '.[test]'
+	touch $@
 
 lint: .venv/.dev
 	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
@@ -25,7 +43,7 @@ tables: .venv/.dev
 	.venv/bin/python results/tables.py README.md docs/comparison.md docs/how-it-works.md
 
 clean:
-	rm -rf .venv site
+	rm -rf .venv .venv-lowest site
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from llama_index_refine.graders.openai import OpenAIGrader as OpenAIGrader
     from llama_index_refine.graders.postprocessor import PostprocessorGrader as PostprocessorGrader
     from llama_index_refine.graders.scale import ScaleGrader as ScaleGrader
-    from llama_index_refine.memory.memory import RefinementMemory as RefinementMemory
     from llama_index_refine.refinement import Refinement as Refinement
     from llama_index_refine.refining.refiner import QueryRefiner as QueryRefiner
     from llama_index_refine.refining.trust import Reliability as Reliability
     from llama_index_refine.retrieval.examples import QueryWithExamples as QueryWithExamples
     from llama_index_refine.retriever import RefinedRetriever as RefinedRetriever
+    from llama_index_refine.selection import Selection as Selection
 
 __version__ = "0.1.0"
 
@@ -53,9 +53,9 @@ _HOME = {
     "QueryWithExamples": "retrieval.examples",
     "RefinedRetriever": "retriever",
     "Refinement": "refinement",
-    "RefinementMemory": "memory.memory",
     "Reliability": "refining.trust",
     "ScaleGrader": "graders.scale",
+    "Selection": "selection",
     "SelfConsistencyGrader": "graders.consistency",
 }
 
@@ -78,9 +78,9 @@ __all__ = [
     "QueryWithExamples",
     "RefinedRetriever",
     "Refinement",
-    "RefinementMemory",
     "Reliability",
     "ScaleGrader",
+    "Selection",
     "SelfConsistencyGrader",
 ]
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     from llama_index.core.schema import NodeWithScore
     from matplotlib.figure import Figure
@@ -34,6 +36,7 @@ class Refinement:
     :param student_before: (K + N,) the student's distribution at `query`.
     :param student_after: (K + N,) and at `vector`.
     :param fused: (K,) similarity of each graded document to `vector`, its own grade weighed in; the final order's.
+    :param held_out: (K,) the same as the other documents' grades predict it, without its own.
     :param kl_before: KL divergence of student_before from target, in nats.
     :param kl_after: KL divergence of student_after from target, in nats.
     :param tau: the student's temperature: the similarity, in the collection's units, that counts as one nat.
@@ -44,6 +47,8 @@ class Refinement:
     :param metric: the distance that the vectors are compared by: cosine, dot or euclid.
     :param path: (d,) the refined vector after each round, the last one being `vector`.
     :param query_str: the query's text.
+    :param image_path: the query's image, None where it has none.
+    :param image_folders: the folders whose images may be shown, because the teacher may read them.
     :param nodes_before: what the first search found.
     :param nodes: what the retriever returns.
     :param graded_nodes: the nodes behind `documents`, with their score in the search that found them.
@@ -55,8 +60,6 @@ class Refinement:
     :param prompt_tokens: tokens sent, as far as the API says.
     :param completion_tokens: tokens received, as far as the API says.
     :param cached_grades: grades that a cache answered.
-    :param remembered: grades that a memory had for this very query.
-    :param borrowed: grades that a memory had for similar queries, and that took part; they are not among `grades`.
     :param reason: why nothing was refined, None where it was.
     """
 
@@ -69,6 +72,7 @@ class Refinement:
     student_before: Array
     student_after: Array
     fused: Array
+    held_out: Array
     kl_before: float
     kl_after: float
     tau: float
@@ -79,6 +83,8 @@ class Refinement:
     metric: Metric = "cosine"
     path: Sequence[Array] = ()
     query_str: str = ""
+    image_path: str | None = None
+    image_folders: Sequence[Path] = ()
     nodes_before: Sequence[NodeWithScore] = ()
     nodes: Sequence[NodeWithScore] = ()
     graded_nodes: Sequence[NodeWithScore] = ()
@@ -90,8 +96,6 @@ class Refinement:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_grades: int = 0
-    remembered: int = 0
-    borrowed: int = 0
     reason: str | None = None
 
     @property
@@ -180,6 +184,7 @@ class Refinement:
             student_before=none,
             student_after=none,
             fused=none,
+            held_out=none,
             kl_before=0.0,
             kl_after=0.0,
             tau=0.0,

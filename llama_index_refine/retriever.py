@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal, NoReturn
 
 from llama_index.core import Settings
@@ -19,29 +20,31 @@ from qdrant_client import AsyncQdrantClient
 
 from llama_index_refine.graders.account import Budget
 from llama_index_refine.graders.base import BaseGrader
-from llama_index_refine.memory.memory import RefinementMemory
 from llama_index_refine.qdrant.collection import QdrantCollection
 from llama_index_refine.qdrant.options import QdrantKwargs, read_hybrid, read_options
 from llama_index_refine.refinement import Refinement
 from llama_index_refine.refining.base import BaseRefiner
 from llama_index_refine.refining.trust import Reliability
 from llama_index_refine.retrieval.embedding import Embedding
-from llama_index_refine.retrieval.events import span, spanned_by_base
-from llama_index_refine.retrieval.examples import with_examples
+from llama_index_refine.retrieval.events import RefinementEvent, dispatcher, span, spanned_by_base
+from llama_index_refine.retrieval.examples import in_batches, with_examples
 from llama_index_refine.retrieval.grading import Grading
-from llama_index_refine.retrieval.index import Docstore, read_index
+from llama_index_refine.retrieval.index import Docstore, Modality, read_index
 from llama_index_refine.retrieval.lessons import Refining
 from llama_index_refine.retrieval.loop import FeedbackLoop
 from llama_index_refine.retrieval.notes import annotated
-from llama_index_refine.retrieval.outcomes import batches_of, finished, result_of, results_of
 from llama_index_refine.retrieval.records import trust_in
-from llama_index_refine.retrieval.remembering import Remembering
-from llama_index_refine.retrieval.running import arun, run
+from llama_index_refine.retrieval.relevance import Calibration
+from llama_index_refine.retrieval.running import Outcome, arun, run
+from llama_index_refine.retrieval.selecting import Selecting
+from llama_index_refine.retrieval.selects import Selects
+from llama_index_refine.retrieval.target import Target
+from llama_index_refine.selection import Selection
 from llama_index_refine.steps import Steps
 from llama_index_refine.stores import SparseEncoder, open_store
 
 
-class RefinedRetriever(BaseRetriever):
+class RefinedRetriever(Selects, BaseRetriever):
     """Searches a Qdrant collection, has the first nodes graded, refines the query vector and searches again.
 
     :param vector_store: the collection, as LlamaIndex sees it.
@@ -58,8 +61,9 @@ class RefinedRetriever(BaseRetriever):
     :param trust: how far to follow the teacher: a number in [0, 1], or the `Reliability` that learns it from the
         grades; None for the one that all retrievers with this grader share, or 1 where the grader is `trusted`, as
         people are.
-    :param memory: what past queries have taught; None for no memory.
     :param on_error: "fallback" returns the first search's nodes when anything after it fails, "raise" raises.
+    :param score: what the nodes' scores are: Qdrant's "similarity", or the "probability" that a node is relevant, which
+        costs one more request; None for all where nothing was graded.
     :param node_ids: search these nodes only.
     :param doc_ids: search the nodes of these documents only.
     :param vector_store_query_mode: "default", or "hybrid" to have every search fused with a sparse one.
@@ -90,8 +94,8 @@ class RefinedRetriever(BaseRetriever):
         budget: Budget | None = None,
         refiner: BaseRefiner | None = None,
         trust: Reliability | float | None = None,
-        memory: RefinementMemory | None = None,
         on_error: Literal["fallback", "raise"] = "fallback",
+        score: Literal["similarity", "probability"] = "similarity",
         node_ids: Sequence[str] | None = None,
         doc_ids: Sequence[str] | None = None,
         vector_store_query_mode: VectorStoreQueryMode | str = VectorStoreQueryMode.DEFAULT,
@@ -117,10 +121,10 @@ class RefinedRetriever(BaseRetriever):
             raise ValueError(f"trust must be in [0, 1], got {trust}")
         if on_error not in ("fallback", "raise"):
             raise ValueError(f"on_error must be 'fallback' or 'raise', got {on_error!r}")
+        if score not in ("similarity", "probability"):
+            raise ValueError(f"score must be 'similarity' or 'probability', got {score!r}")
         if grader is not None and not isinstance(grader, BaseGrader):
             raise ValueError(f"grader must be a BaseGrader, got {type(grader).__name__}; for an LLM, LLMGrader(llm)")
-        if memory is not None and not isinstance(memory, RefinementMemory):
-            raise ValueError(f"memory must be a RefinementMemory, got {type(memory).__name__}: RefinementMemory(store)")
         if not isinstance(vector_store, QdrantVectorStore):
             raise ValueError(f"vector_store must be a QdrantVectorStore, got {type(vector_store).__name__}")
         self.similarity_top_k = similarity_top_k
@@ -129,12 +133,14 @@ class RefinedRetriever(BaseRetriever):
         self.budget = budget or Budget()
         self.on_error: Literal["fallback", "raise"] = on_error
         self.trust = trust
-        self.memory = memory
         self._hybrid_top_k = hybrid_top_k
         self._embed_model = embed_model
         self._grader = grader
         fusion = (vector_store_kwargs or {}).get("fusion", "rrf")
         hybrid = read_hybrid(vector_store, vector_store_query_mode, alpha, sparse_top_k, hybrid_top_k, fusion)
+        if hybrid is not None and score == "probability":
+            raise ValueError("score='probability' needs similarities, and vector_store_query_mode='hybrid' fuses ranks")
+        self.score = score
         options = read_options(vector_store, filters, node_ids, doc_ids, hybrid, vector_store_kwargs)
         self._collection = QdrantCollection(vector_store, options, background_size)
         self._embedding = Embedding(lambda: self.embed_model)
@@ -145,18 +151,20 @@ class RefinedRetriever(BaseRetriever):
         super().__init__(callback_manager, object_map, objects, verbose)
 
     @classmethod
-    def from_index(cls, index: VectorStoreIndex, **kwargs: Any) -> RefinedRetriever:
+    def from_index(cls, index: VectorStoreIndex, modality: Modality | None = None, **kwargs: Any) -> RefinedRetriever:
         """Retrieve from an index over Qdrant, in the place of `index.as_retriever()`.
 
         The index's vector store, embedding model, docstore, callbacks and objects are taken over, and, where it lists
         nodes of its own, the search is restricted to those, as in its own retriever.
 
         :param index: a `VectorStoreIndex` over a `QdrantVectorStore`.
+        :param modality: which half of a `MultiModalVectorStoreIndex` to search, "text" or "image"; None for others.
         :param kwargs: the arguments of `RefinedRetriever`, to replace what is taken over or to add to it.
         :return: the retriever.
-        :raises ValueError: an index over another vector store, or an argument outside its range.
+        :raises ValueError: an index over another vector store, a `MultiModalVectorStoreIndex` without a modality, or an
+            argument outside its range.
         """
-        return cls(**{**read_index(index), **kwargs})
+        return cls(**{**read_index(index, modality), **kwargs})
 
     @classmethod
     def from_collection(
@@ -169,6 +177,7 @@ class RefinedRetriever(BaseRetriever):
         aclient: AsyncQdrantClient | None = None,
         sparse_vector_name: str | None = None,
         sparse_query_fn: SparseEncoder | None = None,
+        image_key: str | None = None,
         **kwargs: Any,
     ) -> RefinedRetriever:
         """Retrieve from a collection, whoever wrote it.
@@ -176,16 +185,18 @@ class RefinedRetriever(BaseRetriever):
         :param client: a `QdrantClient`, an `AsyncQdrantClient` or an `EdgeClient`.
         :param collection_name: the collection.
         :param text_key: the payload field that is the text, "a.b" for b inside a; the others become metadata. None for
-            a collection that LlamaIndex wrote.
+            a collection that LlamaIndex wrote, and, beside image_key, for one without texts.
         :param vector_name: the vector to search; None for the only one there is.
         :param aclient: an asynchronous client beside a blocking one.
         :param sparse_vector_name: the sparse vector of hybrid mode; None for the only one there is.
         :param sparse_query_fn: turns texts into the indices and values of sparse vectors, for hybrid mode.
+        :param image_key: the payload field that is the image's URL, path or base64, "a.b" for b inside a.
         :param kwargs: the arguments of `RefinedRetriever`.
         :return: the retriever.
         :raises ValueError: an argument outside its range.
         """
-        store = open_store(client, collection_name, text_key, vector_name, aclient, sparse_vector_name, sparse_query_fn)
+        sparse = sparse_vector_name, sparse_query_fn
+        store = open_store(client, collection_name, text_key, vector_name, aclient, *sparse, image_key)
         return cls(store, **kwargs)
 
     def __copy__(self) -> RefinedRetriever:
@@ -256,13 +267,13 @@ class RefinedRetriever(BaseRetriever):
         :return: the refinement, with the nodes that `retrieve` would return.
         :raises Exception: the embedding or the first search failed; with on_error="raise", anything that failed.
         """
-        return result_of(run([self._steps(with_examples(query, like, unlike))])[0])
+        return _result(run([self._steps(with_examples(query, like, unlike))])[0])
 
     @span
     async def arefine(self, query: QueryType, like: Sequence[str] = (), unlike: Sequence[str] = ()) -> Refinement:
         """Retrieve, and tell how, without blocking the event loop. See `refine`."""
         (outcome,) = await arun([self._steps(with_examples(query, like, unlike))])
-        return result_of(outcome)
+        return _result(outcome)
 
     @span
     def refine_batch(
@@ -278,8 +289,8 @@ class RefinedRetriever(BaseRetriever):
         :raises Exception: as for `refine`.
         """
         results = []
-        for batch in batches_of(queries, batch_size):
-            results += results_of(run([self._steps(query) for query in batch]), return_exceptions)
+        for batch in in_batches(queries, batch_size):
+            results += _results(run([self._steps(query) for query in batch]), return_exceptions)
         return results
 
     @span
@@ -288,8 +299,8 @@ class RefinedRetriever(BaseRetriever):
     ) -> list[Any]:
         """Refine many queries without blocking the event loop. See `refine_batch`."""
         results = []
-        for batch in batches_of(queries, batch_size):
-            results += results_of(await arun([self._steps(query) for query in batch]), return_exceptions)
+        for batch in in_batches(queries, batch_size):
+            results += _results(await arun([self._steps(query) for query in batch]), return_exceptions)
         return results
 
     def retrieve_batch(
@@ -301,7 +312,7 @@ class RefinedRetriever(BaseRetriever):
         """
         self._check_callback_manager()
         results: list[Any] = []
-        for batch in batches_of(queries, batch_size):
+        for batch in in_batches(queries, batch_size):
             for query, refinement in zip(batch, self.refine_batch(batch, batch_size, return_exceptions), strict=True):
                 failed = isinstance(refinement, Exception)
                 results.append(refinement if failed else self._handle_recursive_retrieval(query, [*refinement.nodes]))
@@ -313,7 +324,7 @@ class RefinedRetriever(BaseRetriever):
         """Retrieve for many queries without blocking the event loop. See `retrieve_batch`."""
         self._check_callback_manager()
         results: list[Any] = []
-        for batch in batches_of(queries, batch_size):
+        for batch in in_batches(queries, batch_size):
             refinements = await self.arefine_batch(batch, batch_size, return_exceptions)
             for query, refinement in zip(batch, refinements, strict=True):
                 if isinstance(refinement, Exception):
@@ -321,21 +332,6 @@ class RefinedRetriever(BaseRetriever):
                 else:
                     results.append(await self._ahandle_recursive_retrieval(query, [*refinement.nodes]))
         return results
-
-    def judge(self, query: QueryType, node_id: str, grade: float, user: str | None = None) -> None:
-        """Keep a person's judgement in the memory, for this query and, as far as they agree, for similar ones.
-
-        :param query: the query.
-        :param node_id: the node's id.
-        :param grade: its relevance in [0, 1]: 1 for a thumb up, 0 for a thumb down.
-        :param user: who says so; their later judgement of the node replaces it. None for the memory's.
-        :raises ValueError: no grade, no memory, or a node that this retriever's searches cannot find.
-        """
-        finished(run([self._loop().judge(with_examples(query), node_id, grade, user)])[0])
-
-    async def ajudge(self, query: QueryType, node_id: str, grade: float, user: str | None = None) -> None:
-        """Keep a person's judgement without blocking the event loop. See `judge`."""
-        finished((await arun([self._loop().judge(with_examples(query), node_id, grade, user)]))[0])
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         return list(self.refine(query_bundle).nodes)
@@ -348,7 +344,22 @@ class RefinedRetriever(BaseRetriever):
         return {"grader": self.grader}
 
     def _steps(self, query: QueryBundle) -> Steps[Refinement]:
-        refinement = yield from self._loop().steps(query)
+        loop = self._loop()
+        refinement = yield from loop.steps(query)
+        if self.score == "probability":
+            refinement = yield from Calibration(self._collection, loop.trust).scored(refinement, self.on_error)
+        return (yield from self._finished(refinement))
+
+    def _select_steps(self, query: QueryType, target: Target) -> Steps[Selection]:
+        if self._collection.options.hybrid is not None:
+            raise ValueError("select needs similarities, and vector_store_query_mode='hybrid' fuses ranks")
+        loop = self._loop()
+        selecting = Selecting(loop, self._grading, Calibration(self._collection, loop.trust), self.on_error)
+        selection = yield from selecting.steps(with_examples(query), target)
+        refinement = yield from self._finished(selection.refinement)
+        return replace(selection, nodes=refinement.nodes, refinement=refinement)
+
+    def _finished(self, refinement: Refinement) -> Steps[Refinement]:
         if self._docstore is not None:
             refinement = yield from self._docstore.complete(refinement)
         return annotated(refinement) if self.node_metadata else refinement
@@ -365,5 +376,19 @@ class RefinedRetriever(BaseRetriever):
             self.budget,
             self.on_error,
             trust_in(self.grader) if self.trust is None else self.trust,
-            Remembering(self.memory, self._collection, lambda: self.grader, lambda: self.embed_model),
         )
+
+
+def _results(outcomes: Sequence[Outcome], return_exceptions: bool) -> list[Any]:
+    return [
+        outcome.result if return_exceptions and isinstance(outcome.result, Exception) else _result(outcome)
+        for outcome in outcomes
+    ]
+
+
+def _result(outcome: Outcome) -> Refinement:
+    if isinstance(outcome.result, Exception):
+        raise outcome.result
+    refinement: Refinement = replace(outcome.result, timings=outcome.seconds)
+    dispatcher.event(RefinementEvent.of(refinement))
+    return refinement

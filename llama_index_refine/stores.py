@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import Any
 
 from llama_index.core.bridge.pydantic import Field
-from llama_index.core.schema import BaseNode, TextNode
+from llama_index.core.schema import BaseNode, ImageNode, TextNode
 from llama_index.core.vector_stores.types import VectorStoreQueryResult
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 from qdrant_client import AsyncQdrantClient
+
+from llama_index_refine.images.sources import locate
 
 SparseEncoder = Callable[[list[str]], tuple[list[list[int]], list[list[float]]]]
 
 
 class PayloadVectorStore(QdrantVectorStore):
-    """Reads nodes from plain payloads: one field is the text, the others are metadata. For reading only.
+    """Reads nodes from plain payloads: one field is the text, one the image, the others are metadata. For reading only.
 
-    :param text_field: where the text is; "a.b" for b inside a.
+    :param text_field: where the text is; "a.b" for b inside a. None where there is none.
+    :param image_field: where the image's URL, path or base64 is, in the same way.
     """
 
-    text_field: str = Field(default="text")
+    text_field: str | None = Field(default="text")
+    image_field: str | None = Field(default=None)
 
     @classmethod
     def class_name(cls) -> str:
@@ -33,22 +38,34 @@ class PayloadVectorStore(QdrantVectorStore):
 
         :param response: points with payload.
         :return: their nodes, whose ids are the points'.
-        :raises ValueError: none of them has the text field.
+        :raises ValueError: none of them has the text field or the image field.
         """
-        texts, nodes = 0, []
-        for point in response:
-            payload = point.payload or {}
-            text, metadata = split_payload(payload, self.text_field)
-            texts += text is not None
-            nodes.append(TextNode(id_=str(point.id), text=text or "", metadata=metadata))
-        if response and not texts:
+        read = [self._read(point) for point in response]
+        if read and all(text is None and image is None for text, image, _ in read):
+            keys = {"text_key": self.text_field, "image_key": self.image_field}
+            asked = {key: name for key, name in keys.items() if name is not None}
             fields = sorted({key for point in response for key in point.payload or {}})
             raise ValueError(
-                f"no point found in collection {self.collection_name!r} has the field {self.text_field!r}; they have "
-                f"{', '.join(map(repr, fields)) or 'none'}: set text_key"
+                f"no point found in collection {self.collection_name!r} has the field "
+                f"{' or '.join(map(repr, asked.values()))}; they have {', '.join(map(repr, fields)) or 'none'}: "
+                f"set {' or '.join(asked)}"
             )
+        nodes = [
+            _node(str(point.id), text, image, metadata)
+            for point, (text, image, metadata) in zip(response, read, strict=True)
+        ]
         scores = [float(getattr(point, "score", 1.0)) for point in response]
         return VectorStoreQueryResult(nodes=nodes, similarities=scores, ids=[str(point.id) for point in response])
+
+    def _read(self, point: Any) -> tuple[str | None, str | None, dict[str, Any]]:
+        text, image, rest = None, None, point.payload or {}
+        if self.text_field is not None:
+            text, rest = split_payload(rest, self.text_field)
+        if self.image_field is not None:
+            value, rest = _taken(rest, self.image_field)
+            value = value[0] if isinstance(value, list) and value else value
+            image = value.strip() or None if isinstance(value, str) else None
+        return text, image, rest
 
     def add(self, nodes: list[BaseNode], *args: Any, **kwargs: Any) -> list[str]:  # type: ignore[override]
         """Refuse: LlamaIndex's payloads would be mixed with the collection's own.
@@ -70,16 +87,19 @@ def open_store(
     aclient: AsyncQdrantClient | None = None,
     sparse_vector_name: str | None = None,
     sparse_query_fn: SparseEncoder | None = None,
+    image_key: str | None = None,
 ) -> QdrantVectorStore:
     """Open a collection as a vector store.
 
     :param client: a blocking or asynchronous client, or an `EdgeClient`.
     :param collection_name: the collection.
-    :param text_key: the payload field that is the text; None for a collection that LlamaIndex wrote.
+    :param text_key: the payload field that is the text; None for a collection that LlamaIndex wrote, and, beside
+        image_key, for one without texts.
     :param vector_name: the vector to search; None for the only one.
     :param aclient: an asynchronous client beside a blocking one.
     :param sparse_vector_name: the sparse vector of hybrid mode; None for the only one.
     :param sparse_query_fn: turns texts into the indices and values of sparse vectors, for hybrid mode.
+    :param image_key: the payload field that is the image's URL, path or base64; None for none.
     :return: the store.
     :raises ValueError: vector_name is given, and the collection's only vector has none.
     """
@@ -96,11 +116,11 @@ def open_store(
         "sparse_query_fn": sparse_query_fn,
         "enable_hybrid": sparse_query_fn is not None,
     }
-    if text_key is None:
+    if text_key is None and image_key is None:
         store = QdrantVectorStore(**shared)
     else:
         store = plain = PayloadVectorStore(**shared)
-        plain.text_field = text_key
+        plain.text_field, plain.image_field = text_key, image_key
     # LlamaIndex drops the name where a collection's vector has none.
     if vector_name and store.dense_vector_name != vector_name:
         raise ValueError(
@@ -117,16 +137,35 @@ def split_payload(payload: dict[str, Any], text_field: str) -> tuple[str | None,
     :param text_field: where the text is; "a.b" for b inside a, unless there is a field of that very name.
     :return: the text, None where there is none, and the rest.
     """
-    if text_field in payload:
-        return _text(payload[text_field]), {key: deepcopy(value) for key, value in payload.items() if key != text_field}
+    value, rest = _taken(payload, text_field)
+    return _text(value), rest
+
+
+def _taken(payload: dict[str, Any], field: str) -> tuple[Any, dict[str, Any]]:
+    if field in payload:
+        return payload[field], {key: deepcopy(value) for key, value in payload.items() if key != field}
     rest = deepcopy(payload)
-    *parents, last = text_field.split(".")
+    *parents, last = field.split(".")
     inner: Any = rest
     for key in parents:
         inner = inner.get(key) if isinstance(inner, dict) else None
     if not isinstance(inner, dict) or last not in inner:
         return None, rest
-    return _text(inner.pop(last)), rest
+    return inner.pop(last), rest
+
+
+def _node(node_id: str, text: str | None, image: str | None, metadata: dict[str, Any]) -> BaseNode:
+    if image is None:
+        return TextNode(id_=node_id, text=text or "", metadata=metadata)
+    source = locate(image)
+    if source.url is not None:
+        kept = {"image_url": source.url}
+    elif source.path is not None:
+        kept = {"image_path": str(source.path)}
+    else:
+        # What cannot be decoded is left as it is, for whoever looks at the node to say so.
+        kept = {"image": image if source.data is None else b64encode(source.data).decode()}
+    return ImageNode(id_=node_id, text=text or "", metadata=metadata, **kept)
 
 
 def _text(value: Any) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib import import_module
 
 import grimp
 import pytest
@@ -16,12 +17,13 @@ MAY_KNOW = {
     "locks": set(),
     "similarity": set(),
     "steps": set(),
-    "stores": set(),
-    "display": {"similarity"},
+    "stores": {"images"},
+    "display": {"images", "similarity"},
     "refining": {"refinement", "similarity"},
+    "selecting": set(),
+    "selection": {"display", "refinement", "selecting"},
     "qdrant": {"ids", "locks", "similarity", "steps", "stores"},
     "graders": {"ids", "images", "locks"},
-    "memory": {"ids", "images", "similarity", "steps", "refining", "qdrant"},
     "retrieval": {
         "ids",
         "images",
@@ -30,11 +32,12 @@ MAY_KNOW = {
         "similarity",
         "steps",
         "refining",
+        "selecting",
+        "selection",
         "qdrant",
         "graders",
-        "memory",
     },
-    "retriever": {"refinement", "steps", "stores", "refining", "qdrant", "graders", "memory", "retrieval"},
+    "retriever": {"refinement", "selection", "steps", "stores", "refining", "qdrant", "graders", "retrieval"},
 }
 # What users start: free to know all of the above.
 ON_TOP = ("evaluation", "demo", "ui", "commands")
@@ -88,3 +91,13 @@ def test_no_circle_of_modules(graph):
         if graph.chain_exists(importer=imported, imported=importer)
     ]
     assert not circles
+
+
+def test_every_folder_says_what_it_offers(graph):
+    """Whoever adds a module names it in its folder's `__init__`, and says for whom it is."""
+    unsaid = []
+    for module in sorted(graph.modules - {PACKAGE}):
+        folder, _, name = module.rpartition(".")
+        if folder != PACKAGE and f"`{name}`" not in (import_module(folder).__doc__ or ""):
+            unsaid.append(f"{folder} does not name `{name}` in its docstring")
+    assert not unsaid

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -253,3 +254,24 @@ def test_a_release_is_tested_built_and_installed_before_it_is_published():
     # No password is stored anywhere: the job proves who it is.
     assert jobs["publish"]["permissions"] == {"id-token": "write"}
     assert "secrets." not in text
+
+
+def test_the_oldest_versions_are_tested_once():
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]
+    steps = [step for step in jobs["lowest"]["steps"] if step.get("run") == "make test-lowest"]
+    # Else it is PyPI's CUDA build that is fetched.
+    assert [step["env"]["UV_TORCH_BACKEND"] for step in steps] == ["cpu"]
+
+
+@pytest.mark.parametrize("file", ["Makefile", ".github/workflows/ci.yml"])
+def test_what_is_run_exists(file):
+    named = re.findall(r"(?<![\w/.])(?:tests|results|examples)/[\w/.]+", (ROOT / file).read_text())
+    assert named
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+def test_the_readme_says_what_torch_takes_up_and_how_to_take_less():
+    page = (ROOT / "README.md").read_text()
+    assert "CUDA build" in page
+    assert "--torch-backend=cpu" in page
+    assert "README.md" in (ROOT / "constraints.txt").read_text()

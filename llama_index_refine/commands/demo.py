@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from llama_index_refine.commands.errors import plain_errors, tell
-from llama_index_refine.commands.teacher import NO_LLM, LLMBaseUrl, LLMKwargs, LLMModel, make_grader, model_name
+from llama_index_refine.commands.teacher import LLMBaseUrl, LLMKwargs, LLMModel, make_grader, model_name, no_llm
 from llama_index_refine.display.ranking import one_line
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def demo(
         grader = make_grader(llm_base_url, llm_model, INSTRUCTION, llm_kwargs)
         console.print(INTRODUCTION)
         if llm is None:
-            console.print(f"Teacher: the sample's human labels, as no LLM is named ({NO_LLM}).")
+            console.print(f"Teacher: the sample's human labels, as no LLM is named ({no_llm()}).")
         else:
             console.print(f"Teacher: the LLM {one_line(llm)}.", markup=False)
         # The model comes with a package: nothing is fetched, nor asked for.

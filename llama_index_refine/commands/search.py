@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from llama_index_refine.commands.errors import plain_errors, tell
-from llama_index_refine.commands.teacher import NO_LLM, LLMBaseUrl, LLMKwargs, LLMModel, make_grader, model_name
+from llama_index_refine.commands.teacher import LLMBaseUrl, LLMKwargs, LLMModel, make_grader, model_name, no_llm
 from llama_index_refine.display.ranking import Place, ranking_table
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def search(
     console = Console(highlight=False)
     with plain_errors() as warned:
         if model_name(llm_base_url, llm_model) is None:
-            raise ValueError(f"grading needs an LLM: {NO_LLM}")
+            raise ValueError(f"grading needs an LLM: {no_llm()}")
         grader = make_grader(llm_base_url, llm_model, instruction, llm_kwargs)
         from llama_index_refine.commands.connection import check_collection, connect, plain_qdrant_errors
 

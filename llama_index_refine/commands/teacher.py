@@ -30,7 +30,12 @@ LLMKwargs = Annotated[
     ),
 ]
 
-NO_LLM = "set OPENAI_API_KEY, or give --llm-base-url and --llm-model"
+
+def no_llm() -> str:
+    """Say what would name an LLM."""
+    if os.environ.get("OPENAI_BASE_URL"):
+        return "set OPENAI_API_KEY, or give --llm-model, the model to ask for at OPENAI_BASE_URL"
+    return "set OPENAI_API_KEY, or give --llm-base-url and --llm-model"
 
 
 def server_url(base_url: str | None) -> str | None:
@@ -68,7 +73,7 @@ def model_name(base_url: str | None, model: str | None) -> str | None:
         raise ValueError("--llm-base-url needs --llm-model, the model to ask for there")
     if not os.environ.get("OPENAI_API_KEY") and (server_url(base_url) is None or not model):
         if model:
-            raise ValueError(f"there is no key to ask {model} with: {NO_LLM}")
+            raise ValueError(f"there is no key to ask {model} with: {no_llm()}")
         return None
     return model or DEFAULT_MODEL
 

@@ -7,6 +7,8 @@ import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from llama_index_refine.images.sources import media_of
+
 if TYPE_CHECKING:
     from llama_index.core.schema import BaseNode
 
@@ -113,13 +115,17 @@ def duration(seconds: float) -> str:
 
 
 def excerpt(node: BaseNode, width: int) -> str:
-    """Return the beginning of a node's text on one line, or its id where it has no text.
+    """Return the beginning of a node's text on one line, else its image's URL, else its id.
 
     :param node: the node.
     :param width: the most characters.
     :return: the text without control characters, not escaped for anything.
     """
-    return clean(node.get_content(), width) or clean(node.node_id, width)
+    return clean(node.get_content(), width) or clean(_url(node) or node.node_id, width)
+
+
+def _url(node: BaseNode) -> str | None:
+    return next((source.url for source in media_of(node).images if source.url), None)
 
 
 def clean(text: str, width: int | None = None) -> str:

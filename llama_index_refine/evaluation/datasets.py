@@ -119,9 +119,9 @@ def load_folder(folder: Path, split: str = "test") -> Dataset:
     """Read a data set in BEIR's form.
 
     :param folder: has `corpus.jsonl` (`_id`, `text`, optionally `title` and `group`), `queries.jsonl` (`_id`, `text`,
-        optionally `group`), and `qrels/SPLIT.tsv` or `qrels.tsv`, with or without a header. `group` is a string or a
-        list of strings. Any `NAME.npz` with `corpus` and `queries` holds their vectors under the embedding model NAME.
-        Files may begin with a byte order mark, also that of UTF-16.
+        optionally `group`), and `qrels/SPLIT.tsv` or `qrels.tsv`, with or without a header, or as TREC parts them by
+        spaces. `group` is a string or a list of strings. Any `NAME.npz` with `corpus` and `queries` holds their vectors
+        under the embedding model NAME. Files may begin with a byte order mark, also that of UTF-16.
     :param split: which file of `qrels/`; ignored where there is only one.
     :return: the data set, named after its folder. A query with the id of a document is taken for that document, and
         does not find it, as BEIR and MTEB measure, unless it is labelled as relevant to itself.
@@ -182,7 +182,7 @@ def _read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _text_of(row: Mapping[str, Any], key: str, where: str) -> str:
-    if key not in row:
+    if row.get(key) is None:
         raise ValueError(f"{where} has no {key!r}")
     return str(row[key])
 
@@ -217,6 +217,9 @@ def _read_qrels(path: Path) -> dict[str, dict[str, int]]:
             row = [cell.strip().lstrip("\ufeff") for cell in cells]
             while row and not row[-1]:
                 row.pop()
+            if len(row) == 1 and len(row[0].split()) == 4:
+                # As TREC's tools write them.
+                row = row[0].split()
             if not row or (number == 1 and not _is_number(row[-1])):
                 continue
             if len(row) not in (3, 4) or not _is_number(row[-1]):

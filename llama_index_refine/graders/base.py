@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from llama_index.core.prompts.mixin import PromptDictType, PromptMixin, PromptMixinType
 from llama_index.core.schema import BaseNode, QueryBundle
@@ -70,13 +71,6 @@ class BaseGrader(PromptMixin, ABC):
         prompts = sorted((name, prompt.get_template()) for name, prompt in self.get_prompts().items())
         return f"{type(self).__module__}.{type(self).__qualname__} {prompts}"
 
-    def memory_fingerprint(self) -> str:
-        """Say what decides the grades that a `RefinementMemory` keeps, where people's are kept apart.
-
-        :return: the fingerprint, unless a subclass knows better.
-        """
-        return self.fingerprint()
-
     @property
     def trusted(self) -> bool:
         """Whether its grades are followed in full from the first query; not, unless a subclass knows better.
@@ -84,6 +78,11 @@ class BaseGrader(PromptMixin, ABC):
         Other teachers are followed as far as their record shows that they know.
         """
         return False
+
+    @property
+    def image_folders(self) -> Sequence[Path]:
+        """The folders whose images it may read, and whoever shows what it was shown; none, unless a subclass says."""
+        return ()
 
     def judged(self, query: QueryBundle) -> Sequence[str]:
         """Name nodes whose grade is known before they are shown, so that they are graded wherever they rank.

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ValidationError
 from llama_index_refine.graders.asking.answer import Answer, ended, get, probabilities, reply_of
 from llama_index_refine.graders.asking.blocking import in_thread
 from llama_index_refine.graders.asking.calls import Unreadable
-from llama_index_refine.graders.asking.errors import ServerError
+from llama_index_refine.graders.asking.errors import ServerError, chain
 from llama_index_refine.graders.asking.text import count_tokens
 from llama_index_refine.locks import Lock, OfOneProcess
 
@@ -77,7 +77,8 @@ class LlamaIndexChat(Chat, OfOneProcess):
 
     Its own retries are turned off where it lets them be (`max_retries`), on a copy: every call is then counted, and
     stops at the deadline. Each event loop after the first has a copy of its own, because the connections of an
-    asynchronous client belong to the loop that opened them. An LLM without asynchronous methods is called in threads.
+    asynchronous client belong to the loop that opened them. Where no copy can be made, and where an LLM has no
+    asynchronous methods, it is called in threads.
 
     :param llm: the LLM; None is `Settings.llm`, looked up at each question.
     """
@@ -138,6 +139,9 @@ class LlamaIndexChat(Chat, OfOneProcess):
                 result = await in_thread(blocking, llm)
                 self._only_blocks = True
                 return result
+            except Exception as error:
+                if not _of_another_loop(error):
+                    raise
         return await in_thread(blocking, llm)
 
     def check(self) -> None:
@@ -209,6 +213,12 @@ class LlamaIndexChat(Chat, OfOneProcess):
         added = repr(sorted((getattr(llm, "additional_kwargs", None) or {}).items()))
         digest = hashlib.sha256(added.encode(errors="replace")).hexdigest()[:16]
         return f"{llm.class_name()} {_model_name(llm)} {settings} {digest}"
+
+
+def _of_another_loop(error: BaseException) -> bool:
+    """Whether a client tripped over connections that another event loop had opened."""
+    said = (str(link).casefold() for link in chain(error) if isinstance(link, RuntimeError))
+    return any("event loop is closed" in text or "different loop" in text for text in said)
 
 
 def _without_retries(llm: LLM) -> LLM:

@@ -7,6 +7,7 @@ import logging
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from llama_index.core.prompts.mixin import PromptDictType
 from llama_index.core.schema import BaseNode, QueryBundle
@@ -137,6 +138,11 @@ class CombiningGrader(BaseGrader):
     def trusted(self) -> bool:
         """See `BaseGrader.trusted`: where all of the teachers are. People need none behind them."""
         return all(teacher.trusted for teacher in self._teachers.values())
+
+    @property
+    def image_folders(self) -> list[Path]:
+        """See `BaseGrader.image_folders`: those of all the teachers."""
+        return list(dict.fromkeys(folder for teacher in self._teachers.values() for folder in teacher.image_folders))
 
     def judged(self, query: QueryBundle) -> list[str]:
         """See `BaseGrader.judged`: what any of the teachers knows."""

@@ -110,6 +110,11 @@ class ListwiseGrader(BaseGrader):
         """See `BaseGrader.agrade`."""
         return await self._grade(query, nodes, blocking=False)
 
+    @property
+    def image_folders(self) -> Sequence[Path]:
+        """See `BaseGrader.image_folders`."""
+        return self._sight.reader.image_folders
+
     def fingerprint(self) -> str:
         """See `BaseGrader.fingerprint`."""
         settings = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from llama_index.core.base.llms.types import ChatMessage
@@ -70,6 +71,11 @@ class PointwiseGrader(BaseGrader):
     async def agrade(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> Grades:
         """See `BaseGrader.agrade`."""
         return await self._grade(query, nodes, blocking=False)
+
+    @property
+    def image_folders(self) -> Sequence[Path]:
+        """See `BaseGrader.image_folders`."""
+        return self._sight.reader.image_folders
 
     def fingerprint(self) -> str:
         """See `BaseGrader.fingerprint`."""

@@ -55,15 +55,17 @@ class ImageReader:
 
     :param max_image_pixels: larger images are scaled down to so many pixels, at least 1.
     :param image_folders: files are read in these folders and below, and nowhere else.
+    :param anew: write each image anew, so that nothing of its file is left but pixels.
     :raises ValueError: a limit out of its range, or a folder that is none.
     """
 
-    def __init__(self, max_image_pixels: int, image_folders: Sequence[str | Path] = ()) -> None:
+    def __init__(self, max_image_pixels: int, image_folders: Sequence[str | Path] = (), anew: bool = False) -> None:
         if max_image_pixels < 1:
             raise ValueError(f"max_image_pixels must be at least 1; got {max_image_pixels}")
         if isinstance(image_folders, (str, Path)):
             raise ValueError(f"image_folders must be a list of folders; got {str(image_folders)!r}")
         self.max_image_pixels = max_image_pixels
+        self._anew = anew
         self.image_folders = tuple(Path(folder).resolve() for folder in image_folders)
         for folder in self.image_folders:
             if not folder.is_dir():
@@ -78,10 +80,10 @@ class ImageReader:
         :raises ImageError: it cannot be used.
         """
         if source.data is not None:
-            return fitted(source.data, self.max_image_pixels)
+            return fitted(source.data, self.max_image_pixels, self._anew)
         if source.path is not None:
             try:
-                return fitted(self._file(source.path, anywhere), self.max_image_pixels)
+                return fitted(self._file(source.path, anywhere), self.max_image_pixels, self._anew)
             except ImageError:
                 if source.url is None:
                     raise
@@ -129,11 +131,12 @@ class ImageReader:
         return next((found for found in inside if found.exists()), inside[0])
 
 
-def fitted(data: bytes, max_pixels: int) -> Picture:
+def fitted(data: bytes, max_pixels: int, anew: bool = False) -> Picture:
     """Make an image ready to be sent.
 
     :param data: the file's bytes: PNG, JPEG, GIF, BMP, TIFF or WebP.
     :param max_pixels: larger ones are scaled down to so many pixels, at least 1.
+    :param anew: write it anew also where it fits.
     :return: the image as it is where it fits, stands upright and does not move; else a PNG or JPEG of its first frame.
     :raises ImageError: it cannot be opened, or is too large to be.
     """
@@ -145,7 +148,7 @@ def fitted(data: bytes, max_pixels: int) -> Picture:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             if math.prod(image.size) > _MOST_PIXELS:
                 raise ImageError(f"an image has more than {_MOST_PIXELS // 10**6} megapixels")
-            if _is_ready(image, len(data), max_pixels):
+            if not anew and _is_ready(image, len(data), max_pixels):
                 image.load()
                 return Picture(data, _SENDABLE[str(image.format)], *image.size)
             return _encoded(_scaled(image, max_pixels), image.format in _LOSSLESS)

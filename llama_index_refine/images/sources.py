@@ -57,11 +57,6 @@ class Media:
     images: tuple[ImageSource, ...] = ()
     others: tuple[str, ...] = ()
 
-    @property
-    def inline(self) -> bool:
-        """Whether an image is in the node itself."""
-        return any(image.data is not None for image in self.images)
-
 
 def media_of(node: BaseNode) -> Media:
     """Say what a node holds beside text.
@@ -77,6 +72,13 @@ def media_of(node: BaseNode) -> Media:
     if isinstance(node, TextNode) and blocks is getattr(TextNode, "get_content_blocks", None):
         return Media()
     return _of_blocks(node.get_content_blocks(MetadataMode.NONE)) if blocks else Media()
+
+
+def is_inline(node: BaseNode) -> bool:
+    """Say whether an image is in the node itself, without decoding it."""
+    if isinstance(node, ImageNode):
+        return bool(node.image) or (node.image_url or "").startswith("data:")
+    return isinstance(node, Node) and node.image_resource is not None and bool(node.image_resource.data)
 
 
 def image_of(query: QueryBundle) -> ImageSource | None:

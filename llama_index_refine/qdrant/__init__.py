@@ -1,1 +1,9 @@
-"""The collection: what is asked of Qdrant, and how."""
+"""The collection: what is asked of Qdrant, and how.
+
+For the rooms above: `collection` is all that a retrieval asks, `options` and `filters` are what restricts it. For
+users: `edge` is Qdrant's engine inside the process.
+
+Behind `collection`: `queries` puts what is asked about one vector `space` into Qdrant's words, `encoding` the sparse
+half; `points` reads what comes back; `background` draws the sample, and `known` keeps it, with all else that is known
+of a collection. `clients` sends it off, `loops` keeps event loops apart, `errors` says what went wrong.
+"""

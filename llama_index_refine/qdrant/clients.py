@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from qdrant_client import models
 
 from llama_index_refine.qdrant.errors import refused
 from llama_index_refine.qdrant.loops import awaited
-from llama_index_refine.steps import answered, at_once
+from llama_index_refine.steps import at_once
 
 # Queries in one request to Qdrant. At two lists of a hundred nodes a query, an answer stays at some 20 MB.
 BATCH = 64
@@ -54,7 +54,7 @@ class ClientOperation(ABC):
         async def ask(call: Call) -> Any:
             return getattr(client, call.method)(self.store.collection_name, **call.arguments)
 
-        return at_once(answered(self._calls(items), ask))
+        return at_once(self._answered(items, ask))
 
     async def arun(self, items: Sequence[Any]) -> Sequence[Any]:
         """Call the asynchronous client; where there is none, the blocking one in a worker thread."""
@@ -65,7 +65,22 @@ class ClientOperation(ABC):
         async def ask(call: Call) -> Any:
             return await awaited(client, call.method, self.store.collection_name, call.arguments)
 
-        return await answered(self._calls(items), ask)
+        return await self._answered(items, ask)
+
+    async def _answered(self, items: Sequence[Any], ask: Callable[[Call], Awaitable[Any]]) -> Sequence[Any]:
+        calls = self._calls(items)
+        try:
+            call = next(calls)
+            while True:
+                try:
+                    answer = await ask(call)
+                except Exception as error:
+                    call = calls.throw(error)
+                else:
+                    call = calls.send(answer)
+        except StopIteration as end:
+            results: list[Any] = end.value
+            return results
 
     @abstractmethod
     def _calls(self, items: Sequence[Any]) -> Calls:

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from llama_index.core.schema import BaseNode
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 from qdrant_client import models
+from qdrant_client.local.qdrant_local import QdrantLocal
 from torch import Tensor
 
 from llama_index_refine.qdrant.background import Background, agree, draw
@@ -108,20 +110,61 @@ class QdrantCollection:
         """
         if self.options.hybrid is None:
             return {}
+        if not query_str.strip():
+            # A query that is an image has no words.
+            return {"sparse": models.SparseVector(indices=[], values=[])}
         sparse = yield Step("embed", self._encoding, query_str)
         return {"sparse": sparse}
 
+    @property
+    def inline(self) -> bool:
+        """Whether payloads hold images: rankings then come without, and `nodes_of` brings the nodes that are wanted."""
+        return self._known().inline
+
+    @inline.setter
+    def inline(self, inline: bool) -> None:
+        self._known().inline = inline
+
     def search(self, vector: Array, limit: int, sparse: models.SparseVector | None = None) -> Steps[Found]:
-        """Find the nearest points, with their nodes and without vectors.
+        """Find the nearest points, without vectors, and with their nodes unless payloads hold images.
 
         :param vector: (d,) the query.
         :param limit: the most points.
         :param sparse: the query of the sparse search that takes part, None for none.
         :return: the points.
         """
+        if self.inline:
+            return (yield from self.rank(vector, limit, sparse))
         queries = yield from self._asking()
         (points,) = yield from self._queries("search", queries.nearest(vector, limit, limit, sparse))
         return self._listed(points)
+
+    def nodes_of(
+        self,
+        ids: Sequence[PointId],
+        vector: Array,
+        sources: Sequence[Found],
+        sparse: models.SparseVector | None = None,
+    ) -> Steps[dict[PointId, BaseNode]]:
+        """Return the nodes of points that searches have found.
+
+        :param ids: the points.
+        :param vector: (d,) the query that found them.
+        :param sources: what has been found, the first that has a point's node counting.
+        :param sparse: the query of the sparse search that took part, None for none.
+        :return: the nodes by point. Those that no source has are fetched; points that are gone by now are left out.
+        """
+        nodes: dict[PointId, BaseNode] = {}
+        for source in sources:
+            place = {point: at for at, point in enumerate(source.ids)} if len(source.nodes) else {}
+            nodes |= {point: source.nodes[place[point]] for point in ids if point in place and point not in nodes}
+        missing = [point for point in ids if point not in nodes]
+        if missing:
+            queries = yield from self._asking()
+            request = queries.nearest(vector, len(missing), len(missing), sparse, among=missing)
+            (points,) = yield from self._queries("fetch", request)
+            nodes |= {point.id: self._reader.node(point) for point in points}
+        return nodes
 
     def search_first(
         self, vector: Array, limit: int, vectors: int, sparse: models.SparseVector | None = None
@@ -170,6 +213,28 @@ class QdrantCollection:
         request = queries.nearest(vector, limit, limit, sparse, with_payload=False)
         (points,) = yield from self._queries("search", request)
         return Found([point.id for point in points], scores_of(points), [], torch.empty(0, 0))
+
+    def page(self, vector: Array, offset: int, limit: int, with_payload: bool = False) -> Steps[Found]:
+        """List the points by their similarity, a page at a time, by comparing the query with every one of them.
+
+        :param vector: (d,) the query.
+        :param offset: how many points come before the page.
+        :param limit: the most points on it.
+        :param with_payload: whether they bring their nodes.
+        :return: the points, without vectors; fewer than `limit` on the last page.
+        """
+        queries = yield from self._asking()
+        (points,) = yield from self._queries("page", queries.page(vector, offset, limit, with_payload))
+        if with_payload:
+            return self._listed(points)
+        return Found([point.id for point in points], scores_of(points), [], torch.empty(0, 0))
+
+    def population(self) -> Steps[int]:
+        """Count the points that the filter admits."""
+        options = self.options
+        count = {"count_filter": options.filter, "exact": True, "shard_key_selector": options.shard_key}
+        number: int = yield from self._ask("count", self._count_points, count | self._patience())
+        return number
 
     def fetch(
         self,
@@ -250,16 +315,22 @@ class QdrantCollection:
         queries = Queries(space, self.options)
         requests = [queries.nearest(vector, vectors, max(limit, vectors), sparse, with_vector=True)]
         if limit > vectors:
-            requests.append(queries.nearest(vector, limit, limit, sparse))
+            requests.append(queries.nearest(vector, limit, limit, sparse, with_payload=not known.inline))
         probe = known.background.a_few(known.turn) if known.background and known.background.ids else None
         if probe:
             known.turn += 1
             requests.append(queries.scores(vector, probe.ids))
         found = yield from self._queries("search", *requests)
         seen: Seen = {}
-        self._reader.check(found[1] if limit > vectors else found[0], seen)
+        bare = limit > vectors and known.inline
+        self._reader.check(found[1] if limit > vectors and not bare else found[0], seen)
         shown = self._with_vectors(found[0], space, seen)
         listed = self._listed(found[1] if limit > vectors else found[0][:limit], seen)
+        if bare:
+            nodes = yield from self.nodes_of(listed.ids, vector, [self._listed(found[0], seen)], sparse)
+            there = [(point, score) for point, score in zip(listed.ids, listed.scores, strict=True) if point in nodes]
+            whole = [nodes[point] for point, _ in there]
+            listed = Found([point for point, _ in there], [score for _, score in there], whole, torch.empty(0, 0))
         query = torch.tensor(space.query(vector))
         if probe:
             return listed, shown, probe.unchanged(found[-1], query, space.metric)
@@ -304,6 +375,10 @@ class QdrantCollection:
         return answer
 
     def _queries(self, stage: str, *requests: models.QueryRequest) -> Generator[Step, Any, list[Points]]:
+        if isinstance(getattr(self.store._client, "_client", None), QdrantLocal):
+            # Local mode approximates nothing, and warns of being asked not to. What the user asks for, it is asked for.
+            own = self.options.search_params
+            requests = tuple(request.model_copy(update={"params": own}) for request in requests)
         batch = Batch(list(requests), self.options.consistency, self.options.timeout)
         responses = yield from self._ask(stage, self._query_points, batch)
         return [response.points for response in responses]

@@ -31,6 +31,7 @@ class Known:
     :param points: about how many points there are without the filter.
     :param doubted: when the scores last contradicted a description that turned out to hold.
     :param turn: which part of the background is to be looked at next.
+    :param inline: whether payloads hold images, so that they are fetched of those points only that are wanted.
     """
 
     space: Space | None = None
@@ -40,6 +41,7 @@ class Known:
     points: int = 0
     doubted: float = -math.inf
     turn: int = 0
+    inline: bool = False
 
     def learn(self, space: Space, points: int = 0) -> None:
         """Take in a description. A background from another space is dropped."""

@@ -72,6 +72,21 @@ class Queries:
         prefetch = [dense_ranking, words]
         return self._request(limit, with_payload, with_vector, prefetch=prefetch, query=options.hybrid.query())
 
+    def page(
+        self, vector: np.ndarray | Tensor, offset: int, limit: int, with_payload: bool = False
+    ) -> models.QueryRequest:
+        """Ask for a page of the whole ranking, whose pages fit together because nothing is approximated.
+
+        :param vector: (d,) the query.
+        :param offset: how many points come before it.
+        :param limit: the most points on it.
+        :param with_payload: whether the points bring their payload.
+        :return: the query.
+        """
+        given = self.options.search_params or models.SearchParams()
+        request = self.nearest(vector, limit, limit, with_payload=with_payload)
+        return request.model_copy(update={"offset": offset, "params": given.model_copy(update={"exact": True})})
+
     def scores(self, vector: np.ndarray | Tensor, ids: Sequence[PointId]) -> models.QueryRequest:
         """Ask for the scores of points by their full vectors, as far as the filter admits them.
 

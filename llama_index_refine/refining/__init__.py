@@ -1,1 +1,8 @@
-"""The mathematics, on arrays alone: the refiner, its convex problem, how far a teacher is followed."""
+"""The mathematics, on arrays alone.
+
+For users: `refiner` has `QueryRefiner`, `published` the procedure of the paper for comparison, and `base` what a
+refiner of your own inherits. `trust` has `Reliability`, a teacher's record.
+
+Behind them: `newton` solves the convex problem, `geometry` brings the three distances into one form, `arrays` takes
+numpy and torch, `allocation` says how grades are spent, `grade_range` which part of the scale a teacher uses.
+"""

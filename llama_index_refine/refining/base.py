@@ -52,6 +52,7 @@ class Solution:
     :param log_before: (B, M) logarithm of the student's distribution before.
     :param log_after: (B, M) and after.
     :param fused: (B, K) scores of the graded documents in normal form, with their own grade weighed in.
+    :param held_out: (B, K) their scores in normal form, as the other documents' grades predict them.
     :param iterations: (B,)
     :param converged: (B,)
     """
@@ -62,6 +63,7 @@ class Solution:
     log_before: Array
     log_after: Array
     fused: Array
+    held_out: Array
     iterations: NDArray[np.int64]
     converged: NDArray[np.bool_]
 
@@ -182,7 +184,10 @@ class BaseRefiner(ABC):
         marks[:, :graded], shares[:, :graded] = to_numpy(grades), to_numpy(trust)
         solution = self._solve(Problem(form, marks, shares, to_numpy(signal), log_weights))
         vectors = form.to_collection(solution.vectors)
-        fused = form.similarity(torch.from_numpy(solution.fused).to(vectors), solution.vectors)
+        fused, held_out = (
+            form.similarity(torch.from_numpy(scores).to(vectors), solution.vectors)
+            for scores in (solution.fused, solution.held_out)
+        )
         tau = solution.tau * to_numpy(form.unit(solution.vectors))
         before, after = np.exp(solution.log_before), np.exp(solution.log_after)
         kl_before, kl_after = (
@@ -200,6 +205,7 @@ class BaseRefiner(ABC):
                 student_before=like(before[at], example),
                 student_after=like(after[at], example),
                 fused=like(fused[at], example),
+                held_out=like(held_out[at], example),
                 kl_before=float(kl_before[at]),
                 kl_after=float(kl_after[at]),
                 tau=float(tau[at]),

@@ -46,13 +46,15 @@ class PublishedRefiner(BaseRefiner):
         refined = vectors.detach() / form.scale[:, None]
         before, after = (F.cosine_similarity(rows, x[:, None], dim=-1).log_softmax(-1) for x in (start, refined))
         many = len(start)
+        scores = to_numpy(form.scores(refined)[:, : form.graded.shape[1]])
         return Solution(
             refined,
             np.ones(many),
             to_numpy(target),
             to_numpy(before),
             to_numpy(after),
-            to_numpy(form.scores(refined)[:, : form.graded.shape[1]]),
+            scores,
+            scores,
             np.full(many, self.steps),
             # A fixed number of steps has no test of convergence to pass.
             np.ones(many, dtype=np.bool_),

@@ -108,7 +108,7 @@ class QueryRefiner(BaseRefiner):
         # Logits leave open a constant; the mean score of all documents at the new vector fixes it.
         moved = (means * weights).sum(-1)
         constant = start.mean(-1) + moved - (after - problem.log_weights).mean(-1) * tau
-        fused = constant[:, None] + tau[:, None] * place
+        fused, held = (constant[:, None] + tau[:, None] * logits for logits in (place, unseen))
         return Solution(
             vectors,
             tau,
@@ -116,6 +116,7 @@ class QueryRefiner(BaseRefiner):
             minimum.log_before,
             minimum.log_after,
             fused,
+            held,
             minimum.iterations,
             minimum.converged,
         )

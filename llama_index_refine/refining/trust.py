@@ -16,7 +16,6 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -199,6 +198,11 @@ class Reliability:
             self.belief = self.belief.after(*arrays)
             return self.belief.trust()
 
+    def sees(self) -> float:
+        """Say how likely it is that the teacher sees relevance, upright: 1 less guessing and less upside down."""
+        with self._lock:
+            return float(self.belief.hypotheses[1 + len(RATIOS) :].sum())
+
     def signal(self) -> float:
         """Say how well the vectors explain the teacher's grades so far: a signal-to-noise ratio, 0.1 to 3."""
         with self._lock:
@@ -210,7 +214,10 @@ class Reliability:
         :param path: the file, which is replaced.
         :raises OSError: it cannot be written.
         """
-        record, path = self.to_dict(), Path(path)
+        with self._lock:
+            belief = {**vars(self.belief), "hypotheses": self.belief.hypotheses.tolist()}
+            record = {"ratios": RATIOS.tolist(), "belief": belief, "used": self.used.counts.tolist()}
+        path = Path(path)
         # Whoever reads it meanwhile finds the old record or the new one.
         with NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, suffix=".tmp", delete=False) as file:
             json.dump(record, file, allow_nan=False)
@@ -226,45 +233,14 @@ class Reliability:
         :raises ValueError: it holds no record.
         """
         try:
-            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
-        except ValueError as error:
-            raise ValueError(f"{path} is no record that Reliability.save wrote: {error}") from error
-
-    def to_dict(self) -> dict[str, Any]:
-        """Write the record in what JSON knows."""
-        with self._lock:
-            belief = {**vars(self.belief), "hypotheses": self.belief.hypotheses.tolist()}
-            return {"ratios": RATIOS.tolist(), "belief": belief, "used": self.used.counts.tolist()}
-
-    @classmethod
-    def from_dict(cls, record: Any) -> Reliability:
-        """Read what `to_dict` wrote.
-
-        :param record: the dictionary.
-        :return: the record.
-        :raises ValueError: it is none.
-        """
-        try:
+            record = json.loads(Path(path).read_text(encoding="utf-8"))
             belief = Belief(**{**record["belief"], "hypotheses": np.array(record["belief"]["hypotheses"], dtype=float)})
             used = GradeRange(np.array(record["used"], dtype=float))
             if record["ratios"] != RATIOS.tolist() or not belief.valid():
                 raise ValueError("its numbers are no probabilities of these hypotheses")
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(str(error)) from error
+            raise ValueError(f"{path} is no record that Reliability.save wrote: {error}") from error
         return cls(belief, used)
-
-    def knows_more_than(self, other: Reliability) -> bool:
-        """Say whether more queries stand behind this record than behind another."""
-        return self.belief.queries > other.belief.queries
-
-    def adopt(self, other: Reliability) -> None:
-        """Take over another record of the same teacher, if more queries stand behind it.
-
-        :param other: the record.
-        """
-        if other.knows_more_than(self):
-            with self._lock:
-                self.belief, self.used = other.belief, other.used
 
     def hear(self, grades: ArrayLike) -> None:
         """Take in which part of the scale the teacher uses.

@@ -1,1 +1,10 @@
-"""One query's way: search, grade, refine, search again."""
+"""One query's way: search, grade, refine, search again. For whoever changes what happens to a query.
+
+- `loop` says in which order, `running` performs it, for one query or for many at a time.
+- Its steps: `embedding`, `grading`, `lessons` (which refines); `fusion` makes the final order.
+- For a selection: `selects` has the ways to call it, `selecting` says in which order, `target` what is asked of it;
+  `relevance` gathers what is known of a query's documents, `ordering` puts them in order.
+- What it carries: `feedback` is what was graded so far, `examples` what the query itself brought, `records` each
+  teacher's standing.
+- At its ends: `index` takes over a `VectorStoreIndex`, `events` and `notes` tell what happened.
+"""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 
 from llama_index.core.schema import QueryBundle, QueryType
@@ -54,6 +54,20 @@ def with_examples(query: QueryType, like: Sequence[str] = (), unlike: Sequence[s
         like, unlike = [*bundle.like, *like], [*bundle.unlike, *unlike]
     known = {entry.name: getattr(bundle, entry.name) for entry in fields(QueryBundle)}
     return QueryWithExamples(**known, like=like, unlike=unlike)
+
+
+def in_batches(queries: Sequence[QueryType], size: int) -> Iterator[list[QueryBundle]]:
+    """Take queries as bundles, some at a time.
+
+    :param queries: texts and bundles.
+    :param size: how many at a time.
+    :return: the batches.
+    :raises ValueError: a size below 1.
+    """
+    if size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {size}")
+    for start in range(0, len(queries), size):
+        yield [with_examples(query) for query in queries[start : start + size]]
 
 
 def examples_of(query: QueryBundle) -> dict[str, float]:

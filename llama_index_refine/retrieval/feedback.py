@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from llama_index.core.schema import NodeWithScore, QueryBundle
 from qdrant_client import models
 from torch import Tensor
@@ -18,22 +19,6 @@ from llama_index_refine.qdrant.points import Found, PointId
 
 class NotRefinedError(Exception):
     """Why there is nothing to refine by."""
-
-
-@dataclass(frozen=True)
-class Loan:
-    """A document's grade that a similar query lends.
-
-    :param point: the document.
-    :param vector: (d,) its vector.
-    :param grade: its relevance in [0, 1].
-    :param belief: how far to believe it, in [0, 1], beside a grade of the teacher's for this query.
-    """
-
-    point: PointId
-    vector: Tensor
-    grade: float
-    belief: float
 
 
 @dataclass
@@ -57,8 +42,6 @@ class Feedback:
     grades: list[float] = field(default_factory=list)
     spread: list[float | None] = field(default_factory=list)
     believed: list[float | None] = field(default_factory=list)
-    recalled: set[PointId] = field(default_factory=set)
-    carried: list[Loan] = field(default_factory=list)
     shown: set[PointId] = field(default_factory=set)
     asked: int = 0
     path: list[Any] = field(default_factory=list)
@@ -87,18 +70,15 @@ class Feedback:
                 self.spread.append(grades.spread[at] if grades.spread else None)
                 self.believed.append(believed)
 
+    def found(self) -> Found:
+        """Return what has a grade, as a search would."""
+        scores = [entry.score or 0.0 for entry in self.nodes]
+        return Found(self.ids, scores, [entry.node for entry in self.nodes], torch.empty(0, 0))
+
     def new(self, found: Found) -> Found:
         """Return those of the points whose grade is not known yet."""
         kept = [at for at, point in enumerate(found.ids) if point not in self.shown]
         return found if len(kept) == len(found.ids) else found.at(kept)
-
-    def borrowed(self) -> list[Loan]:
-        """Return the grades that similar queries lend, of documents that this one has none for."""
-        return [loan for loan in self.carried if loan.point not in self.shown]
-
-    def spared(self, feedback_top_k: int) -> int:
-        """Return how many grades need not be asked for, as similar queries lend them: half of all at most."""
-        return min(len(self.borrowed()), feedback_top_k // 2)
 
     def said(self) -> list[int]:
         """Return the places of the grades that the teacher gave."""

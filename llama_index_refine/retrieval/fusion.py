@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from llama_index.core.schema import NodeWithScore
 from torch import Tensor
 
 from llama_index_refine.qdrant.points import Found, PointId
 from llama_index_refine.similarity import Metric, passes, score_of_similarity, similarity_of_score
+
+Ranking = list[tuple[PointId, float]]
 
 
 def admitted(found: Found, graded: Found, similarities: Tensor, metric: Metric, threshold: float | None) -> list[int]:
@@ -29,7 +30,7 @@ def admitted(found: Found, graded: Found, similarities: Tensor, metric: Metric, 
 
 def fuse(
     found: Found, graded: Found, similarities: Tensor, metric: Metric, limit: int, threshold: float | None = None
-) -> list[NodeWithScore]:
+) -> Ranking:
     """Put the graded documents where their grades place them among those that the second search found.
 
     :param found: what the second search found.
@@ -38,14 +39,14 @@ def fuse(
     :param metric: the collection's distance, which says how a score is read.
     :param limit: the most nodes.
     :param threshold: leave out what scores worse.
-    :return: nodes, best first, with scores as Qdrant gives them for this distance.
+    :return: points, best first, with scores as Qdrant gives them for this distance.
     """
     moved = dict(zip(graded.ids, similarities.tolist(), strict=True))
     others = similarity_of_score(torch.tensor(found.scores, dtype=torch.float32), metric).tolist()
     ranked = _ranked(dict(zip(found.ids, others, strict=True)) | moved, limit)
     scores = score_of_similarity(torch.tensor([value for _, value in ranked]), metric)
     kept = int(passes(scores, threshold, metric).sum())
-    return _with_nodes([point for point, _ in ranked[:kept]], scores[:kept].tolist(), found, graded)
+    return [(point, score) for (point, _), score in zip(ranked[:kept], scores[:kept].tolist(), strict=True)]
 
 
 def standing(ranking: Found, ids: Sequence[PointId | None]) -> Tensor:
@@ -64,29 +65,21 @@ def standing(ranking: Found, ids: Sequence[PointId | None]) -> Tensor:
     return -torch.tensor([2 + (last if i is None else place.get(i, last)) for i in ids], dtype=torch.float32).log()
 
 
-def fuse_ranked(found: Found, graded: Found, gains: Tensor, limit: int) -> list[NodeWithScore]:
+def fuse_ranked(found: Found, graded: Found, gains: Tensor, limit: int) -> Ranking:
     """Do what `fuse` does for a fused search: move graded documents up or down from their places.
 
     :param found: what the second search found.
     :param graded: the graded documents, with their nodes.
     :param gains: (K,) by how much their grades move them, in nats.
     :param limit: the most nodes.
-    :return: nodes, best first, each with the score that Qdrant gave to the one in its place.
+    :return: points, best first, each with the score that Qdrant gave to the one in its place.
     """
     moved = dict(zip(graded.ids, (standing(found, graded.ids) + gains).tolist(), strict=True))
     places = dict(zip(found.ids, standing(found, found.ids).tolist(), strict=True))
     ranked = _ranked(places | moved, limit)
     scores = [*found.scores, *[found.scores[-1] if found.scores else 0.0] * len(ranked)]
-    return _with_nodes([point for point, _ in ranked], scores[: len(ranked)], found, graded)
+    return [(point, score) for (point, _), score in zip(ranked, scores, strict=False)]
 
 
-def _ranked(values: dict[PointId, float], limit: int) -> list[tuple[PointId, float]]:
+def _ranked(values: dict[PointId, float], limit: int) -> Ranking:
     return sorted(values.items(), key=lambda entry: -entry[1])[:limit]
-
-
-def _with_nodes(points: Sequence[PointId], scores: Sequence[float], found: Found, graded: Found) -> list[NodeWithScore]:
-    """Look at the nodes of these points only: the others' need not be read."""
-    home = {point: (found, at) for at, point in enumerate(found.ids)}
-    home |= {point: (graded, at) for at, point in enumerate(graded.ids)}
-    nodes = [source.nodes[at] for source, at in (home[point] for point in points)]
-    return [NodeWithScore(node=node, score=score) for node, score in zip(nodes, scores, strict=True)]

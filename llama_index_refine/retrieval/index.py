@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
+from llama_index.core.base.embeddings.base import BaseEmbedding
+from llama_index.core.indices.multi_modal.base import MultiModalVectorStoreIndex
 from llama_index.core.indices.vector_store import VectorStoreIndex
 from llama_index.core.schema import BaseNode, NodeWithScore, ObjectType
 from llama_index.core.storage.docstore import BaseDocumentStore
@@ -15,31 +17,59 @@ from llama_index.vector_stores.qdrant import QdrantVectorStore
 from llama_index_refine.refinement import Refinement
 from llama_index_refine.steps import Step, Steps
 
+Modality = Literal["text", "image"]
 
-def read_index(index: VectorStoreIndex) -> dict[str, Any]:
+
+def read_index(index: VectorStoreIndex, modality: Modality | None = None) -> dict[str, Any]:
     """Return the arguments of a retriever that searches what the index's own retriever would.
 
     :param index: an index over a `QdrantVectorStore`.
+    :param modality: which half of a `MultiModalVectorStoreIndex` to search; None for other indexes.
     :return: vector_store, embed_model, node_ids, docstore, callback_manager and object_map.
-    :raises ValueError: another kind of index, or over another vector store.
+    :raises ValueError: another kind of index, or over another vector store; a modality that is missing, or not there.
     """
     if not isinstance(index, VectorStoreIndex):
         raise ValueError(f"index must be a VectorStoreIndex over a QdrantVectorStore, got {type(index).__name__}")
-    store = index.vector_store
+    store, embed_model = _half(index, modality)
     if not isinstance(store, QdrantVectorStore):
         raise ValueError(
             f"index keeps its vectors in a {type(store).__name__}, and refining needs Qdrant: build the index with "
-            "storage_context=StorageContext.from_defaults(vector_store=QdrantVectorStore(...))"
+            f"storage_context=StorageContext.from_defaults({_ARGUMENT[modality]}=QdrantVectorStore(...))"
         )
     return {
         "vector_store": store,
-        "embed_model": index._embed_model,
+        "embed_model": embed_model,
         # Like `index.as_retriever`: where the index has nodes in its docstore, it searches those only.
         "node_ids": list(index.index_struct.nodes_dict.values()) or None,
         "docstore": index.docstore,
         "callback_manager": index._callback_manager,
         "object_map": index._object_map,
     }
+
+
+_ARGUMENT = {None: "vector_store", "text": "vector_store", "image": "image_store"}
+
+
+def _half(index: VectorStoreIndex, modality: Modality | None) -> tuple[Any, BaseEmbedding]:
+    """Return the vector store of one modality, and what embeds queries for it."""
+    if modality not in _ARGUMENT:
+        raise ValueError(f"modality must be 'text', 'image' or None, got {modality!r}")
+    if not isinstance(index, MultiModalVectorStoreIndex):
+        if modality == "image":
+            raise ValueError(
+                f"modality='image' needs a MultiModalVectorStoreIndex; a {type(index).__name__} has one vector store "
+                "for all its nodes: leave modality out"
+            )
+        return index.vector_store, index._embed_model
+    if modality is None:
+        raise ValueError(
+            "a MultiModalVectorStoreIndex keeps texts and images in two vector stores: choose with modality='text' or "
+            "modality='image'"
+        )
+    if modality == "text" or index._is_image_to_text:
+        # Where images are searched by their texts, those are embedded by the model for texts.
+        return index.vector_store if modality == "text" else index.image_vector_store, index._embed_model
+    return index.image_vector_store, index.image_embed_model
 
 
 @dataclass(frozen=True, eq=False)

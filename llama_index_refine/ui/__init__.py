@@ -1,4 +1,8 @@
-"""The playground: a local page on which to watch a query being refined."""
+"""The playground: a local page on which to watch a query being refined.
+
+For users: `launch`. Behind it, `page` is the page, `comparison` answers a query three ways, `cards` shows the answers,
+and `labels` are the sample's as a teacher.
+"""
 
 from __future__ import annotations
 

@@ -7,6 +7,8 @@ from html import escape
 
 from llama_index.core.schema import MetadataMode
 
+from llama_index_refine.display.moves import excerpt
+from llama_index_refine.images.thumbnails import Thumbnails
 from llama_index_refine.refinement import Refinement
 from llama_index_refine.ui.comparison import DEPTH, Comparison, Result
 
@@ -44,6 +46,7 @@ CSS = """
   color: var(--refine-soft); }
 .refine-place .up { color: #1f8a53; } .refine-place .down { color: #c04a3a; } .refine-place .new { color: #2f6fdb; }
 .refine-text { overflow-wrap: anywhere; }
+.refine-text img { display: inline-block; }
 .refine-side { display: flex; flex-direction: column; align-items: flex-end; gap: 4px; }
 .refine-grade { font-size: 12px; font-variant-numeric: tabular-nums; white-space: nowrap;
   color: var(--refine-soft); }
@@ -81,7 +84,8 @@ def page(comparison: Comparison, count: int, teacher: str) -> str:
         ("Reranked", f"its first {count}, sorted by the grades", comparison.reranked, True),
         ("Refined", "searched again with the refined query", comparison.refined, True),
     )
-    lists = "".join(_column(*column) for column in columns)
+    thumbnails = Thumbnails(comparison.refinement.image_folders)
+    lists = "".join(_column(*column, thumbnails) for column in columns)
     return f'{_summary(comparison, teacher)}<div class="refine-columns">{lists}</div>{_LEGEND}'
 
 
@@ -120,21 +124,22 @@ def _bill(refinement: Refinement) -> list[tuple[str, str]]:
     return [(str(refinement.llm_calls), "calls of the LLM"), (f"{tokens:,}", "tokens")]
 
 
-def _column(name: str, explanation: str, results: Sequence[Result], moves: bool) -> str:
-    cards = "".join(_card(place, result, len(results), moves) for place, result in enumerate(results, 1))
+def _column(name: str, explanation: str, results: Sequence[Result], moves: bool, thumbnails: Thumbnails) -> str:
+    cards = "".join(_card(place, result, len(results), moves, thumbnails) for place, result in enumerate(results, 1))
     heading = f"<h3>{name}</h3><p>{escape(explanation)}</p>"
     return f'<section data-list="{name.lower()}">{heading}<ol>{cards or "Nothing found."}</ol></section>'
 
 
-def _card(place: int, result: Result, shown: int, moves: bool) -> str:
-    text = " ".join(result.node.get_content(MetadataMode.NONE).split())
+def _card(place: int, result: Result, shown: int, moves: bool, thumbnails: Thumbnails) -> str:
+    images = thumbnails.of_node(result.node)
+    text = " ".join(result.node.get_content(MetadataMode.NONE).split()) or ("" if images else excerpt(result.node, 80))
     text = text if len(text) <= _LONGEST else f"{text[:_LONGEST].rsplit(' ', 1)[0]} …"
     node_id = escape(result.node.node_id)
     found = " found" if result.before is None or result.before > shown else ""
     return (
         f'<li class="refine-card {_colour(result.grade)}{found}" data-node="{node_id}">'
         f'<div class="refine-place">{place}{_move(place, result.before) if moves else ""}</div>'
-        f'<div class="refine-text">{escape(text)}</div>'
+        f'<div class="refine-text">{images}{escape(text)}</div>'
         f'<div class="refine-side"><span class="refine-grade">{_grade(result)}</span>'
         f'<span class="refine-thumbs">{_thumb(result, node_id, 1.0)}{_thumb(result, node_id, 0.0)}</span></div></li>'
     )

@@ -130,6 +130,12 @@ def test_no_llm(path: Path):
     assert "grading needs an LLM: set OPENAI_API_KEY, or give --llm-base-url and --llm-model" in result.output
 
 
+def test_a_server_in_the_environment_needs_a_model(path: Path, chat_server: ChatServer):
+    result = search("--path", str(path), "--collection", "papers", OPENAI_BASE_URL=chat_server.url)
+    assert is_one_line(result)
+    assert "--llm-model, the model to ask for at OPENAI_BASE_URL" in result.output
+
+
 def test_no_such_collection(path: Path, chat_server: ChatServer):
     result = search("--path", str(path), "--collection", "paper", *llm(chat_server))
     assert is_one_line(result)

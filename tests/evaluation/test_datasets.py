@@ -74,6 +74,11 @@ def test_byte_order_marks_and_qrels_with_and_without_header(
     assert data.qrels == {"q1": {"d1": 1, "d2": 0}}
 
 
+def test_qrels_as_trec_writes_them(tmp_path: Path) -> None:
+    folder = written(tmp_path / "data", {"d1": "a", "d2": "b"}, {"q1": "q"}, "q1 0 d1 1\nq1 0 d2 0\n")
+    assert load_folder(folder).qrels == {"q1": {"d1": 1, "d2": 0}}
+
+
 def test_files_with_marks_that_were_put_together(tmp_path: Path) -> None:
     folder = written(tmp_path / "data", {"d1": "a"}, {"q1": "q"}, "q1\td1\t1\n", "utf-8-sig")
     for name, more in (("corpus.jsonl", '{"_id": "d2", "text": "b"}\n'), ("qrels.tsv", "q1\td2\t1\n")):
@@ -132,6 +137,7 @@ def test_missing_file_is_named(tmp_path: Path, missing: str) -> None:
     [
         ("corpus.jsonl", "{not json", "corpus.jsonl, line 1 is not JSON"),
         ("corpus.jsonl", '{"text": "x"}', "corpus.jsonl, line 1 has no '_id'"),
+        ("corpus.jsonl", '{"_id": "d", "text": null}', "corpus.jsonl, line 1 has no 'text'"),
         ("queries.jsonl", "[1]", "queries.jsonl, line 1 must be a JSON object"),
         ("qrels/test.tsv", "query\tdocument\tscore\nq0 d0 1\n", "test.tsv, line 2 must be query-id"),
         ("qrels/test.tsv", "query\tdocument\tscore\nq0\td0\tyes\n", "test.tsv, line 2 must be query-id"),

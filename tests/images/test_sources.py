@@ -20,7 +20,7 @@ from llama_index.core.schema import (
     TextNode,
 )
 
-from llama_index_refine.images.sources import ImageSource, Media, image_of, locate, media_of
+from llama_index_refine.images.sources import ImageSource, Media, image_of, is_inline, locate, media_of
 from tests.images.pictures import base64_of, picture
 
 DATA = picture()
@@ -49,12 +49,13 @@ URL = "https://pictures.example/cat.png"
 )
 def test_an_image_is_found_in_every_kind_of_node(node, source):
     assert media_of(node) == Media((source,))
-    assert media_of(node).inline == (source.data is not None)
+    assert is_inline(node) == (source.data is not None or source.broken)
 
 
 @pytest.mark.parametrize("node", [TextNode(text="a"), Document(text="a"), IndexNode(text="a", index_id="b")])
 def test_texts_hold_nothing_else(node):
     assert media_of(node) == Media()
+    assert not is_inline(node)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,8 @@
-"""Other ways to use the same grades, one a file, for measuring beside them."""
+"""Other ways to use the same grades, for measuring beside them.
+
+`base` is what a peer is given and returns; the peers are in `plain`, `rocchio`, `gradient`, `qdrant`, and `generative`,
+which ask an LLM for more than grades.
+"""
 
 from __future__ import annotations
 

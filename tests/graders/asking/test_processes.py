@@ -7,11 +7,21 @@ import multiprocessing
 import os
 import pickle
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
+import httpx
 import pytest
-from llama_index.core.base.llms.types import ChatMessage, ChatResponse
+from llama_index.core.base.llms.types import (
+    ChatMessage,
+    ChatResponse,
+    CompletionResponse,
+    CompletionResponseGen,
+    LLMMetadata,
+)
+from llama_index.core.bridge.pydantic import PrivateAttr
+from llama_index.core.llms.custom import CustomLLM
 from llama_index.llms.openai import OpenAI
 
 from llama_index_refine.graders.account import Account
@@ -153,6 +163,45 @@ class SyncOnly(Picky):
 
     async def achat(self, messages: list[ChatMessage]) -> ChatResponse:
         raise NotImplementedError("there is no asynchronous chat here")
+
+
+class WithItsOwnClient(CustomLLM):
+    """An LLM as some integrations have it: one asynchronous HTTP client for good."""
+
+    url: str
+    _client: Any = PrivateAttr(default_factory=httpx.AsyncClient)
+
+    @property
+    def metadata(self) -> LLMMetadata:
+        return LLMMetadata(is_chat_model=True, model_name="m")
+
+    def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        raise AssertionError
+
+    def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
+        raise AssertionError
+
+    def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        return self._read(httpx.post(f"{self.url}/chat/completions", json=self._body(messages)))
+
+    async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        return self._read(await self._client.post(f"{self.url}/chat/completions", json=self._body(messages)))
+
+    def _body(self, messages: Sequence[ChatMessage]) -> dict[str, Any]:
+        return {"model": "m", "messages": [{"role": one.role.value, "content": one.content} for one in messages]}
+
+    def _read(self, response: httpx.Response) -> ChatResponse:
+        content = response.json()["choices"][0]["message"]["content"]
+        return ChatResponse(message=ChatMessage(role="assistant", content=content))
+
+
+def test_a_client_that_cannot_be_copied_survives_its_event_loop(chat_server):
+    account = Account()
+    grader = LLMGrader(WithItsOwnClient(url=chat_server.url), retries=0)
+    with account.active():
+        for _ in range(4):
+            assert asyncio.run(grader.agrade(QUERY, NODES)) == [1.0, 0.0, 1.0]
+    assert account.failures == []
 
 
 async def test_an_llm_without_asynchronous_methods_is_called_in_threads():

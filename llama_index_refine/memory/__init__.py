@@ -1,1 +1,0 @@
-"""What is remembered of past queries: their grades, who gave them, and what the teacher is worth."""

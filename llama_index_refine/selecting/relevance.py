@@ -1,0 +1,174 @@
+"""How likely a document is relevant, from its similarity to the refined query and the grades in hand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from llama_index_refine.selecting.teacher import Errors, answers
+
+Array = NDArray[np.float64]
+
+# Midpoints and slopes, in standard deviations of the collection's similarities.
+LOWEST, HIGHEST, STEP = -3.0, 30.0, 0.25
+ABOVE = 3.0
+SLOPES = np.exp(np.linspace(np.log(0.3), np.log(6.0), 13))
+# A slope is expected to be about this, give or take this many e-folds.
+USUAL_SLOPE, SLOPE_SPREAD = 1.7, 0.6
+# Of a background document, relevance is this much less likely than its share of the collection makes it.
+BACKGROUND = 0.15
+# How finely the collection's similarities are told apart where they are added up.
+BINS = 400
+# Curves that are less likely than this are left out.
+NEGLIGIBLE = 1e-4
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The similarities of a whole collection to one query, as far as they are known.
+
+    :param similarities: (n,) larger is nearer; in any order.
+    :param weights: (n,) how many documents each one stands for.
+    """
+
+    similarities: Array
+    weights: Array
+
+    @classmethod
+    def of(cls, found: ArrayLike, sample: ArrayLike, population: int) -> Ranking:
+        """Put a ranking's beginning and a random sample together.
+
+        :param found: (m,) similarities of the first documents, best first.
+        :param sample: (N,) similarities of documents drawn at random.
+        :param population: how many documents there are.
+        :return: the ranking; those of the sample that lie below what was found stand for the rest.
+        """
+        first, drawn = (np.asarray(values, dtype=np.float64) for values in (found, sample))
+        rest = population - len(first)
+        if rest <= 0 or not len(first):
+            return cls(first, np.ones(len(first)))
+        below = drawn[drawn < first[-1]]
+        if not len(below):
+            below = first[-1:]
+        return cls(np.r_[first, below], np.r_[np.ones(len(first)), np.full(len(below), rest / len(below))])
+
+
+@dataclass(frozen=True)
+class Relevance:
+    """The probability of relevance, which rises with the similarity: logistic curves, each with its own probability.
+
+    :param centre: the similarity that curves are measured from, and `scale`, the one that counts as 1.
+    :param midpoints: (T,) where each curve passes 1/2, in that scale.
+    :param slopes: (T,) its steepness, above 0.
+    :param weights: (T,) its probability.
+    :param errors: (7, T) probabilities of curve and error rates together.
+    """
+
+    centre: float
+    scale: float
+    midpoints: Array
+    slopes: Array
+    weights: Array
+    errors: Array
+
+    def each(self, similarities: ArrayLike) -> Array:
+        """(T, n) the probability that each curve gives to documents with these similarities, (n,)."""
+        standard = (np.asarray(similarities, dtype=np.float64) - self.centre) / self.scale
+        return _logistic(self.slopes[:, None] * (standard - self.midpoints[:, None]))
+
+    def guesser(self) -> float:
+        """Say how likely the grades are a guesser's."""
+        return float(self.errors[-1].sum())
+
+    def probability(self, similarities: ArrayLike) -> Array:
+        """Say how likely documents that nobody has graded are relevant.
+
+        :param similarities: (n,) to the refined query.
+        :return: (n,) in [0, 1], rising with the similarity.
+        """
+        values = np.asarray(similarities, dtype=np.float64)
+        if len(values) <= BINS:
+            return self.weights @ self.each(values)
+        places = np.linspace(values.min(), values.max(), BINS)
+        return np.interp(values, places, self.weights @ self.each(places))
+
+    def of_graded(self, similarities: ArrayLike, grades: ArrayLike) -> Array:
+        """Say how likely graded documents are relevant, by Bayes' rule from curve, error rates and grade.
+
+        :param similarities: (K,) to the refined query, as the other documents' grades have it.
+        :param grades: (K,) in [0, 1].
+        :return: (K,) in [0, 1].
+        """
+        relevant, irrelevant = answers(grades)
+        curve = self.each(similarities)[None]
+        hits = curve * relevant[:, None]
+        posterior: Array = np.einsum("et,etk->k", self.errors, hits / (hits + (1 - curve) * irrelevant[:, None]))
+        return posterior
+
+
+def fit_relevance(
+    ranking: Ranking,
+    graded: ArrayLike,
+    grades: ArrayLike,
+    background: ArrayLike = (),
+    trust: float = 1.0,
+) -> Relevance:
+    """Weigh logistic curves by how well they explain the grades.
+
+    With the similarity z in standard deviations of the collection's, a curve is p(z) = 1 / (1 + exp(-b (z - c))) (Platt
+    1999). All curves on a grid of c and b are kept, each with its posterior probability, so that few grades, or grades
+    that any steep curve separates, leave doubt instead of certainty. Beforehand log b is normal, and the number of
+    relevant documents, the sum of p over the collection, is as likely between 1 and 10 as between 10 and 100.
+
+    :param ranking: the collection's similarities to the refined query.
+    :param graded: (K,) similarities of the graded documents, without the share of their own grade; K may be 0.
+    :param grades: (K,) in [0, 1].
+    :param background: (N,) similarities of documents drawn at random, most of which will be irrelevant.
+    :param trust: the probability that the teacher sees relevance at all, in [0, 1].
+    :return: the relevance.
+    :raises ValueError: a ranking without documents.
+    """
+    if not len(ranking.similarities):
+        raise ValueError("ranking holds no document")
+    total = ranking.weights.sum()
+    centre = float(ranking.weights @ ranking.similarities / total)
+    variance = float(ranking.weights @ (ranking.similarities - centre) ** 2 / total)
+    scale = np.sqrt(variance) if variance > 1e-12 * max(centre**2, 1e-12) else 1.0
+    standard = (ranking.similarities - centre) / scale
+    places = np.arange(LOWEST, np.clip(standard.max(), ABOVE, HIGHEST) + ABOVE, STEP)
+    midpoints, slopes = (axis.ravel() for axis in np.meshgrid(places, SLOPES, indexing="ij"))
+    curves = Relevance(centre, scale, midpoints, slopes, np.ones(len(slopes)), np.empty((0, 0)))
+    logs = _prior(ranking, curves, places)
+    logs += BACKGROUND * np.log1p(-curves.each(background) * (1 - 1e-9)).sum(1)
+    relevant, irrelevant = answers(grades)
+    explained = curves.each(graded)[None]
+    likelihood = explained * relevant[:, None] + (1 - explained) * irrelevant[:, None]
+    weights = Errors.of(trust).weights[:, None] * np.exp(_least(logs + np.log(likelihood).sum(-1)))
+    weights /= weights.sum()
+    kept = weights.sum(0) > NEGLIGIBLE
+    weights = weights[:, kept] / weights[:, kept].sum()
+    return Relevance(centre, scale, midpoints[kept], slopes[kept], weights.sum(0), weights)
+
+
+def _prior(ranking: Ranking, curves: Relevance, places: Array) -> Array:
+    """(T,) logarithm of each curve's probability before any grade."""
+    counts, edges = np.histogram(ranking.similarities, BINS, weights=ranking.weights)
+    expected = curves.each((edges[1:] + edges[:-1]) / 2) @ counts
+    logarithm = np.log(np.maximum(expected, 1e-9)).reshape(len(places), len(SLOPES))
+    density = np.abs(np.gradient(logarithm, places, axis=0)).ravel()
+    slope = ((np.log(curves.slopes) - np.log(USUAL_SLOPE)) / SLOPE_SPREAD) ** 2 / 2
+    none = np.where(expected >= 0.5, 0.0, -2.0)
+    logs: Array = np.log(density + 1e-12) + none - slope
+    return logs
+
+
+def _least(logs: Array) -> Array:
+    shifted: Array = logs - logs.max()
+    return shifted
+
+
+def _logistic(values: Array) -> Array:
+    curve: Array = 1 / (1 + np.exp(-np.clip(values, -40, 40)))
+    return curve

@@ -1,0 +1,289 @@
+"""What belongs to a query, in a real collection."""
+
+import asyncio
+
+import numpy as np
+import pytest
+from llama_index.core.embeddings import MockEmbedding
+from llama_index.core.postprocessor import SimilarityPostprocessor
+from llama_index.core.schema import QueryBundle
+from llama_index.core.vector_stores import ExactMatchFilter, MetadataFilters
+from qdrant_client import QdrantClient, models
+
+from llama_index_refine import RefinedRetriever
+from llama_index_refine.graders.base import GraderError
+from llama_index_refine.graders.feedback import FeedbackGrader
+from llama_index_refine.retrieval import relevance
+from tests.places import SIZE as PLACE_SIZE
+from tests.places import LabelGrader, open_place, points, question
+from tests.planted import PER_TOPIC, SIZE, TOPICS, AnswerGrader, Planted, TopicGrader, point_id
+
+PLANTED = Planted()
+
+
+@pytest.fixture(scope="module")
+def store():
+    return PLANTED.store()
+
+
+def retriever(store, grader=None, **kwargs):
+    return RefinedRetriever(
+        store, MockEmbedding(embed_dim=SIZE), grader or TopicGrader(), **{"feedback_top_k": 12, **kwargs}
+    )
+
+
+def topics(nodes):
+    return [entry.node.metadata["topic"] for entry in nodes]
+
+
+def f1(selection, topic, relevant=PER_TOPIC):
+    hits = sum(found == topic for found in topics(selection.nodes))
+    return 2 * hits / (len(selection.nodes) + relevant)
+
+
+def test_returns_what_belongs_and_says_how_sure_it_is(store):
+    grader = TopicGrader()
+    found = retriever(store, grader).select_batch([PLANTED.query(topic) for topic in range(TOPICS)])
+    assert np.mean([f1(selection, topic) for topic, selection in enumerate(found)]) > 0.85
+    for topic, selection in enumerate(found):
+        scores = [entry.score for entry in selection.nodes]
+        assert scores == sorted(scores, reverse=True)
+        assert all(0 <= score <= 1 for score in scores)
+        for interval in (selection.precision, selection.recall):
+            assert 0 <= interval.low <= interval.estimate <= interval.high <= 1
+        assert PER_TOPIC / 2 < selection.expected_total < 2 * PER_TOPIC
+        assert selection.graded == len(selection.refinement.graded_nodes) + 12
+        assert not selection.certified
+        assert "no target" in selection.reason
+        truth = np.mean([found == topic for found in topics(selection.nodes)])
+        assert selection.precision.low - 0.1 <= truth <= selection.precision.high + 0.1
+    assert "nodes of about" in repr(found[0])
+
+
+def test_the_probabilities_are_those_of_being_relevant(store):
+    found = retriever(store).select_batch([PLANTED.query(topic) for topic in range(TOPICS)], recall=0.98, budget=20)
+    said = np.array([entry.score for selection in found for entry in selection.nodes])
+    true = np.array([entry == topic for topic, selection in enumerate(found) for entry in topics(selection.nodes)])
+    assert said.mean() == pytest.approx(true.mean(), abs=0.1)
+    assert true[said < 0.3].mean() < 0.3
+    assert true[said > 0.7].mean() > 0.8
+
+
+def test_four_ways_to_call_it_find_the_same(store):
+    async def asynchronous():
+        return await one.aselect(PLANTED.query(2)), await one.aselect_batch([PLANTED.query(2), PLANTED.query(3)])
+
+    one = retriever(store, trust=1.0)
+    first, many = one.select(PLANTED.query(2)), one.select_batch([PLANTED.query(2), PLANTED.query(3)], batch_size=1)
+    alone, side_by_side = asyncio.run(asynchronous())
+    ids = [[entry.node_id for entry in selection.nodes] for selection in (first, many[0], alone, side_by_side[0])]
+    assert ids[0] == ids[1] == ids[2] == ids[3]
+    assert len(many) == len(side_by_side) == 2
+    assert first.refinement.timings["page"] > 0
+
+
+@pytest.mark.parametrize("distance", [models.Distance.COSINE, models.Distance.DOT, models.Distance.EUCLID])
+def test_selects_wherever_the_collection_is(place, distance):
+    if place.kind not in ("memory", "edge") and distance != models.Distance.COSINE:
+        pytest.skip("how a distance is read does not depend on the wire")
+    name = place.create(models.VectorParams(size=PLACE_SIZE, distance=distance))
+    place.write(name, points())
+    found = RefinedRetriever.from_collection(
+        place.client, name, text_key="meta.abstract", grader=LabelGrader(), feedback_top_k=12
+    )
+    selection = found.select(question(1))
+    hits = sum(entry.node.metadata["topic"] == "1" for entry in selection.nodes)
+    assert 2 * hits / (len(selection.nodes) + 40) > 0.6
+    # The vector and the threshold, asked for by themselves, find what was selected without having been graded.
+    asked = models.QueryRequest(query=selection.vector.tolist(), score_threshold=selection.threshold, limit=200)
+    (answer,) = place.client.query_batch_points(name, [asked])
+    graded = {entry.node_id for entry in selection.refinement.graded_nodes}
+    alone = {str(point.id) for point in answer.points}
+    selected = {entry.node_id for entry in selection.nodes}
+    assert len(alone ^ selected) <= selection.graded
+    assert graded
+
+
+def test_selects_on_disk(tmp_path):
+    with open_place("disk", tmp_path, ("", 0)) as place:
+        name = place.create(models.VectorParams(size=PLACE_SIZE, distance=models.Distance.COSINE))
+        place.write(name, points())
+        one = RefinedRetriever.from_collection(place.client, name, text_key="meta.abstract", grader=LabelGrader())
+        assert len(one.select(question(1)).nodes) > 20
+
+
+def test_pages_fit_together(store, monkeypatch):
+    one = retriever(store, trust=1.0)
+    whole = one.select(PLANTED.query(1))
+    monkeypatch.setattr(relevance, "FIRST_PAGE", 16)
+    monkeypatch.setattr(relevance, "LONGEST_PAGE", 32)
+    pages = one.select(PLANTED.query(1))
+    assert f1(pages, 1) == pytest.approx(f1(whole, 1), abs=0.1)
+    assert len({entry.node_id for entry in pages.nodes}) == len(pages.nodes)
+
+
+def test_nothing_enters_past_the_filters(store):
+    filters = MetadataFilters(filters=[ExactMatchFilter(key="half", value=1)])
+    # A person's judgement of a node of the other half does not let it in.
+    judged = FeedbackGrader(lambda _: {point_id(2 * row): 1.0 for row in range(20, 30)}, TopicGrader())
+    selection = retriever(store, judged, filters=filters).select(PLANTED.query(1), recall=0.9)
+    assert selection.nodes
+    assert {entry.node.metadata["half"] for entry in selection.nodes} == {1}
+    shown = {entry.node.metadata["half"] for entry in selection.refinement.graded_nodes}
+    assert shown == {1}
+
+
+def test_a_score_threshold_holds_for_what_is_selected(store):
+    one = retriever(store, vector_store_kwargs={"score_threshold": 0.3})
+    selection = one.select(PLANTED.query(1), recall=0.95)
+    vectors = PLANTED.vectors[[entry.node.metadata["row"] for entry in selection.nodes]]
+    assert len(selection.nodes)
+    assert (vectors @ selection.vector / np.linalg.norm(selection.vector) > 0.3 - 1e-5).all()
+
+
+def test_never_grades_more_than_the_budget(store):
+    for budget, kwargs in ((12, {}), (40, {"precision": 0.8}), (30, {"recall": 0.5}), (25, {})):
+        grader = TopicGrader()
+        selection = retriever(store, grader).select(PLANTED.query(4), budget=budget, **kwargs)
+        shown = [node for wave in grader.shown for node in wave]
+        assert len(shown) == len(set(shown)) <= budget
+        assert selection.graded <= budget
+
+
+def test_a_precision_that_is_certified_is_kept(store):
+    found = retriever(store).select_batch([PLANTED.query(topic) for topic in range(TOPICS)], precision=0.8, budget=60)
+    certified = [(topic, selection) for topic, selection in enumerate(found) if selection.certified]
+    assert len(certified) > TOPICS / 2
+    for topic, selection in certified:
+        assert selection.reason is None
+        assert selection.precision.low >= 0.8
+        assert np.mean([found == topic for found in topics(selection.nodes)]) >= 0.8
+
+
+def test_a_recall_that_is_certified_is_kept(store):
+    filters = MetadataFilters(filters=[ExactMatchFilter(key="half", value=0)])
+    found = retriever(store, filters=filters).select_batch(
+        [PLANTED.query(topic) for topic in range(4)], recall=0.7, budget=150
+    )
+    certified = [(topic, selection) for topic, selection in enumerate(found) if selection.certified]
+    assert certified
+    for topic, selection in certified:
+        assert selection.recall.low >= 0.7
+        assert sum(found == topic for found in topics(selection.nodes)) >= 0.7 * PER_TOPIC / 2
+
+
+def test_a_recall_that_cannot_be_certified_says_so(store):
+    selection = retriever(store).select(PLANTED.query(0), recall=0.99, budget=20)
+    assert not selection.certified
+    assert "recall of 0.99 cannot be shown" in selection.reason
+    assert selection.nodes
+
+
+def test_a_guesser_certifies_nothing(store):
+    rng = np.random.default_rng(3)
+    guesser = AnswerGrader(lambda nodes: [float(rng.random() < 0.5) for _ in nodes])
+    for topic in range(TOPICS):
+        assert not retriever(store, guesser).select(PLANTED.query(topic), precision=0.7, budget=80).certified
+
+
+def test_a_cut_at_one_half_means_one_half(store):
+    one = retriever(store, score="probability", similarity_top_k=60)
+    right, kept = 0, 0
+    for topic in range(TOPICS):
+        nodes = one.retrieve(PLANTED.query(topic))
+        scores = [entry.score for entry in nodes]
+        assert scores == sorted(scores, reverse=True)
+        cut = SimilarityPostprocessor(similarity_cutoff=0.5).postprocess_nodes(nodes)
+        kept += len(cut)
+        right += sum(found == topic for found in topics(cut))
+    assert kept > TOPICS * PER_TOPIC / 2
+    assert right / kept > 0.7
+
+
+def test_a_teacher_that_fails_selects_nothing_and_says_why(store, caplog):
+    def fail(nodes):
+        raise RuntimeError("the teacher is ill")
+
+    selection = retriever(store, AnswerGrader(fail)).select(PLANTED.query(0))
+    assert selection.nodes == []
+    assert "the teacher is ill" in selection.reason
+    assert "Nothing is selected" in caplog.text
+    with pytest.raises(RuntimeError, match="ill"):
+        retriever(store, AnswerGrader(fail), on_error="raise").select(PLANTED.query(0))
+    unscored = retriever(store, AnswerGrader(fail), score="probability").retrieve(PLANTED.query(0))
+    assert len(unscored) == 10
+    assert {entry.score for entry in unscored} == {None}
+
+
+def test_a_teacher_that_fails_later_leaves_the_grades_so_far(store):
+    calls = []
+
+    def twice(nodes):
+        calls.append(len(nodes))
+        if len(calls) > 2:
+            raise RuntimeError("the teacher is ill")
+        return [float(node.metadata["topic"] == 0) for node in nodes]
+
+    selection = retriever(store, AnswerGrader(twice)).select(PLANTED.query(0))
+    assert selection.nodes
+    assert selection.graded == 12
+    calls.clear()
+
+    def forbidden(nodes):
+        calls.append(len(nodes))
+        if len(calls) > 2:
+            raise GraderError("not allowed")
+        return [float(node.metadata["topic"] == 0) for node in nodes]
+
+    with pytest.raises(GraderError):
+        retriever(store, AnswerGrader(forbidden)).select(PLANTED.query(0))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"precision": 1.0}, "precision must be between 0 and 1"),
+        ({"recall": 0.0}, "recall must be between 0 and 1"),
+        ({"recall": float("nan")}, "recall must be between 0 and 1"),
+        ({"confidence": 1.5}, "confidence must be between 0 and 1"),
+        ({"precision": 0.9, "recall": 0.9}, "precision and recall are both given"),
+        ({"budget": 5}, "budget must be at least feedback_top_k"),
+        ({"budget": 12, "precision": 0.9}, "budget must be more than feedback_top_k"),
+    ],
+)
+def test_bad_input_is_refused_by_name(store, arguments, said):
+    with pytest.raises(ValueError, match=said):
+        retriever(store).select(PLANTED.query(0), **arguments)
+
+
+def test_other_bad_input_is_refused_by_name(store):
+    with pytest.raises(ValueError, match="score must be 'similarity' or 'probability'"):
+        retriever(store, score="chance")
+    with pytest.raises(ValueError, match="batch_size must be at least 1"):
+        retriever(store).select_batch([PLANTED.query(0)], batch_size=0)
+    client = QdrantClient(":memory:")
+    client.create_collection("empty", models.VectorParams(size=SIZE, distance=models.Distance.COSINE))
+    empty = RefinedRetriever.from_collection(client, "empty", text_key="text", grader=TopicGrader())
+    with pytest.raises(ValueError, match="collection_name 'empty' has no points"):
+        empty.select(QueryBundle("topic 0", embedding=PLANTED.queries[0].tolist()))
+
+
+def test_a_batch_keeps_the_others_when_one_fails(store):
+    bad = QueryBundle("topic 0", embedding=[1.0, 2.0])
+    good, failed = retriever(store).select_batch([PLANTED.query(0), bad], return_exceptions=True)
+    assert good.nodes
+    assert isinstance(failed, ValueError)
+    with pytest.raises(ValueError, match="dimensions"):
+        retriever(store).select_batch([PLANTED.query(0), bad])
+
+
+def test_the_cuts_can_be_drawn(store):
+    pytest.importorskip("matplotlib")
+    selection = retriever(store).select(PLANTED.query(0))
+    figure = selection.plot()
+    _, labels = figure.axes[0].get_legend_handles_labels()
+    assert labels == ["precision", "recall"]
+    assert selection.cuts.chosen == len(selection.nodes)
+    nothing = retriever(store, AnswerGrader(lambda nodes: [None] * len(nodes))).select(PLANTED.query(0))
+    with pytest.raises(ValueError, match="nothing to draw"):
+        nothing.plot()
