@@ -29,8 +29,8 @@ def texts(book) -> list[str]:
     return streams + [kind[name] for kind in data for name in kind if name.startswith("text/")]
 
 
-def test_there_are_five():
-    assert len(NOTEBOOKS) == 5
+def test_there_are_six():
+    assert len(NOTEBOOKS) == 6
 
 
 @every_notebook
