@@ -24,7 +24,7 @@ test-lowest: .venv-lowest/.installed
 	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check uv
 	.venv-lowest/bin/uv pip compile $(LOWEST) --extra edge --extra openai --extra plot --extra sentence-transformers \
 	    --python .venv-lowest/bin/python --output-file .venv-lowest/lowest.txt pyproject.toml
-	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python \
+	UV_LINK_MODE=copy .venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python \
 	    --constraint .venv-lowest/lowest.txt --editable '.[test]'
 	touch $@
 
