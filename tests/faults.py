@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from tests.strict_mode import StrictMode
 
 
 @dataclass
@@ -26,9 +28,13 @@ class Fault:
 
 
 class Calls:
-    """Calls by kind. `faults` maps the n-th of a kind, counted from 1, to what goes wrong with it; 0 is every call."""
+    """Calls by kind. `faults` maps the n-th of a kind, counted from 1, to what goes wrong with it; 0 is every call.
+
+    `strict` is what collections allow, None for everything.
+    """
 
     def __init__(self) -> None:
+        self.strict: StrictMode | None = None
         self.faults: dict[tuple[str, int], Fault] = {}
         self.calls: list[tuple[str, Any]] = []
 
@@ -42,3 +48,16 @@ class Calls:
         if fault.before:
             fault.before()
         return fault
+
+    def keep_to_limits(self, queries: Sequence[Any], timeout: int | None) -> None:
+        """Refuse what strict mode refuses.
+
+        :raises BlockingIOError: there were too many searches in this minute.
+        :raises ValueError: something else is not allowed.
+        """
+        if self.strict is None:
+            return
+        if said := self.strict.refusal(queries, timeout):
+            raise ValueError(said)
+        if said := self.strict.wait(len(queries)):
+            raise BlockingIOError(said)

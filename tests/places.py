@@ -33,11 +33,12 @@ SIZE, TOPICS, EACH = 16, 5, 40
 
 @dataclass
 class Place:
-    """A client to read with, and one to write with."""
+    """A client to read with, one to write with, and the server where it is one of ours."""
 
     kind: str
     client: Any
     writer: Any
+    server: QdrantServer | QdrantGrpcServer | None = None
     made: list[str] = field(default_factory=list)
 
     def create(self, vectors: Any, **config: Any) -> str:
@@ -75,7 +76,7 @@ def open_place(kind: str, folder: Path, address: tuple[str, int]) -> Iterator[Pl
     else:
         url, grpc_port = address
         client = QdrantClient(url=url, grpc_port=grpc_port, prefer_grpc=kind == "server-grpc", timeout=30)
-    place = Place(kind, client, server.storage if server else client)
+    place = Place(kind, client, server.storage if server else client, server)
     try:
         yield place
     finally:

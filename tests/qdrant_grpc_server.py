@@ -47,18 +47,31 @@ class _Points(points_service_pb2_grpc.PointsServicer):
     def QueryBatch(self, request: Any, context: grpc.ServicerContext) -> Any:
         self.app.meet("query", request, context)
         queries = [GrpcToRest.convert_query_points(query) for query in request.query_points]
+        timeout = request.timeout if request.HasField("timeout") else None
+        answers = self._answers(request.collection_name, queries, context, timeout)
+        return proto.QueryBatchResponse(result=[proto.BatchResult(result=found) for found in answers], time=0.001)
+
+    def Query(self, request: Any, context: grpc.ServicerContext) -> Any:
+        self.app.meet("single", request, context)
+        query = GrpcToRest.convert_query_points(request)
+        (found,) = self._answers(request.collection_name, [query], context)
+        return proto.QueryResponse(result=found, time=0.001)
+
+    def _answers(
+        self, name: str, queries: list[models.QueryRequest], context: grpc.ServicerContext, timeout: int | None = None
+    ) -> list[Any]:
         for query in queries:
             query.filter = _tidy(query.filter)
         try:
-            answers = self.app.storage.query_batch_points(request.collection_name, queries)
+            self.app.keep_to_limits(queries, timeout)
+            answers = self.app.storage.query_batch_points(name, queries)
+        except BlockingIOError as error:
+            context.set_trailing_metadata((("retry-after", str(self.app.strict.retry_after)),))
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
         except ValueError as error:
-            missing = "not found" in str(error)
+            missing = str(error).startswith("Collection")
             context.abort(grpc.StatusCode.NOT_FOUND if missing else grpc.StatusCode.INVALID_ARGUMENT, str(error))
-        results = [
-            proto.BatchResult(result=[RestToGrpc.convert_scored_point(point) for point in answer.points])
-            for answer in answers
-        ]
-        return proto.QueryBatchResponse(result=results, time=0.001)
+        return [[RestToGrpc.convert_scored_point(point) for point in answer.points] for answer in answers]
 
     def Count(self, request: Any, context: grpc.ServicerContext) -> Any:
         self.app.meet("count", request, context)
@@ -80,6 +93,7 @@ class _Collections(collections_service_pb2_grpc.CollectionsServicer):
         if not self.app.storage.collection_exists(request.collection_name):
             context.abort(grpc.StatusCode.NOT_FOUND, f"Collection {request.collection_name} not found")
         info = self.app.storage.get_collection(request.collection_name)
+        info = self.app.strict.described(info) if self.app.strict else info
         return proto.GetCollectionInfoResponse(result=RestToGrpc.convert_collection_info(info), time=0.001)
 
 

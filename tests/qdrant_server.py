@@ -12,6 +12,7 @@ import struct
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 from qdrant_client import QdrantClient, models
 
@@ -21,6 +22,7 @@ CALLS = {
     "describe": r"GET /collections/([^/]+)",
     "exists": r"GET /collections/([^/]+)/exists",
     "query": r"POST /collections/([^/]+)/points/query/batch",
+    "single": r"POST /collections/([^/]+)/points/query",
     "count": r"POST /collections/([^/]+)/points/count",
 }
 
@@ -53,30 +55,39 @@ class QdrantServer(Calls):
         """Take no more connections; from within an answer, so the server's own thread is not waited for."""
         self._http.socket.close()
 
-    def answer(self, kind: str, collection: str, body: bytes) -> tuple[int, bytes, Fault]:
+    def answer(self, kind: str, collection: str, body: bytes, timeout: int | None) -> tuple[int, bytes, Fault]:
         with self._lock:
             fault = self.fault(kind, json.loads(body) if body else None)
             if fault.status:
                 told = json.dumps({"status": {"error": fault.said}, "time": 0}).encode()
                 return fault.status, told if fault.raw is None else fault.raw, fault
             try:
-                result = self._result(kind, collection, body)
+                result = self._result(kind, collection, body, timeout)
+            except BlockingIOError as error:
+                told = json.dumps({"status": {"error": str(error)}, "time": 0}).encode()
+                return 429, told, Fault(headers={"Retry-After": str(self.strict.retry_after if self.strict else 1)})
             except ValueError as error:
-                status = 404 if "not found" in str(error) else 400
+                status = 404 if str(error).startswith("Collection") else 400
                 return status, json.dumps({"status": {"error": str(error)}, "time": 0}).encode(), fault
             return 200, json.dumps({"result": result, "status": "ok", "time": 0.001}).encode(), fault
 
     def wait_silently(self) -> None:
         self._closing.wait(30)
 
-    def _result(self, kind: str, name: str, body: bytes) -> Any:
+    def _result(self, kind: str, name: str, body: bytes, timeout: int | None) -> Any:
         if kind == "exists":
             return {"exists": self.storage.collection_exists(name)}
         if kind == "describe":
-            return self.storage.get_collection(name).model_dump(mode="json")
+            info = self.storage.get_collection(name)
+            return (self.strict.described(info) if self.strict else info).model_dump(mode="json")
         if kind == "query":
             batch = models.QueryRequestBatch.model_validate_json(body)
+            self.keep_to_limits(batch.searches, timeout)
             return [answer.model_dump(mode="json") for answer in self.storage.query_batch_points(name, batch.searches)]
+        if kind == "single":
+            query = models.QueryRequest.model_validate_json(body)
+            return self.storage.query_batch_points(name, [query])[0].model_dump(mode="json")
+        self.keep_to_limits([], timeout)
         wanted = models.CountRequest.model_validate_json(body)
         return {"count": self.storage.count(name, wanted.filter, exact=bool(wanted.exact)).count}
 
@@ -93,11 +104,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        line = f"{self.command} {self.path.split('?')[0]}"
+        address = urlsplit(self.path)
+        line = f"{self.command} {address.path}"
+        timeout = [int(seconds) for seconds in parse_qs(address.query).get("timeout", [])]
         for kind, pattern in CALLS.items():
             match = re.fullmatch(pattern, line)
             if match:
-                status, content, fault = self.app.answer(kind, match[1], body)
+                status, content, fault = self.app.answer(kind, match[1], body, *timeout or [None])
                 break
         else:
             status, content, fault = 404, b'{"status": {"error": "unknown call"}}', Fault()

@@ -67,7 +67,7 @@ def test_repr_is_short(refinement, unrefined):
         f"<Refinement of {QUERY!r}. KL {refinement.kl_before:.3f} → {refinement.kl_after:.3f} nats by 20 grades in "
         f"2 rounds; {len(refinement.gained)} of 5 nodes new.>"
     )
-    assert "Not refined: RuntimeError: the teacher is out." in repr(unrefined)
+    assert "Not refined: grading failed: RuntimeError: the teacher is out." in repr(unrefined)
 
 
 def test_to_dict_says_what_was_found_graded_and_paid(refinement):
@@ -104,6 +104,6 @@ def test_json_is_strict(refinement, unrefined):
     assert record["kl_before"] is record["tau"] is record["nodes"][0]["score"] is None
     plain = strict(unrefined.to_json(vectors=True))
     assert isinstance(plain, dict)
-    assert plain["reason"] == "RuntimeError: the teacher is out"
+    assert plain["reason"] == "grading failed: RuntimeError: the teacher is out"
     assert plain["graded"] == plain["lost"] == []
     assert "\n" not in refinement.to_json(texts=True)

@@ -50,10 +50,16 @@ class Background:
         """Say whether another is the same sample of the same number of documents."""
         return (self.ids, self.population) == (other.ids, other.population) and torch.equal(self.vectors, other.vectors)
 
-    def a_few(self, turn: int) -> Background:
-        """Return some of it, in turn, so that all of it is looked at again by and by."""
-        first = turn * LOOKED_AT % max(len(self.ids), 1)
-        few = slice(first, first + LOOKED_AT)
+    def a_few(self, turn: int, most: int | None = None) -> Background:
+        """Return some of it, in turn, so that all of it is looked at again by and by.
+
+        :param turn: how often this has been asked.
+        :param most: the most documents, None for as many as one likes.
+        :return: the part.
+        """
+        count = min(LOOKED_AT, most or LOOKED_AT)
+        first = turn * count % max(len(self.ids), 1)
+        few = slice(first, first + count)
         return Background(self.vectors[few], self.ids[few], self.population)
 
     def unchanged(self, found: Points, query: Tensor, metric: Metric) -> bool:
@@ -69,6 +75,21 @@ class Background:
             return False
         vectors = self.vectors[[place[point.id] for point in found]]
         return agree(vectors, scores_of(found), query, metric)
+
+    def is_still(self, found: Points, vectors: Tensor) -> bool:
+        """Say whether these documents are what they were.
+
+        :param found: those of them that are there.
+        :param vectors: (n, d) theirs.
+        :return: False where a document is gone or its vector is another.
+        """
+        place = {point.id: at for at, point in enumerate(found)}
+        if place.keys() != set(self.ids):
+            return False
+        now = vectors[[place[point] for point in self.ids]]
+        if now.shape != self.vectors.shape:
+            return False
+        return bool(((now - self.vectors).norm(dim=-1) <= TOLERANCE * self.vectors.norm(dim=-1)).all())
 
 
 def agree(vectors: Tensor, scores: Sequence[float], query: Tensor, metric: Metric) -> bool:
@@ -89,7 +110,9 @@ def agree(vectors: Tensor, scores: Sequence[float], query: Tensor, metric: Metri
     return bool(((given - expected).abs() <= TOLERANCE * scale).all())
 
 
-def draw(ask: Ask, queries: Queries, size: int, population: int, points: int) -> Generator[Step, Any, Points]:
+def draw(
+    ask: Ask, queries: Queries, size: int, population: int, points: int, most_ids: int | None = None
+) -> Generator[Step, Any, Points]:
     """Draw a sample that is the same whenever the collection is, as far as Qdrant can tell one.
 
     By Qdrant's slices of the id space, which are those of a hash (from 1.19). Without them, of ids that are random
@@ -100,6 +123,7 @@ def draw(ask: Ask, queries: Queries, size: int, population: int, points: int) ->
     :param size: how many points.
     :param population: about how many points the filter admits.
     :param points: about how many there are without it.
+    :param most_ids: how many ids one condition may hold, None for no limit.
     :return: the points, with vectors.
     """
     total = 1
@@ -113,7 +137,7 @@ def draw(ask: Ask, queries: Queries, size: int, population: int, points: int) ->
             return _chosen(found, size)
         # Fewer are admitted than Qdrant thought.
         total //= 4
-    return (yield from _without_slices(ask, queries, size, population, points))
+    return (yield from _without_slices(ask, queries, size, population, points, min(most_ids or MOST_IDS, MOST_IDS)))
 
 
 def _sliced(
@@ -131,9 +155,9 @@ def _sliced(
 
 
 def _without_slices(
-    ask: Ask, queries: Queries, size: int, population: int, points: int
+    ask: Ask, queries: Queries, size: int, population: int, points: int, most_ids: int
 ) -> Generator[Step, Any, Points]:
-    numbers = models.HasIdCondition(has_id=_numbers(size, population, points))
+    numbers = models.HasIdCondition(has_id=_numbers(size, population, points, most_ids))
     requests = [queries.listed(3 * size), queries.listed(3 * size, numbers), queries.sample(size)]
     found = yield from ask(*requests)
     if found is None:
@@ -148,11 +172,11 @@ def _without_slices(
     return _chosen(drawn, size) if len(drawn) >= size else random
 
 
-def _numbers(size: int, population: int, points: int) -> list[PointId]:
+def _numbers(size: int, population: int, points: int, most: int) -> list[PointId]:
     """Draw as many numbers from the range of the ids, if they are numbered through, as should meet enough points."""
     wanted = int(SPARE * size * max(points, 1) / max(population, 1)) + 1
     there = range(max(points, 1) + 1)
-    return sorted(Random(0).sample(there, min(wanted, MOST_IDS, len(there))))
+    return sorted(Random(0).sample(there, min(wanted, most, len(there))))
 
 
 def _is_uniform(point: PointId) -> bool:

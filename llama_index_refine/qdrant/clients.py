@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,6 +12,7 @@ from typing import Any
 
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 from qdrant_client import models
+from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 
 from llama_index_refine.qdrant.errors import refused
 from llama_index_refine.qdrant.loops import awaited
@@ -17,6 +20,10 @@ from llama_index_refine.steps import at_once
 
 # Queries in one request to Qdrant. At two lists of a hundred nodes a query, an answer stays at some 20 MB.
 BATCH = 64
+# The most seconds that one request waits for a rate limit. Beyond that, the first search's nodes are better now.
+PATIENCE = 5
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -54,7 +61,10 @@ class ClientOperation(ABC):
         async def ask(call: Call) -> Any:
             return getattr(client, call.method)(self.store.collection_name, **call.arguments)
 
-        return at_once(self._answered(items, ask))
+        async def wait(seconds: float) -> None:
+            time.sleep(seconds)
+
+        return at_once(self._answered(items, ask, wait))
 
     async def arun(self, items: Sequence[Any]) -> Sequence[Any]:
         """Call the asynchronous client; where there is none, the blocking one in a worker thread."""
@@ -65,15 +75,20 @@ class ClientOperation(ABC):
         async def ask(call: Call) -> Any:
             return await awaited(client, call.method, self.store.collection_name, call.arguments)
 
-        return await self._answered(items, ask)
+        return await self._answered(items, ask, asyncio.sleep)
 
-    async def _answered(self, items: Sequence[Any], ask: Callable[[Call], Awaitable[Any]]) -> Sequence[Any]:
+    async def _answered(
+        self,
+        items: Sequence[Any],
+        ask: Callable[[Call], Awaitable[Any]],
+        wait: Callable[[float], Awaitable[None]],
+    ) -> Sequence[Any]:
         calls = self._calls(items)
         try:
             call = next(calls)
             while True:
                 try:
-                    answer = await ask(call)
+                    answer = await _within_limits(call, ask, wait)
                 except Exception as error:
                     call = calls.throw(error)
                 else:
@@ -94,11 +109,13 @@ class Batch:
     :param requests: the queries.
     :param consistency: Qdrant's read consistency.
     :param timeout: seconds that Qdrant may take.
+    :param most: how many of them may be sent at once.
     """
 
     requests: list[models.QueryRequest]
     consistency: Any = None
     timeout: int | None = None
+    most: int = BATCH
 
 
 class QueryPoints(ClientOperation):
@@ -112,7 +129,7 @@ class QueryPoints(ClientOperation):
         results: list[Any] = []
         for chunk in _chunks(items):
             try:
-                answers = yield _query(chunk)
+                answers = yield from _queried(chunk)
             except Exception as error:
                 if not refused(error):
                     return results + [error] * (len(items) - len(results))
@@ -131,8 +148,18 @@ class SamplePoints(ClientOperation):
     """Run one batch of queries on behalf of all who wait for it. The result is a list of lists of points."""
 
     def _calls(self, items: Sequence[Batch]) -> Calls:
-        answers = yield _query(items[:1])
+        answers = yield from _queried(items[:1])
         return [[answer.points for answer in answers]] * len(items)
+
+
+class RetrievePoints(ClientOperation):
+    """Fetch points by id. An item is the keyword arguments of `retrieve`, its result a list of `Record`."""
+
+    def _calls(self, items: Sequence[dict[str, Any]]) -> Calls:
+        results: list[Any] = []
+        for item in items:
+            results.append((yield Call("retrieve", item)))
+        return results
 
 
 class CountPoints(ClientOperation):
@@ -151,16 +178,39 @@ class DescribeCollection(ClientOperation):
         return [info] * len(items)
 
 
-def _query(items: Sequence[Batch]) -> Call:
+async def _within_limits(
+    call: Call, ask: Callable[[Call], Awaitable[Any]], wait: Callable[[float], Awaitable[None]]
+) -> Any:
+    """Ask, and where a rate limit says when to ask again, and that is soon, do so."""
+    left = PATIENCE
+    while True:
+        try:
+            return await ask(call)
+        except ResourceExhaustedResponse as error:
+            # A server that says "at once" has not thought about it.
+            seconds = max(error.retry_after_s, 1)
+            if seconds > left:
+                raise
+            left -= seconds
+            logger.info("Qdrant's rate limit is reached: asking again in %d s", seconds)
+            await wait(seconds)
+
+
+def _queried(items: Sequence[Batch]) -> Calls:
+    """Send the queries of some batches, in as few requests as may be."""
     requests = [request for item in items for request in item.requests]
-    arguments = {"requests": requests, "consistency": items[0].consistency, "timeout": items[0].timeout}
-    return Call("query_batch_points", arguments)
+    shared = {"consistency": items[0].consistency, "timeout": items[0].timeout}
+    answers: list[Any] = []
+    for start in range(0, len(requests), items[0].most):
+        some = requests[start : start + items[0].most]
+        answers += yield Call("query_batch_points", {"requests": some, **shared})
+    return answers
 
 
 def _chunks(items: Sequence[Batch]) -> Iterator[Sequence[Batch]]:
     start, size = 0, 0
     for at, item in enumerate(items):
-        if at > start and size + len(item.requests) > BATCH:
+        if at > start and size + len(item.requests) > item.most:
             yield items[start:at]
             start, size = at, 0
         size += len(item.requests)

@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from llama_index.core.schema import BaseNode
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 from qdrant_client import models
-from qdrant_client.local.qdrant_local import QdrantLocal
 from torch import Tensor
 
 from llama_index_refine.qdrant.background import Background, agree, draw
-from llama_index_refine.qdrant.clients import (
-    Batch,
-    CountPoints,
-    DescribeCollection,
-    QueryPoints,
-    SamplePoints,
-)
+from llama_index_refine.qdrant.connection import Connection
 from llama_index_refine.qdrant.encoding import SparseEncoding
-from llama_index_refine.qdrant.errors import refused
-from llama_index_refine.qdrant.known import Known, shelf
+from llama_index_refine.qdrant.errors import refused, wants_another_filter
+from llama_index_refine.qdrant.known import Known
 from llama_index_refine.qdrant.options import SearchOptions
 from llama_index_refine.qdrant.points import (
     Found,
@@ -37,8 +29,8 @@ from llama_index_refine.qdrant.points import (
     with_vectors,
 )
 from llama_index_refine.qdrant.queries import Queries
-from llama_index_refine.qdrant.space import Space, read_space
-from llama_index_refine.steps import Operation, Step, Steps
+from llama_index_refine.qdrant.space import Space
+from llama_index_refine.steps import Step, Steps
 
 Array = np.ndarray | Tensor
 
@@ -68,10 +60,7 @@ class QdrantCollection:
         self.refresh_share = refresh_share
         self._encoding = SparseEncoding(store)
         self._reader = NodeReader(store)
-        self._query_points = QueryPoints(store)
-        self._sample_points = SamplePoints(store)
-        self._count_points = CountPoints(store)
-        self._describe = DescribeCollection(store)
+        self._connection = Connection(store, self.options, background_size)
 
     def space(self) -> Steps[Space]:
         """Return the vector's name, size and distance, read when first needed and again after a while.
@@ -79,9 +68,9 @@ class QdrantCollection:
         :return: the space.
         :raises ValueError: the collection has no such vector, or one that a single vector cannot search.
         """
-        known = self._known()
+        known = self._connection.known
         if known.space is None or time.monotonic() - known.described > self.check_after:
-            return (yield from self._described())
+            return (yield from self._connection.describe())
         return known.space
 
     def space_for(self, vector: Array) -> Steps[Space]:
@@ -93,8 +82,8 @@ class QdrantCollection:
         """
         began = time.monotonic()
         space = yield from self.space()
-        if len(vector) != space.size and self._known().described < began:
-            space = yield from self._described()
+        if len(vector) != space.size and self._connection.known.described < began:
+            space = yield from self._connection.describe()
         if tuple(vector.shape) != (space.size,):
             raise ValueError(
                 f"the query's embedding has {len(vector)} dimensions, the vector {space.name!r} of the collection has "
@@ -119,11 +108,16 @@ class QdrantCollection:
     @property
     def inline(self) -> bool:
         """Whether payloads hold images: rankings then come without, and `nodes_of` brings the nodes that are wanted."""
-        return self._known().inline
+        return self._connection.known.inline and self.can_fetch
 
     @inline.setter
     def inline(self, inline: bool) -> None:
-        self._known().inline = inline
+        self._connection.known.inline = inline
+
+    @property
+    def can_fetch(self) -> bool:
+        """Whether points can be asked for by their ids, through the filter."""
+        return self._connection.known.limits.may_narrow(self.options.filter)
 
     def search(self, vector: Array, limit: int, sparse: models.SparseVector | None = None) -> Steps[Found]:
         """Find the nearest points, without vectors, and with their nodes unless payloads hold images.
@@ -136,7 +130,7 @@ class QdrantCollection:
         if self.inline:
             return (yield from self.rank(vector, limit, sparse))
         queries = yield from self._asking()
-        (points,) = yield from self._queries("search", queries.nearest(vector, limit, limit, sparse))
+        (points,) = yield from self._connection.queries("search", queries.nearest(vector, limit, limit, sparse))
         return self._listed(points)
 
     def nodes_of(
@@ -161,10 +155,16 @@ class QdrantCollection:
         missing = [point for point in ids if point not in nodes]
         if missing:
             queries = yield from self._asking()
-            request = queries.nearest(vector, len(missing), len(missing), sparse, among=missing)
-            (points,) = yield from self._queries("fetch", request)
+            points = yield from self._among(missing, queries, vector, len(missing), sparse)
             nodes |= {point.id: self._reader.node(point) for point in points}
         return nodes
+
+    def search_with_vectors(self, vector: Array, limit: int, sparse: models.SparseVector | None = None) -> Steps[Found]:
+        """Find the nearest points, with their nodes and vectors. Points without a vector are left out. See `search`."""
+        queries = yield from self._asking()
+        request = queries.nearest(vector, limit, limit, sparse, with_vector=True)
+        (points,) = yield from self._connection.queries("search", request)
+        return self._with_vectors(points, queries.space)
 
     def search_first(
         self, vector: Array, limit: int, vectors: int, sparse: models.SparseVector | None = None
@@ -179,24 +179,27 @@ class QdrantCollection:
         :param vectors: how many to bring with their vectors.
         :param sparse: the query of the sparse search that takes part, None for none.
         :return: the points without vectors, and the first of them that have one with it.
-        :raises ValueError: the query does not fit what the collection is now; or no point can be read as a node.
+        :raises ValueError: the query does not fit what the collection is now; no point can be read as a node; or strict
+            mode refuses the filter.
         """
-        known = self._known()
-        space, described = (yield from self.space()), known.described
+        known = self._connection.known
+        space, limits, described = (yield from self.space()), known.limits, known.described
         try:
             listed, shown, holds = yield from self._searched(known, space, vector, limit, vectors, sparse)
         except Exception as error:
             if not refused(error):
                 raise
             now = yield from self._described_after(described)
-            if now == space:
+            if now == space and known.limits == limits:
+                if advice := wants_another_filter(error):
+                    raise ValueError(f"strict mode of the collection refuses the filters: {advice}") from error
                 raise
             holds = False
         else:
             now = space if holds else (yield from self._described_after(described))
         if not holds:
             known.background, known.doubted = None, time.monotonic()
-        if now != space:
+        if now != space or known.limits != limits:
             now = yield from self.space_for(vector)
             listed, shown, _ = yield from self._searched(known, now, vector, limit, vectors, sparse)
         return listed, shown
@@ -210,8 +213,12 @@ class QdrantCollection:
         :return: the points, without nodes and vectors.
         """
         queries = yield from self._asking()
+        deepest = self._connection.known.limits.deepest
+        if deepest is not None and deepest < limit:
+            limit = deepest
+            self._connection.tell(f"later rounds choose among the first {deepest} nodes (max_query_limit)")
         request = queries.nearest(vector, limit, limit, sparse, with_payload=False)
-        (points,) = yield from self._queries("search", request)
+        (points,) = yield from self._connection.queries("search", request)
         return Found([point.id for point in points], scores_of(points), [], torch.empty(0, 0))
 
     def page(self, vector: Array, offset: int, limit: int, with_payload: bool = False) -> Steps[Found]:
@@ -224,17 +231,14 @@ class QdrantCollection:
         :return: the points, without vectors; fewer than `limit` on the last page.
         """
         queries = yield from self._asking()
-        (points,) = yield from self._queries("page", queries.page(vector, offset, limit, with_payload))
+        (points,) = yield from self._connection.queries("page", queries.page(vector, offset, limit, with_payload))
         if with_payload:
             return self._listed(points)
         return Found([point.id for point in points], scores_of(points), [], torch.empty(0, 0))
 
     def population(self) -> Steps[int]:
         """Count the points that the filter admits."""
-        options = self.options
-        count = {"count_filter": options.filter, "exact": True, "shard_key_selector": options.shard_key}
-        number: int = yield from self._ask("count", self._count_points, count | self._patience())
-        return number
+        return (yield from self._connection.count("count", exact=True))
 
     def fetch(
         self,
@@ -252,14 +256,15 @@ class QdrantCollection:
         :param vector: (d,) the query.
         :param limit: the most points, the nearest being taken.
         :param sparse: the query of the sparse search that takes part, None for none.
-        :return: the points that are there, in the order asked for.
+        :return: the points that are there, in the order asked for; none where there are limits to what can be asked.
         """
         queries = yield from self._asking()
-        request = queries.nearest(vector, min(limit, len(ids)), len(ids), sparse, with_vector=True, among=ids)
-        (found,) = yield from self._queries("fetch", request)
+        if not self.can_fetch:
+            self._connection.tell("judged nodes that no search finds are left out (filter_max_conditions)")
+            return self._with_vectors([], queries.space)
+        points = yield from self._among(ids, queries, vector, limit, sparse, with_vector=True)
         place = {point: at for at, point in enumerate(ids)}
-        points = sorted(found, key=lambda point: place.get(point.id, len(place)))
-        return self._with_vectors(points, queries.space)
+        return self._with_vectors(sorted(points, key=lambda point: place.get(point.id, len(place))), queries.space)
 
     def background(self) -> Steps[Background]:
         """Return the background sample, drawn when first needed and again when the collection has changed enough.
@@ -267,17 +272,18 @@ class QdrantCollection:
         :return: the sample.
         """
         space = yield from self.space()
-        known, options = self._known(), self.options
+        known = self._connection.known
         kept = known.background
         if kept is not None and time.monotonic() - known.counted < self.check_after:
             return kept
-        count = {"count_filter": options.filter, "exact": False, "shard_key_selector": options.shard_key}
-        population = yield from self._ask("background", self._count_points, count | self._patience())
+        population = yield from self._connection.count("background")
         if kept is not None and abs(population - kept.population) <= self.refresh_share * population:
             known.counted = time.monotonic()
             return kept
-        queries = Queries(space, options)
-        drawn = yield from draw(self._sample, queries, self.background_size, population, known.points)
+        queries = Queries(space, self._connection.options)
+        most_ids = known.limits.condition_max_size
+        ask = self._connection.sample
+        drawn = yield from draw(ask, queries, self.background_size, population, known.points, most_ids)
         points, vectors = with_vectors(drawn, space)
         background = Background(vectors, [point.id for point in points], max(population, len(points)))
         known.counted = time.monotonic()
@@ -286,21 +292,12 @@ class QdrantCollection:
             known.background = background
         return known.background
 
-    def _described(self) -> Steps[Space]:
-        info = yield from self._ask("describe", self._describe, None)
-        sparse = self.store.sparse_vector_name if self.options.hybrid else None
-        space = read_space(info, self.store.collection_name, self.store.dense_vector_name, sparse)
-        if self.options.hybrid and self.options.hybrid.fusion == "dbsf" and space.metric == "euclid":
-            raise ValueError("fusion='dbsf' adds up scores, and Euclid's are distances: use 'rrf'")
-        self._known().learn(space, info.points_count or 0)
-        return space
-
     def _described_after(self, described: float) -> Steps[Space]:
         """Return a description that is newer than that time: another query may have read one by now."""
-        known = self._known()
+        known = self._connection.known
         if known.space is not None and known.described > described:
             return known.space
-        return (yield from self._described())
+        return (yield from self._connection.describe())
 
     def _searched(
         self,
@@ -312,17 +309,18 @@ class QdrantCollection:
         sparse: models.SparseVector | None,
     ) -> Steps[tuple[Found, Found, bool]]:
         """Search, and say whether what comes back agrees with what is known."""
-        queries = Queries(space, self.options)
+        queries = Queries(space, self._connection.options)
         requests = [queries.nearest(vector, vectors, max(limit, vectors), sparse, with_vector=True)]
         if limit > vectors:
-            requests.append(queries.nearest(vector, limit, limit, sparse, with_payload=not known.inline))
-        probe = known.background.a_few(known.turn) if known.background and known.background.ids else None
+            requests.append(queries.nearest(vector, limit, limit, sparse, with_payload=not self.inline))
+        probe = self._probe(known)
         if probe:
             known.turn += 1
-            requests.append(queries.scores(vector, probe.ids))
-        found = yield from self._queries("search", *requests)
+            if not self._connection.is_local:
+                requests.append(queries.scores(vector, probe.ids))
+        found = yield from self._connection.queries("search", *requests)
         seen: Seen = {}
-        bare = limit > vectors and known.inline
+        bare = limit > vectors and self.inline
         self._reader.check(found[1] if limit > vectors and not bare else found[0], seen)
         shown = self._with_vectors(found[0], space, seen)
         listed = self._listed(found[1] if limit > vectors else found[0][:limit], seen)
@@ -332,59 +330,52 @@ class QdrantCollection:
             whole = [nodes[point] for point, _ in there]
             listed = Found([point for point, _ in there], [score for _, score in there], whole, torch.empty(0, 0))
         query = torch.tensor(space.query(vector))
-        if probe:
+        if probe and not self._connection.is_local:
             return listed, shown, probe.unchanged(found[-1], query, space.metric)
+        if probe and not probe.is_still(*with_vectors((yield from self._connection.retrieve(probe.ids)), space)):
+            return listed, shown, False
         # Scores by compressed vectors are never quite right: no need to wonder at each query.
         wonder = sparse is None and time.monotonic() - known.doubted > self.check_after
         return listed, shown, not wonder or agree(shown.vectors, shown.scores, query, space.metric)
 
+    def _among(
+        self,
+        ids: Sequence[PointId],
+        queries: Queries,
+        vector: Array,
+        limit: int,
+        sparse: models.SparseVector | None,
+        with_vector: bool = False,
+    ) -> Steps[Points]:
+        """Search some points only, as many at a time as a condition may name."""
+        if not ids:
+            return []
+        some = self._connection.known.limits.condition_max_size or len(ids)
+        parts = [ids[start : start + some] for start in range(0, len(ids), some)]
+        requests = [
+            queries.nearest(vector, min(limit, len(part)), len(part), sparse, with_vector=with_vector, among=part)
+            for part in parts
+        ]
+        found = yield from self._connection.queries("fetch", *requests)
+        better = sparse is not None or queries.space.metric != "euclid"
+        points = [point for some in found for point in some]
+        return sorted(points, key=lambda point: getattr(point, "score", 0.0), reverse=better)[:limit]
+
+    def _probe(self, known: Known) -> Background | None:
+        """Choose what of the background is looked at again, None for nothing."""
+        if known.background is None or not known.background.ids:
+            return None
+        if not self.can_fetch:
+            self._connection.tell(
+                "a collection that is rebuilt with another model may go unnoticed for as long as its size is the same "
+                "(filter_max_conditions)"
+            )
+            return None
+        return known.background.a_few(known.turn, known.limits.condition_max_size)
+
     def _asking(self) -> Steps[Queries]:
         space = yield from self.space()
-        return Queries(space, self.options)
-
-    def _sample(self, *requests: models.QueryRequest) -> Generator[Step, Any, list[Points] | None]:
-        batch = Batch(list(requests), self.options.consistency, self.options.timeout)
-        try:
-            responses = yield Step("background", self._sample_points, batch)
-        except Exception as error:
-            if refused(error):
-                return None
-            raise
-        return list(responses)
-
-    def _known(self) -> Known:
-        store, options = self.store, self.options
-        key = (
-            store.collection_name,
-            store.dense_vector_name,
-            store.sparse_vector_name if options.hybrid else None,
-            options.filter.model_dump_json() if options.filter else None,
-            repr(options.shard_key),
-            self.background_size,
-        )
-        return shelf.entry(store._client or store._aclient, key)
-
-    def _ask(self, stage: str, operation: Operation, item: Any) -> Generator[Step, Any, Any]:
-        """Take one step to Qdrant. A refusal may mean that the collection is another one by now."""
-        try:
-            answer = yield Step(stage, operation, item)
-        except Exception as error:
-            if refused(error):
-                self._known().forget()
-            raise
-        return answer
-
-    def _queries(self, stage: str, *requests: models.QueryRequest) -> Generator[Step, Any, list[Points]]:
-        if isinstance(getattr(self.store._client, "_client", None), QdrantLocal):
-            # Local mode approximates nothing, and warns of being asked not to. What the user asks for, it is asked for.
-            own = self.options.search_params
-            requests = tuple(request.model_copy(update={"params": own}) for request in requests)
-        batch = Batch(list(requests), self.options.consistency, self.options.timeout)
-        responses = yield from self._ask(stage, self._query_points, batch)
-        return [response.points for response in responses]
-
-    def _patience(self) -> dict[str, Any]:
-        return {"timeout": self.options.timeout} if self.options.timeout is not None else {}
+        return Queries(space, self._connection.options)
 
     def _listed(self, points: Points, seen: Seen | None = None) -> Found:
         nodes = ReadNodes(points, self._reader, seen)

@@ -70,6 +70,16 @@ def refused(error: Exception) -> bool:
     return not isinstance(error, ResponseHandlingException | ResourceExhaustedResponse | OSError)
 
 
+def wants_another_filter(error: Exception) -> str:
+    """Say what strict mode does not like about a filter.
+
+    :param error: what a client raised.
+    :return: the sentence; empty where it is not the filter.
+    """
+    told = in_a_sentence(error)
+    return told if re.search("index required|condition (?:size )?limit reached", told, re.IGNORECASE) else ""
+
+
 def in_a_sentence(error: Exception) -> str:
     """Say what went wrong, and what to do about it, without the client's raw text.
 
@@ -107,7 +117,7 @@ def _answer(error: Exception) -> tuple[int | None, str]:
         # The addresses that were tried say less than what came of the last.
         return _STATUS.get(code, 0), re.split("last error: (?:[A-Z]+: )?", said)[-1]
     # Local mode and Edge raise what has no name to tell.
-    plain = type(error) in (Exception, ValueError) and str(error).strip(".!: ")
+    plain = type(error) in (Exception, ValueError) and re.search(r"\w", str(error))
     return None, str(error) if plain else f"{type(error).__name__}: {error}"
 
 

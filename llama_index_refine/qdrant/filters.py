@@ -47,7 +47,7 @@ def read_filter(
         both = [name for name, value in given.items() if value is not None]
         if both:
             raise ValueError(f"pass qdrant_filters or {both[0]}, not both: say it all in qdrant_filters")
-        if not _built(raw):
+        if not conditions_in(raw):
             raise ValueError("qdrant_filters holds no condition, so nothing would be left out; None is for that")
         return raw
     for name in ("node_ids", "doc_ids"):
@@ -67,7 +67,7 @@ def read_filter(
         built: models.Filter | None = store._build_query_filter(query)
     except ValidationError as error:
         raise ValueError(_untranslatable(filters, error)) from error
-    there = _built(built)
+    there = conditions_in(built)
     if there < asked:
         raise ValueError(
             f"filters asks for {asked} conditions, of which {type(store).__name__} translated {there}: say it all in "
@@ -88,17 +88,21 @@ def _asked(filters: MetadataFilters) -> int:
     return sum(_asked(one) if isinstance(one, MetadataFilters) else 1 for one in filters.filters)
 
 
-def _built(condition: Any) -> int:
-    """Count the conditions of a Qdrant filter."""
+def conditions_in(condition: Any) -> int:
+    """Count the conditions of a Qdrant filter, as its limits do.
+
+    :param condition: a filter, a condition or None.
+    :return: how many conditions it holds, itself included where it is one.
+    """
     if condition is None:
         return 0
     if isinstance(condition, models.NestedCondition):
-        return _built(condition.nested.filter)
+        return conditions_in(condition.nested.filter)
     if not isinstance(condition, models.Filter):
         return 1
     parts = [condition.must, condition.should, condition.must_not]
     parts.append(condition.min_should.conditions if condition.min_should else None)
-    return sum(_built(one) for part in parts for one in (part if isinstance(part, list) else [part]))
+    return sum(conditions_in(one) for part in parts for one in (part if isinstance(part, list) else [part]))
 
 
 def _untranslatable(filters: MetadataFilters | None, error: ValidationError) -> str:

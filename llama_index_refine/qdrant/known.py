@@ -8,12 +8,13 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from llama_index_refine.locks import Lock
 from llama_index_refine.qdrant.background import Background
+from llama_index_refine.qdrant.limits import Limits
 from llama_index_refine.qdrant.space import Space
 
 # One entry for each filter; at 30 background vectors of 1024 dimensions, 30 MB in all.
@@ -29,6 +30,8 @@ class Known:
     :param background: the sample, None while there is none.
     :param counted: when its population was last compared with the collection's.
     :param points: about how many points there are without the filter.
+    :param limits: what strict mode allows.
+    :param told: what has been given up to keep to it, each of which is told once.
     :param doubted: when the scores last contradicted a description that turned out to hold.
     :param turn: which part of the background is to be looked at next.
     :param inline: whether payloads hold images, so that they are fetched of those points only that are wanted.
@@ -39,14 +42,17 @@ class Known:
     background: Background | None = None
     counted: float = 0.0
     points: int = 0
+    limits: Limits = field(default_factory=Limits)
+    told: set[str] = field(default_factory=set)
     doubted: float = -math.inf
     turn: int = 0
     inline: bool = False
 
-    def learn(self, space: Space, points: int = 0) -> None:
+    def learn(self, space: Space, points: int = 0, limits: Limits | None = None) -> None:
         """Take in a description. A background from another space is dropped."""
         if space != self.space:
             self.background = None
+        self.limits = limits or Limits()
         self.space, self.points, self.described = space, points, time.monotonic()
 
     def forget(self) -> None:

@@ -146,7 +146,7 @@ class FeedbackLoop:
             # What to ask next follows all that was heard; how far to go by it is decided at the end.
             refinement = yield from self._move(feedback, background, space, trust=1.0)
             try:
-                more = yield from self._another_round(feedback, refinement, share, background, space)
+                more = yield from self._another_round(feedback, refinement, share, space)
             except Exception as error:
                 if isinstance(error, GraderError) or self.on_error == "raise":
                     raise
@@ -271,29 +271,36 @@ class FeedbackLoop:
         feedback.path.append(refinement.vector)
         return refinement
 
-    def _another_round(
-        self, feedback: Feedback, refinement: Refinement, share: int, background: Background | None, space: Space
-    ) -> Steps[bool]:
+    def _another_round(self, feedback: Feedback, refinement: Refinement, share: int, space: Space) -> Steps[bool]:
         """Grade documents that the refined ranking brings up. :return: whether there were any."""
-        plenty = float(refinement.grades.mean()) > PLENTY
-        depth = share + len(feedback.shown)
         feedback.doing = "the ranking between rounds"
+        plenty = float(refinement.grades.mean()) > PLENTY
+        if (plenty or self.collection.inline) and self.collection.can_fetch:
+            shown = yield from self._chosen(feedback, refinement, share, space, plenty)
+        else:
+            depth = share + len(feedback.shown)
+            found = yield from self.collection.search_with_vectors(refinement.vector, depth, **feedback.words)
+            shown = found.at([at for at, point in enumerate(found.ids) if point not in feedback.shown][:share])
+        if not shown.ids:
+            return False
+        yield from self._grade(feedback, shown)
+        return True
+
+    def _chosen(
+        self, feedback: Feedback, refinement: Refinement, share: int, space: Space, plenty: bool
+    ) -> Steps[Found]:
+        """Rank first and fetch what is graded next alone, where the ranking is deep or its nodes are large."""
+        depth = share + len(feedback.shown)
         ranking = yield from self.collection.rank(
             refinement.vector, max(DEPTH, depth) if plenty else depth, **feedback.words
         )
         new = [at for at, point in enumerate(ranking.ids) if point not in feedback.shown]
         wanted = self._wanted(feedback, refinement, ranking, new, share, space) if plenty else new[:share]
-        if not wanted:
-            return False
         ids = [ranking.ids[at] for at in wanted]
         feedback.doing = "fetching what is graded next"
         shown = yield from self.collection.fetch(ids, refinement.vector, len(ids), **feedback.words)
-        if not shown.ids:
-            return False
         score = dict(zip(ranking.ids, ranking.scores, strict=True))
-        shown = replace(shown, scores=[score[point] for point in shown.ids])
-        yield from self._grade(feedback, shown)
-        return True
+        return replace(shown, scores=[score[point] for point in shown.ids])
 
     def _wanted(
         self, feedback: Feedback, refinement: Refinement, ranking: Found, new: Sequence[int], share: int, space: Space

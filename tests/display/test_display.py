@@ -101,7 +101,7 @@ def test_html_escapes_everything(hostile):
 
 def test_html_of_what_was_not_refined(unrefined):
     text = read(unrefined._repr_html_()).text
-    assert "Not refined: RuntimeError: the teacher is out. These are the first search's nodes." in text
+    assert "Not refined: grading failed: RuntimeError: the teacher is out. These are the first search's nodes." in text
     assert unrefined.nodes[0].text in text
     assert "=" in text
 
@@ -215,7 +215,7 @@ def test_plot_leaves_pyplot_as_it_was(refinement):
 
 
 def test_plot_of_nothing_says_why(unrefined):
-    with pytest.raises(ValueError, match="nothing was refined: RuntimeError: the teacher is out"):
+    with pytest.raises(ValueError, match="nothing was refined: grading failed: RuntimeError: the teacher is out"):
         unrefined.plot()
 
 

@@ -48,7 +48,7 @@ def test_the_same_query_goes_the_same_way_for_everyone(place, kind, monkeypatch)
     runs = []
     for _ in range(2):
         # Each knows nothing of what the other has drawn.
-        monkeypatch.setattr("llama_index_refine.qdrant.collection.shelf", Shelf())
+        monkeypatch.setattr("llama_index_refine.qdrant.connection.shelf", Shelf())
         runs.append(retriever(place, name).refine(question(0)))
     first, second = runs
     assert len(first.background) > 15

@@ -120,8 +120,8 @@ def test_points_deleted_between_the_searches_are_not_returned_by_the_second(serv
 
 
 def test_points_deleted_before_they_are_graded_end_the_rounds(server):
-    # The first search, the background, the ranking, and then the fetch.
-    server.faults["query", 4] = Fault(
+    # The first search, the background, and then the ranking.
+    server.faults["query", 3] = Fault(
         before=lambda: server.storage.delete("c", models.PointIdsList(points=[*range(200)]))
     )
     refined = RefinedRetriever.from_collection(client_of(server), "c", "meta.abstract", grader=LabelGrader())

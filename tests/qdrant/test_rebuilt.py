@@ -66,7 +66,7 @@ def same(refinement: Refinement, other: Refinement) -> bool:
 def is_as_if_new(place, name, version, monkeypatch, **kwargs) -> bool:
     """Whether the next query goes the same way as one of a retriever that has never seen the collection."""
     refinement = retriever(place.client, name, **kwargs).refine(version.question(1))
-    monkeypatch.setattr("llama_index_refine.qdrant.collection.shelf", Shelf())
+    monkeypatch.setattr("llama_index_refine.qdrant.connection.shelf", Shelf())
     fresh = retriever(place.client, name, **kwargs).refine(version.question(1))
     assert fresh.refined
     return same(refinement, fresh)
@@ -130,8 +130,8 @@ def test_the_first_query_of_hybrid_mode_after_a_rebuild_is_right(place, kind, mo
     for _ in range(2):
         refined = retriever(place.client, name, **hybrid)
         assert refined.refine(version.question(1)).refined
-        known.append(refined._collection._known())
-        monkeypatch.setattr("llama_index_refine.qdrant.collection.shelf", Shelf())
+        known.append(refined._collection._connection.known)
+        monkeypatch.setattr("llama_index_refine.qdrant.connection.shelf", Shelf())
     # Fused ranks tie, and which of those that tie comes first is left to chance: what is known must be the same.
     assert known[0].space == known[1].space
     assert known[0].background.ids == known[1].background.ids
@@ -171,7 +171,7 @@ async def test_batches_notice_it_too(qdrant_server, monkeypatch):
     storage.create_collection("c", version.params())
     storage.upsert("c", version.points())
     batch = await refined.arefine_batch([version.question(topic) for topic in range(3)])
-    monkeypatch.setattr("llama_index_refine.qdrant.collection.shelf", Shelf())
+    monkeypatch.setattr("llama_index_refine.qdrant.connection.shelf", Shelf())
     fresh = await refined.arefine_batch([version.question(topic) for topic in range(3)])
     assert all(same(one, other) for one, other in zip(batch, fresh, strict=True))
 
@@ -191,6 +191,18 @@ def test_what_has_not_changed_is_not_asked_for_again(server):
     for topic in range(5):
         refined.refine(PLAIN.question(topic))
     assert (server.count("describe"), server.count("count")) == asked
+
+
+def test_what_is_looked_at_again_comes_along_with_the_first_search(server):
+    refined = retriever(QdrantClient(url=server.url, check_compatibility=False), "c", rounds=1)
+    refined.refine(PLAIN.question(0))
+    server.calls.clear()
+    assert refined.refine(PLAIN.question(1)).refined
+    (search, look), (last,) = [body["searches"] for kind, body in server.calls if kind == "query"]
+    assert (search["limit"], look["limit"], last["limit"]) == (20, 5, 30)
+    assert not look["with_vector"]
+    assert not look["with_payload"]
+    assert len(server.calls) == 2
 
 
 def test_a_background_document_that_is_deleted_or_changed_is_replaced(server):

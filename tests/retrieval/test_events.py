@@ -210,9 +210,9 @@ def test_a_failing_teacher_shows_as_a_failed_span(index, exporter, caplog):
     assert [span.status.status_code.name for span in tree.named("FeedbackLoop.grade")] == ["ERROR", "ERROR"]
     for _, event in tree.events("RefinementEvent"):
         assert event["refined"] is False
-        assert event["reason"] == "RuntimeError: the teacher is out"
+        assert event["reason"] == "grading failed: RuntimeError: the teacher is out"
         assert list(event["gained"]) == list(event["lost"]) == []
-    assert "unrefined: RuntimeError: the teacher is out" in caplog.text
+    assert "unrefined: grading failed: RuntimeError: the teacher is out" in caplog.text
 
 
 def test_the_packages_own_dispatcher_hears_nothing_else(index):
