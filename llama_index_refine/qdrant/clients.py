@@ -64,7 +64,7 @@ class ClientOperation(ABC):
         async def wait(seconds: float) -> None:
             time.sleep(seconds)
 
-        return at_once(self._answered(items, ask, wait))
+        return at_once(self._answered(items, _patient(ask, wait)))
 
     async def arun(self, items: Sequence[Any]) -> Sequence[Any]:
         """Call the asynchronous client; where there is none, the blocking one in a worker thread."""
@@ -75,20 +75,15 @@ class ClientOperation(ABC):
         async def ask(call: Call) -> Any:
             return await awaited(client, call.method, self.store.collection_name, call.arguments)
 
-        return await self._answered(items, ask, asyncio.sleep)
+        return await self._answered(items, _patient(ask, asyncio.sleep))
 
-    async def _answered(
-        self,
-        items: Sequence[Any],
-        ask: Callable[[Call], Awaitable[Any]],
-        wait: Callable[[float], Awaitable[None]],
-    ) -> Sequence[Any]:
+    async def _answered(self, items: Sequence[Any], ask: Callable[[Call], Awaitable[Any]]) -> Sequence[Any]:
         calls = self._calls(items)
         try:
             call = next(calls)
             while True:
                 try:
-                    answer = await _within_limits(call, ask, wait)
+                    answer = await ask(call)
                 except Exception as error:
                     call = calls.throw(error)
                 else:
@@ -178,22 +173,26 @@ class DescribeCollection(ClientOperation):
         return [info] * len(items)
 
 
-async def _within_limits(
-    call: Call, ask: Callable[[Call], Awaitable[Any]], wait: Callable[[float], Awaitable[None]]
-) -> Any:
-    """Ask, and where a rate limit says when to ask again, and that is soon, do so."""
-    left = PATIENCE
-    while True:
-        try:
-            return await ask(call)
-        except ResourceExhaustedResponse as error:
-            # A server that says "at once" has not thought about it.
-            seconds = max(error.retry_after_s, 1)
-            if seconds > left:
-                raise
-            left -= seconds
-            logger.info("Qdrant's rate limit is reached: asking again in %d s", seconds)
-            await wait(seconds)
+def _patient(
+    ask: Callable[[Call], Awaitable[Any]], wait: Callable[[float], Awaitable[None]]
+) -> Callable[[Call], Awaitable[Any]]:
+    """Ask again where a rate limit says when, and that is soon."""
+
+    async def patiently(call: Call) -> Any:
+        left = PATIENCE
+        while True:
+            try:
+                return await ask(call)
+            except ResourceExhaustedResponse as error:
+                # A server that says "at once" has not thought about it.
+                seconds = max(error.retry_after_s, 1)
+                if seconds > left:
+                    raise
+                left -= seconds
+                logger.info("Qdrant's rate limit is reached: asking again in %d s", seconds)
+                await wait(seconds)
+
+    return patiently
 
 
 def _queried(items: Sequence[Batch]) -> Calls:

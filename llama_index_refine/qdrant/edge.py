@@ -6,17 +6,14 @@ its quantisation, without a server. What Edge lacks is an error here, never an a
 
 from __future__ import annotations
 
-import datetime
 import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from enum import Enum
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import quote
 
-from pydantic import BaseModel
 from qdrant_client import models
 from qdrant_client.http.models import QueryResponse
 
@@ -27,15 +24,23 @@ try:
 except ImportError as error:
     raise ImportError('EdgeClient needs Qdrant Edge: pip install "llama-index-refine[edge]"') from error
 
-# Qdrant's own defaults, for settings that come in one piece with others.
-HNSW = {"m": 16, "ef_construct": 100, "full_scan_threshold": 10_000}
+from llama_index_refine.qdrant.edge_types import (
+    HNSW,
+    point_fields,
+    query_to_edge,
+    refuse,
+    scored_point,
+    to_edge,
+    vector_to_edge,
+)
+
+# Qdrant's own defaults, which its description of a collection has.
 OPTIMIZERS = {
     "deleted_threshold": 0.2,
     "vacuum_min_vector_number": 1000,
     "default_segment_number": 0,
     "flush_interval_sec": 5,
 }
-RRF_CONSTANT = 2
 UPLOAD = 1000
 
 
@@ -86,7 +91,7 @@ class EdgeClient:
         :return: True.
         :raises ValueError: it exists, or asks for what Edge lacks: shards, replicas, ...
         """
-        _refuse(kwargs)
+        refuse(kwargs)
         if self.collection_exists(collection_name):
             raise ValueError(f"collection {collection_name!r} already exists")
         config = edge.EdgeConfig(
@@ -157,7 +162,7 @@ class EdgeClient:
         :param field_name: the field.
         :param field_schema: its type.
         """
-        _refuse(kwargs, "wait")
+        refuse(kwargs, "wait")
         schema = to_edge(models.PayloadSchemaType(field_schema))
         self._shard(collection_name).update(edge.UpdateOperation.create_field_index(field_name, schema))
 
@@ -167,8 +172,8 @@ class EdgeClient:
         :param collection_name: the collection.
         :param points: the points.
         """
-        _refuse(kwargs, "wait")
-        rows = [edge.Point(point.id, _given(point.vector), point.payload) for point in points]
+        refuse(kwargs, "wait")
+        rows = [edge.Point(point.id, vector_to_edge(point.vector), point.payload) for point in points]
         self._shard(collection_name).update(edge.UpdateOperation.upsert_points(rows))
 
     def upload_points(self, collection_name: str, points: Iterable[models.PointStruct], **kwargs: Any) -> None:
@@ -177,7 +182,7 @@ class EdgeClient:
         :param collection_name: the collection.
         :param points: the points; they are taken a thousand at a time.
         """
-        _refuse(kwargs, "wait", "batch_size", "parallel", "max_retries")
+        refuse(kwargs, "wait", "batch_size", "parallel", "max_retries")
         for rows in _chunks(points, UPLOAD):
             self.upsert(collection_name, rows)
         self.optimize(collection_name)
@@ -199,7 +204,7 @@ class EdgeClient:
         :param collection_name: the collection.
         :param points_selector: their ids, or a filter.
         """
-        _refuse(kwargs, "wait")
+        refuse(kwargs, "wait")
         if isinstance(points_selector, models.FilterSelector):
             points_selector = points_selector.filter
         if isinstance(points_selector, models.PointIdsList):
@@ -220,10 +225,10 @@ class EdgeClient:
         :return: an answer for each.
         :raises ValueError: a query asks for what Edge lacks.
         """
-        _refuse(kwargs)
+        refuse(kwargs)
         shard = self._shard(collection_name)
-        found = shard.query_batch(edge.QueryBatchRequest([_query(request) for request in requests]))
-        return [QueryResponse(points=[_scored(point) for point in points]) for points in found]
+        found = shard.query_batch(edge.QueryBatchRequest([query_to_edge(request) for request in requests]))
+        return [QueryResponse(points=[scored_point(point) for point in points]) for points in found]
 
     def query_points(
         self,
@@ -240,7 +245,7 @@ class EdgeClient:
         **kwargs: Any,
     ) -> QueryResponse:
         """Run one query. See `QdrantClient.query_points`."""
-        _refuse(kwargs)
+        refuse(kwargs)
         request = models.QueryRequest(
             query=query,
             using=using or None,
@@ -263,9 +268,9 @@ class EdgeClient:
         **kwargs: Any,
     ) -> list[models.Record]:
         """Fetch points by id. Those that are not there are left out."""
-        _refuse(kwargs)
+        refuse(kwargs)
         records = self._shard(collection_name).retrieve(list(ids), with_payload, with_vectors)
-        return [models.Record(**_fields(record)) for record in records]
+        return [models.Record(**point_fields(record)) for record in records]
 
     def scroll(
         self,
@@ -278,16 +283,16 @@ class EdgeClient:
         **kwargs: Any,
     ) -> tuple[list[models.Record], Any]:
         """List points in the order of their ids. See `QdrantClient.scroll`."""
-        _refuse(kwargs)
+        refuse(kwargs)
         request = edge.ScrollRequest(offset, limit, to_edge(scroll_filter), with_payload, with_vectors)
         records, following = self._shard(collection_name).scroll(request)
-        return [models.Record(**_fields(record)) for record in records], following
+        return [models.Record(**point_fields(record)) for record in records], following
 
     def count(
         self, collection_name: str, count_filter: models.Filter | None = None, exact: bool = True, **kwargs: Any
     ) -> models.CountResult:
         """Count points."""
-        _refuse(kwargs)
+        refuse(kwargs)
         return models.CountResult(
             count=self._shard(collection_name).count(edge.CountRequest(exact=exact, filter=to_edge(count_filter)))
         )
@@ -324,167 +329,6 @@ class EdgeClient:
         return self._shards
 
 
-def to_edge(value: Any) -> Any:
-    """Turn one of qdrant-client's models into Edge's.
-
-    :param value: a model, an enum, a list or mapping of them, or a plain value.
-    :return: the same in Edge's classes.
-    :raises ValueError: Edge has no such thing.
-    """
-    if isinstance(value, Enum):
-        return _member(value)
-    if isinstance(value, BaseModel):
-        return _model(value)
-    if isinstance(value, Mapping):
-        return {key: to_edge(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [to_edge(one) for one in value]
-    return value.isoformat() if isinstance(value, datetime.datetime | datetime.date) else value
-
-
-_RENAMED = {
-    "Datatype": "VectorStorageDatatype",
-    "DatetimeRange": "RangeDateTime",
-    "Nested": "NestedCondition",
-    "HnswConfigDiff": "HnswIndexConfig",
-    "OptimizersConfigDiff": "EdgeOptimizersConfig",
-    "Range": "RangeFloat",
-    "VectorParams": "EdgeVectorParams",
-}
-# Models that wrap the one that matters.
-_WRAPPERS = {
-    "BinaryQuantization": "binary",
-    "GeoLineString": "points",
-    "NestedCondition": "nested",
-    "PayloadField": "key",
-    "ProductQuantization": "product",
-    "ScalarQuantization": "scalar",
-    "TurboQuantization": "turbo",
-}
-
-
-def _model(value: BaseModel) -> Any:
-    name = type(value).__name__
-    if isinstance(value, models.SparseVectorParams):
-        index = value.index or models.SparseIndexParams()
-        return edge.EdgeSparseVectorParams(index.full_scan_threshold, index.on_disk, to_edge(value.modifier))
-    if name == "SliceCondition":
-        return edge.SliceCondition(value.slice.total, value.slice.index)  # type: ignore[attr-defined]
-    if name in _WRAPPERS:
-        return to_edge(getattr(value, _WRAPPERS[name]))
-    kind = getattr(edge, _RENAMED.get(name, name), None)
-    if kind is None:
-        raise ValueError(f"Qdrant Edge has no {name}")
-    fields = {key: getattr(value, key) for key in type(value).model_fields}
-    fields = {key: to_edge(one) for key, one in fields.items() if one is not None}
-    try:
-        return kind(**_arguments(name, fields))
-    except TypeError as error:
-        raise ValueError(f"Qdrant Edge does not take this {name}: {error}") from error
-
-
-def _arguments(name: str, fields: dict[str, Any]) -> dict[str, Any]:
-    """Give the fields the names and forms that Edge's constructor knows."""
-    if name == "Filter":
-        return {key: one if isinstance(one, list) or key == "min_should" else [one] for key, one in fields.items()}
-    if name == "HasIdCondition":
-        return {"point_ids": set(fields["has_id"])}
-    if name in ("HasVectorCondition", "IsEmptyCondition", "IsNullCondition"):
-        (one,) = fields.values()
-        return {"vector" if name == "HasVectorCondition" else "key": one}
-    if name == "MatchExcept":
-        return {"except": fields["except_"]}
-    if name == "HnswConfigDiff":
-        return {**HNSW, **fields}
-    return fields
-
-
-def _member(value: Enum) -> Any:
-    kind = getattr(edge, _RENAMED.get(type(value).__name__, type(value).__name__), None)
-    wanted = str(value.value).replace("_", "").lower()
-    for name in dir(kind):
-        if name.replace("_", "").lower() == wanted:
-            return getattr(kind, name)
-    if value is models.Modifier.NONE:
-        return None
-    raise ValueError(f"Qdrant Edge has no {type(value).__name__} {value.value!r}")
-
-
-def _query(request: models.QueryRequest) -> Any:
-    _refuse({"shard_key": request.shard_key, "lookup_from": request.lookup_from})
-    if isinstance(request.with_payload, BaseModel):
-        raise ValueError("EdgeClient returns a payload whole or not at all: with_payload must be true or false")
-    return edge.QueryRequest(
-        limit=request.limit or 10,
-        offset=request.offset,
-        query=_scoring(request.query, request.using),
-        prefetches=_prefetches(request.prefetch),
-        with_vector=request.with_vector or False,
-        with_payload=request.with_payload or False,
-        filter=to_edge(request.filter),
-        score_threshold=request.score_threshold,
-        params=to_edge(request.params),
-    )
-
-
-def _prefetches(prefetch: Any) -> list[Any]:
-    given = prefetch if isinstance(prefetch, list) else [prefetch] if prefetch is not None else []
-    for one in given:
-        _refuse({"lookup_from": one.lookup_from})
-    return [
-        edge.Prefetch(
-            limit=one.limit or 10,
-            query=_scoring(one.query, one.using),
-            prefetches=_prefetches(one.prefetch),
-            params=to_edge(one.params),
-            filter=to_edge(one.filter),
-            score_threshold=one.score_threshold,
-        )
-        for one in given
-    ]
-
-
-def _scoring(query: Any, using: str | None) -> Any:
-    if query is None:
-        return None
-    if isinstance(query, models.NearestQuery) and query.mmr is None:
-        query = query.nearest
-    if isinstance(query, models.SparseVector | list):
-        return edge.Query.Nearest(_given(query), using)
-    if isinstance(query, models.SampleQuery):
-        return edge.Sample.Random
-    if isinstance(query, models.RrfQuery):
-        return edge.Fusion.Rrf(query.rrf.k or RRF_CONSTANT, query.rrf.weights)
-    if isinstance(query, models.FusionQuery):
-        return edge.Fusion.Dbsf() if query.fusion == models.Fusion.DBSF else edge.Fusion.Rrf(RRF_CONSTANT)
-    raise ValueError(f"EdgeClient does not translate {type(query).__name__}: it takes a server")
-
-
-def _scored(point: Any) -> models.ScoredPoint:
-    return models.ScoredPoint(score=point.score, version=point.version, **_fields(point))
-
-
-def _fields(point: Any) -> dict[str, Any]:
-    vector = point.vector
-    if isinstance(vector, dict):
-        vector = {name: _vector(one) for name, one in vector.items()}
-    point_id = point.id if isinstance(point.id, int) else str(point.id)
-    return {"id": point_id, "payload": point.payload, "vector": vector}
-
-
-def _given(vector: Any) -> Any:
-    """Turn a vector, or the vectors of a point by name; numbers are not looked at one by one."""
-    if isinstance(vector, dict):
-        return {name: _given(one) for name, one in vector.items()}
-    return vector if isinstance(vector, list) else to_edge(vector)
-
-
-def _vector(vector: Any) -> Any:
-    if isinstance(vector, edge.SparseVector):
-        return models.SparseVector(indices=vector.indices, values=vector.values)
-    return vector
-
-
 def _chunks(points: Iterable[models.PointStruct], size: int) -> Iterator[list[models.PointStruct]]:
     chunk: list[models.PointStruct] = []
     for point in points:
@@ -494,9 +338,3 @@ def _chunks(points: Iterable[models.PointStruct], size: int) -> Iterator[list[mo
             chunk = []
     if chunk:
         yield chunk
-
-
-def _refuse(given: Mapping[str, Any], *harmless: str) -> None:
-    for name, value in given.items():
-        if value is not None and name not in harmless:
-            raise ValueError(f"{name} has no meaning for Qdrant Edge, which is one shard in this process")
