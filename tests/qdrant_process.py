@@ -20,9 +20,16 @@ class QdrantProcess:
     :param folder: an empty folder, where it keeps everything.
     :param first: the node to join, None for the first of a cluster.
     :param cluster: whether it is a node of a cluster.
+    :param own: more of its settings, as environment variables.
     """
 
-    def __init__(self, folder: Path, cluster: bool = False, first: QdrantProcess | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        cluster: bool = False,
+        first: QdrantProcess | None = None,
+        own: dict[str, str] | None = None,
+    ) -> None:
         assert BINARY is not None
         folder.mkdir(parents=True, exist_ok=True)
         self.port, self.grpc_port, p2p = free_ports(3)
@@ -36,6 +43,7 @@ class QdrantProcess:
             "QDRANT__STORAGE__STORAGE_PATH": "./storage",
             "QDRANT__STORAGE__SNAPSHOTS_PATH": "./snapshots",
         }
+        settings |= own or {}
         command = [BINARY]
         if cluster:
             settings |= {"QDRANT__CLUSTER__ENABLED": "true", "QDRANT__CLUSTER__P2P__PORT": str(p2p)}
