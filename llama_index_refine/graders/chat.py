@@ -22,6 +22,7 @@ from llama_index_refine.graders.asking.answer import Answer, ended, get, probabi
 from llama_index_refine.graders.asking.blocking import in_thread
 from llama_index_refine.graders.asking.calls import Unreadable
 from llama_index_refine.graders.asking.errors import ServerError, chain
+from llama_index_refine.graders.asking.showing import tokens_of
 from llama_index_refine.graders.asking.text import count_tokens
 from llama_index_refine.locks import Lock, OfOneProcess
 
@@ -291,7 +292,7 @@ def _in_parts(messages: Sequence[ChatMessage], error: ValidationError) -> Answer
 def _counted(messages: Sequence[ChatMessage], answer: Answer, prompt_tokens: int, completion_tokens: int) -> Answer:
     return replace(
         answer,
-        prompt_tokens=prompt_tokens or sum(count_tokens(message.content or "") for message in messages),
+        prompt_tokens=prompt_tokens or tokens_of(messages),
         completion_tokens=completion_tokens or count_tokens(answer.text),
     )
 

@@ -14,6 +14,7 @@ from llama_index.core.schema import BaseNode, MetadataMode, QueryBundle
 from llama_index_refine.graders.account import current_account
 from llama_index_refine.graders.asking.blocking import in_thread
 from llama_index_refine.graders.base import BaseGrader, Grades
+from llama_index_refine.images.sources import image_of, media_of
 from llama_index_refine.locks import Lock
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ DEFAULT_MODEL = "cross-encoder/ms-marco-MiniLM-L6-v2"
 
 class CrossEncoderGrader(BaseGrader):
     """Grades with a sentence-transformers `CrossEncoder`, in batches. No LLM, no calls.
+
+    It reads texts: images without one get no grade.
 
     A model with one output is read as a logit and graded by 1 / (1 + exp(-logit / temperature)); one with two outputs
     by the softmax of the second.
@@ -62,16 +65,19 @@ class CrossEncoderGrader(BaseGrader):
 
         :raises ValueError: the model has more than two outputs.
         """
-        if not nodes:
-            return Grades()
+        places = [at for at, node in enumerate(nodes) if _has_words(query, node)]
+        if len(places) < len(nodes):
+            current_account().note("a cross-encoder reads texts, so images without one get no grade")
+        if not places:
+            return Grades([None] * len(nodes))
         # Fast tokenizers must not be used by two threads at once.
         with self._lock:
             model = self._loaded()
-            pairs = [(query.query_str, self._text(model, query.query_str, node)) for node in nodes]
+            pairs = [(query.query_str, self._text(model, query.query_str, nodes[at])) for at in places]
             options: dict[str, Any] = {_activation_name(model): torch.nn.Identity()}
             logits = model.predict(pairs, batch_size=self._batch_size, show_progress_bar=False, **options)
-        grades = _probability(np.asarray(logits, dtype=np.float64), self._temperature)
-        return Grades(None if np.isnan(grade) else float(grade) for grade in grades)
+        grades = dict(zip(places, _probability(np.asarray(logits, dtype=np.float64), self._temperature), strict=True))
+        return Grades(None if np.isnan(grades.get(at, np.nan)) else float(grades[at]) for at in range(len(nodes)))
 
     async def agrade(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> Grades:
         """See `BaseGrader.agrade`. In a thread of its own, given up at the query's deadline."""
@@ -109,6 +115,14 @@ class CrossEncoderGrader(BaseGrader):
                 ) from error
             self._model = CrossEncoder(self._name, device=self._device)
         return self._model
+
+
+def _has_words(query: QueryBundle, node: BaseNode) -> bool:
+    """Whether there is something to read on both sides, where there is an image on one."""
+    if image_of(query) and not query.query_str.strip():
+        return False
+    media = media_of(node)
+    return bool(node.get_content(MetadataMode.NONE).strip()) or not (media.images or media.others)
 
 
 def _activation_name(model: CrossEncoder) -> str:

@@ -22,7 +22,7 @@ from llama_index_refine.graders.asking.calls import Call, CallOptions, Calls, Un
 from llama_index_refine.graders.asking.failures import Failure
 from llama_index_refine.graders.asking.options import Options
 from llama_index_refine.graders.asking.prompts import LISTWISE, LISTWISE_FORM, instruction_line
-from llama_index_refine.graders.asking.showing import MAX_IMAGE_PIXELS, Shown, Sight, Written, with_images
+from llama_index_refine.graders.asking.showing import MAX_IMAGE_PIXELS, Shown, Sight, Written, tokens_of, with_images
 from llama_index_refine.graders.asking.text import count_tokens
 from llama_index_refine.graders.asking.verdicts import HIGHEST, grades_of, verdicts_in
 from llama_index_refine.graders.base import BaseGrader, Grades
@@ -263,8 +263,7 @@ class _Question:
         return with_images(self._grader._prompt.format_messages(llm=None, **self._variables), self._images)
 
     def _prompt_tokens(self) -> int:
-        text = sum(count_tokens(message.content or "") for message in self._messages())
-        return text + sum(shown.image_tokens for shown in self._shown)
+        return tokens_of(self._messages())
 
 
 def _checked(prompt: BasePromptTemplate) -> BasePromptTemplate:

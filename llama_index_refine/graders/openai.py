@@ -17,7 +17,7 @@ from typing_extensions import Unpack
 from llama_index_refine.graders.asking.answer import Answer, get, reply_of
 from llama_index_refine.graders.asking.calls import CallOptions, Calls
 from llama_index_refine.graders.asking.prompts import YES_NO
-from llama_index_refine.graders.asking.showing import MAX_IMAGE_PIXELS, Sight
+from llama_index_refine.graders.asking.showing import MAX_IMAGE_PIXELS, Sight, tokens_of
 from llama_index_refine.graders.asking.text import count_tokens
 from llama_index_refine.graders.chat import Chat, NoModelError
 from llama_index_refine.graders.pointwise import PointwiseGrader, yes_no_options
@@ -148,8 +148,6 @@ def _counted(answer: Answer, response: Any, messages: Sequence[ChatMessage]) -> 
     prompt, completion = get(usage, "prompt_tokens"), get(usage, "completion_tokens")
     return replace(
         answer,
-        prompt_tokens=prompt
-        if isinstance(prompt, int) and prompt
-        else sum(count_tokens(m.content or "") for m in messages),
+        prompt_tokens=prompt if isinstance(prompt, int) and prompt else tokens_of(messages),
         completion_tokens=completion if isinstance(completion, int) and completion else count_tokens(answer.text),
     )

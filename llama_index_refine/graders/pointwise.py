@@ -19,8 +19,7 @@ from llama_index_refine.graders.asking.calls import Call, Calls, CutShort, NoTex
 from llama_index_refine.graders.asking.failures import Failure
 from llama_index_refine.graders.asking.options import Attempt, Options
 from llama_index_refine.graders.asking.prompts import instruction_line
-from llama_index_refine.graders.asking.showing import Shown, Sight, with_images
-from llama_index_refine.graders.asking.text import count_tokens
+from llama_index_refine.graders.asking.showing import Shown, Sight, tokens_of, with_images
 from llama_index_refine.graders.base import BaseGrader, Grades
 from llama_index_refine.graders.chat import LLAMA_INDEX_ADDS, Chat, NoModelError
 
@@ -158,8 +157,7 @@ class _Question:
         return min(1.0, max(0.0, grade))
 
     def tokens(self) -> int:
-        text = sum(count_tokens(message.content or "") for message in self._messages())
-        return text + self._query.image_tokens + self._document.image_tokens + _ANSWER_TOKENS
+        return tokens_of(self._messages()) + _ANSWER_TOKENS
 
     def needless(self) -> str | None:
         return self._grader._sight.why_not(self._attempt.model, True, self._query, self._document)

@@ -131,6 +131,14 @@ class ImageReader:
         return next((found for found in inside if found.exists()), inside[0])
 
 
+def pixels_of(data: bytes) -> int:
+    """Return how many pixels an image has that has been made ready to be sent."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        return math.prod(image.size)
+
+
 def fitted(data: bytes, max_pixels: int, anew: bool = False) -> Picture:
     """Make an image ready to be sent.
 

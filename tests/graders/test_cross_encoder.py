@@ -8,10 +8,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from llama_index.core.schema import MetadataMode, QueryBundle, TextNode
+from llama_index.core.schema import ImageNode, MetadataMode, QueryBundle, TextNode
 
 from llama_index_refine.graders.account import Account, Budget
 from llama_index_refine.graders.cross_encoder import CrossEncoderGrader
+from tests.images.pictures import base64_of, picture
 
 pytest.importorskip("sentence_transformers")
 
@@ -43,6 +44,19 @@ def build(folder: Path, labels: int) -> str:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> str:
     return build(tmp_path_factory.mktemp("one"), labels=1)
+
+
+def test_images_without_a_text_get_no_grade(model, tmp_path):
+    image = base64_of(picture())
+    nodes = [ImageNode(image=image), ImageNode(image=image, text="cats purr"), TextNode(text="cats purr")]
+    account = Account()
+    with account.active():
+        nothing, *grades = CrossEncoderGrader(model).grade(QUERY, nodes)
+    assert nothing is None
+    assert grades[0] == pytest.approx(grades[1])
+    assert account.failures == ["a cross-encoder reads texts, so images without one get no grade"]
+    asked = QueryBundle("", image_path=str(tmp_path / "query.png"))
+    assert CrossEncoderGrader(model).grade(asked, nodes) == [None] * 3
 
 
 def test_grades_are_the_models_probabilities(model):

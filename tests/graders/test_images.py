@@ -7,6 +7,7 @@ import io
 import logging
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -396,6 +397,21 @@ def test_pictures_count_in_the_budget(make, chat_server):
     account = Account(Budget(tokens=400))
     with account.active():
         assert make("llm").grade(QUERY, [node]) == pytest.approx([0.9])
+
+
+@pytest.mark.parametrize("kind", TEACHERS)
+def test_pictures_count_where_the_server_does_not(make, pictures, chat_server, kind):
+    def without_usage(question: Question) -> Reply:
+        return replace(redness(question), usage=False)
+
+    chat_server.reply = without_usage
+    bills = []
+    for size in ((8, 8), (750, 100)):
+        account = Account()
+        with account.active():
+            assert None not in make(kind).grade(QUERY, [ImageNode(image=base64_of(picture(size=size)))])
+        bills.append(account.prompt_tokens)
+    assert bills[1] - bills[0] == 99
 
 
 def test_a_question_about_many_holds_as_many_pictures_as_its_budget_of_tokens(make, chat_server):

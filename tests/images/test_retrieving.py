@@ -367,6 +367,29 @@ def test_images_do_not_travel_in_rankings(qdrant_server, red, top, form):
     assert rankings == [(top + 10, 0)]
 
 
+async def test_nodes_are_whole_wherever_the_collection_lives(place, red):
+    name = place.create(models.VectorParams(size=192, distance=models.Distance.COSINE))
+    points = [
+        models.PointStruct(
+            id=at,
+            vector=vector_of(draw(*picture)),
+            payload={"square": picture[0], "media": {"data": base64_of(draw(*picture))}},
+        )
+        for at, picture in enumerate(PICTURES)
+    ]
+    place.write(name, points)
+    retriever = RefinedRetriever.from_collection(
+        place.client, name, image_key="media.data", embed_model=PixelEmbedding(), grader=SquareGrader(),
+        similarity_top_k=40, feedback_top_k=10, trust=1.0,
+    )  # fmt: skip
+    bundle = QueryBundle("", image_path=red)
+    first = [entry.node_id for entry in retriever.retrieve(bundle)]
+    refinement = await retriever.arefine(bundle)
+    assert [entry.node_id for entry in refinement.nodes] == first
+    assert all(entry.node.image for entry in [*refinement.nodes, *refinement.nodes_before])
+    assert squares(refinement.nodes[:12]).count("red") >= squares(refinement.nodes_before[:12]).count("red")
+
+
 def test_collections_of_texts_are_asked_as_before(qdrant_server):
     nodes = make_nodes()
     for node in nodes:

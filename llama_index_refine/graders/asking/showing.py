@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from base64 import b64decode
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,8 +18,8 @@ from llama_index.core.schema import BaseNode, MetadataMode, QueryBundle
 
 from llama_index_refine.graders.asking.blocking import in_thread
 from llama_index_refine.graders.asking.failures import BLIND, judge
-from llama_index_refine.graders.asking.text import clean, content, cut, fence
-from llama_index_refine.images.reading import ImageError, ImageReader, Picture
+from llama_index_refine.graders.asking.text import clean, content, count_tokens, cut, fence
+from llama_index_refine.images.reading import ImageError, ImageReader, Picture, pixels_of
 from llama_index_refine.images.sources import ImageSource, image_of, media_of
 
 MAX_IMAGE_PIXELS = 1_000_000
@@ -144,6 +145,19 @@ class Sight:
         if any(one.images for one in shown) and (model in self._blind or not takes_images):
             return BLIND
         return None
+
+
+def tokens_of(messages: Sequence[ChatMessage]) -> int:
+    """Count the tokens of messages, with an estimate for their images."""
+    text = sum(count_tokens(message.content or "") for message in messages)
+    images = [block for message in messages for block in message.blocks if isinstance(block, ImageBlock)]
+    return text + sum(-(-_pixels(block) // _PIXELS_PER_TOKEN) for block in images)
+
+
+def _pixels(block: ImageBlock) -> int:
+    if not isinstance(block.image, bytes):
+        return MAX_IMAGE_PIXELS
+    return pixels_of(b64decode(block.image))
 
 
 class Written(PromptTemplate):
