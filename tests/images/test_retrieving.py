@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import uuid
+from copy import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
 from llama_index.core import StorageContext, VectorStoreIndex
 from llama_index.core.indices.multi_modal.base import MultiModalVectorStoreIndex
+from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.schema import ImageNode, MediaResource, Node, QueryBundle, TextNode
+from llama_index.llms.openai import OpenAI
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 from qdrant_client import AsyncQdrantClient, QdrantClient, models
 
@@ -19,6 +22,7 @@ from llama_index_refine import RefinedRetriever
 from llama_index_refine.graders.base import BaseGrader
 from llama_index_refine.graders.openai import OpenAIGrader
 from llama_index_refine.stores import open_store
+from tests.chat_server import Reply
 from tests.images.pictures import base64_of, save
 from tests.images.small_pictures import (
     PICTURES,
@@ -402,6 +406,20 @@ def test_collections_of_texts_are_asked_as_before(qdrant_server):
     qdrant_server.calls.clear()
     assert retriever.refine(QUERY).refined
     assert (15, 15) in carried(qdrant_server)
+
+
+def test_a_query_engine_shows_the_found_images_to_its_llm(retriever, red, chat_server):
+    retriever = copy(retriever)
+    retriever.similarity_top_k = 3
+    chat_server.reply = lambda question: (
+        same_square(question) if "Is this document relevant" in question.prompt else Reply("Red squares.")
+    )
+    llm = OpenAI("gpt-4o-mini", api_base=chat_server.url, api_key="key", max_retries=0)
+    engine = RetrieverQueryEngine.from_args(retriever, llm=llm, multimodal=True)
+    response = engine.query(QueryBundle("what is this?", image_path=red))
+    assert str(response) == "Red squares."
+    answered = chat_server.questions[-1].images
+    assert [base64_of(draw(*picture)) in "".join(answered) for picture in PICTURES].count(True) == 3
 
 
 def test_a_picture_that_is_gone_by_then_is_left_out(red):
