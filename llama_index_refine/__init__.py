@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from llama_index_refine.classifier import RefinedClassifier as RefinedClassifier
     from llama_index_refine.graders.account import Budget as Budget
     from llama_index_refine.graders.asking.calls import CallOptions as CallOptions
     from llama_index_refine.graders.average import AverageGrader as AverageGrader
@@ -51,6 +52,7 @@ _HOME = {
     "PostprocessorGrader": "graders.postprocessor",
     "QueryRefiner": "refining.refiner",
     "QueryWithExamples": "retrieval.examples",
+    "RefinedClassifier": "classifier",
     "RefinedRetriever": "retriever",
     "Refinement": "refinement",
     "Reliability": "refining.trust",
@@ -76,6 +78,7 @@ __all__ = [
     "PostprocessorGrader",
     "QueryRefiner",
     "QueryWithExamples",
+    "RefinedClassifier",
     "RefinedRetriever",
     "Refinement",
     "Reliability",

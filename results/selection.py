@@ -23,10 +23,10 @@ from llama_index.vector_stores.qdrant import QdrantVectorStore
 from qdrant_client import models
 from scipy.stats import beta
 
-from llama_index_refine import QueryRefiner, RefinedRetriever
+from llama_index_refine import QueryRefiner, RefinedClassifier, RefinedRetriever
 from llama_index_refine.evaluation.corpus import Corpus, filters_of, read_vectors
 from llama_index_refine.evaluation.datasets import load_folder
-from llama_index_refine.evaluation.teachers import make_teacher
+from llama_index_refine.evaluation.teachers import LabelledQuery, make_teacher
 from llama_index_refine.qdrant.edge import EdgeClient
 
 FIRST = 200
@@ -142,6 +142,63 @@ def certificates(folder: Path, embedding: str, teacher: str, queries: int | None
     }
 
 
+def classes(folder: Path, embedding: str, teacher: str, queries: int | None) -> dict[str, object]:
+    """Measure classes that are queries of the data set, 20 grades each; with a third of them left out, none of these."""
+    with collection(folder, embedding, queries) as (corpus, store):
+        dataset, grader = corpus.dataset, make_teacher(teacher, corpus.dataset)
+        texts = [query.text for query in corpus.queries]
+        own = {
+            dataset.documents[place].id: at
+            for at, query in enumerate(corpus.queries)
+            for place in dataset.relevant(query)
+        }
+        truth = np.array([own.get(document.id, -1) for document in dataset.documents])
+        named = corpus.document_vectors @ corpus.query_vectors.T
+        ids = dict(zip(texts, (query.id for query in corpus.queries), strict=True))
+        vectors = dict(zip(texts, corpus.query_vectors.tolist(), strict=True))
+
+        class Labelled(RefinedRetriever):
+            """Hands the teacher the query's id, and the vector in the file."""
+
+            def refine_batch(self, queries: list[str], **kwargs: object) -> list[object]:
+                return super().refine_batch(
+                    [LabelledQuery(text, embedding=vectors[text], query_id=ids[text]) for text in queries], **kwargs
+                )
+
+        size = corpus.document_vectors.shape[1]
+        make = lambda: Labelled(store, MockEmbedding(embed_dim=size), grader, on_error="raise")  # noqa: E731
+        nodes = [
+            node.model_copy(update={"embedding": v.tolist()})
+            for node, v in zip(corpus.nodes, corpus.document_vectors, strict=True)
+        ]
+        known = truth >= 0
+        every = RefinedClassifier(make()).fit(texts)
+        place = {text: at for at, text in enumerate(texts)}
+        found = np.array([place[label] for label in every.predict_nodes(nodes)])
+        row: dict[str, object] = {
+            "data": f"{folder.name}:{embedding}",
+            "teacher": teacher,
+            "classes": len(texts),
+            "label embeddings": float((named.argmax(1) == truth)[known].mean()),
+            "refined": float((found == truth)[known].mean()),
+        }
+        row["gain"] = row["refined"] - row["label embeddings"]
+        proba = every.predict_proba(nodes)
+        row["calibration error"] = calibration_error(proba.max(1)[known], (found == truth)[known].astype(float))
+        some = sorted(np.random.default_rng(1).permutation(len(texts))[: 2 * len(texts) // 3].tolist())
+        part = RefinedClassifier(make(), none_of_these=True).fit([texts[at] for at in some])
+        labels = part.predict_nodes(nodes)
+        left = ~np.isin(truth, some)
+        none = np.array([label is None for label in labels])
+        right = np.array([label is not None and place[label] == at for label, at in zip(labels, truth, strict=True)])
+        return {
+            **row,
+            "none of these: of leftovers": float(none[left].mean()),
+            "none of these: of others": float(none[~left].mean()),
+            "accuracy with none of these": float((right | (none & left)).mean()),
+        }
+
+
 def table(rows: list[dict[str, object]]) -> str:
     """Write rows as Markdown."""
     names = list(rows[0])
@@ -169,7 +226,7 @@ def draw(pools: dict[str, list[np.ndarray]], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["cuts", "certificates"])
+    parser.add_argument("what", choices=["cuts", "certificates", "classes"])
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--embed-model", nargs="*", default=["minilm"])
     parser.add_argument("--teacher", nargs="*", default=["gold", "noisy"])
@@ -185,6 +242,8 @@ def main() -> None:
             for teacher in arguments.teacher:
                 if arguments.what == "cuts":
                     row, pools[f"{folder.name}, {teacher}"] = cuts(folder, embedding, teacher, arguments.max_queries)
+                elif arguments.what == "classes":
+                    row = classes(folder, embedding, teacher, arguments.max_queries)
                 else:
                     row = certificates(folder, embedding, teacher, arguments.max_queries)
                 rows.append(row)

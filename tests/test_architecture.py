@@ -37,6 +37,8 @@ MAY_KNOW = {
         "qdrant",
         "graders",
     },
+    "classifying": {"refinement", "similarity", "refining", "selecting"},
+    "classifier": {"classifying", "qdrant", "retrieval", "retriever"},
     "retriever": {"refinement", "selection", "steps", "stores", "refining", "qdrant", "graders", "retrieval"},
 }
 # What users start: free to know all of the above.

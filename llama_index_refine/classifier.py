@@ -1,0 +1,275 @@
+"""Labels as refined queries."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from llama_index.core import Settings
+from llama_index.core.base.embeddings.base import BaseEmbedding
+from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore
+from numpy.typing import NDArray
+
+from llama_index_refine.classifying import storage
+from llama_index_refine.classifying.labels import read_labels
+from llama_index_refine.classifying.memory import Memory
+from llama_index_refine.classifying.scores import Scores, fit_scores
+from llama_index_refine.qdrant.collection import QdrantCollection
+from llama_index_refine.qdrant.points import points_of
+from llama_index_refine.retrieval.running import run
+from llama_index_refine.retriever import RefinedRetriever
+
+# Documents by which the similarities to the labels are standardised.
+SAMPLE = 512
+# Vectors fetched in one request.
+CHUNK = 256
+
+
+class RefinedClassifier:
+    """Gives texts and nodes one of several labels, each of which is a query refined over a collection.
+
+    A document gets the label to which its similarity, standardised over the collection, is highest. It follows
+    scikit-learn's conventions for classifiers; a text is what scikit-learn calls a sample.
+
+    :param retriever: refines the labels, over its collection, by its teacher's grades; and embeds texts. None for a
+        classifier that is loaded, which embeds texts with `Settings.embed_model`.
+    :param none_of_these: whether a document may get None, where it is more likely to have none of the labels than the
+        most likely one.
+    """
+
+    _estimator_type = "classifier"
+
+    def __init__(self, retriever: RefinedRetriever | None = None, none_of_these: bool = False) -> None:
+        self.retriever = retriever
+        self.none_of_these = none_of_these
+
+    @property
+    def classes_(self) -> NDArray[np.object_]:
+        """(C,) the labels, in the order of the columns of `predict_proba`."""
+        return np.array(self._fitted().names, dtype=object)
+
+    def fit(self, labels: Sequence[str] | Mapping[str, str], budget: int | None = None) -> RefinedClassifier:
+        """Refine a query for each label.
+
+        :param labels: names, or a mapping from name to definition. Definitions are what the teacher grades by.
+        :param budget: the most documents to grade for each label, at least 2; None for the retriever's feedback_top_k.
+        :return: the classifier.
+        :raises ValueError: labels that are duplicates or fewer than two, a budget that is too small, or a retriever
+            whose scores are not similarities.
+        """
+        texts = read_labels(labels)
+        retriever = self._given()
+        if budget is not None:
+            if budget < 2:
+                raise ValueError(f"budget must be at least 2 documents for each label, got {budget}")
+            retriever = copy.copy(retriever)
+            retriever.feedback_top_k = budget
+        collection = retriever._collection
+        if collection.options.hybrid is not None:
+            raise ValueError("retriever must not be in hybrid mode: its scores are ranks, and labels need similarities")
+        wide = QdrantCollection(collection.store, collection.options, SAMPLE)
+        sample, space, population = (
+            outcome.result for outcome in run([wide.background(), wide.space(), wide.population()])
+        )
+        for result in (sample, space, population):
+            if isinstance(result, Exception):
+                raise result
+        if not population:
+            raise ValueError(f"retriever searches the collection {collection.store.collection_name!r}, which is empty")
+        refinements = retriever.refine_batch(list(texts.values()))
+        self.memory_ = Memory.of(texts, refinements, sample.vectors.numpy(), population, space.metric)
+        self._refit()
+        return self
+
+    def partial_fit(
+        self, nodes: Sequence[str | BaseNode | NodeWithScore], labels: Sequence[str | None]
+    ) -> RefinedClassifier:
+        """Take in judgements of people, which count in full, and refine the labels concerned again.
+
+        :param nodes: texts or nodes.
+        :param labels: the label of each; None for none of these. A node counts for its own label, and against the one
+            that it would have been given instead.
+        :return: the classifier.
+        :raises ValueError: another number of labels, or one that was not fitted.
+        """
+        memory = self._fitted()
+        if len(nodes) != len(labels):
+            raise ValueError(f"labels must be one for each of the {len(nodes)} nodes, got {len(labels)}")
+        unknown = sorted({label for label in labels if label is not None and label not in memory.names})
+        if unknown:
+            raise ValueError(f"labels holds {unknown[0]!r}, which was not fitted: it is none of {memory.names}")
+        if not len(nodes):
+            return self
+        vectors = self._vectors_of(nodes)
+        taken = memory.names
+        guessed = [taken[at] for at in self.scores_.standard(vectors).argmax(1)]
+        for vector, label, guess in zip(vectors, labels, guessed, strict=True):
+            if label is not None:
+                memory.judge(label, vector, 1.0)
+            if guess != label:
+                memory.judge(guess, vector, 0.0)
+        self._refit()
+        return self
+
+    def predict(self, texts: Sequence[str]) -> NDArray[np.object_]:
+        """Give each text its label.
+
+        :param texts: the texts.
+        :return: (n,) labels; None where none of them fits and `none_of_these` asks for that.
+        """
+        return self._labels(self._embedded(texts))
+
+    def predict_nodes(self, nodes: Sequence[str | BaseNode | NodeWithScore]) -> NDArray[np.object_]:
+        """Give each node its label.
+
+        :param nodes: nodes, whose vectors are their own, or the collection's, or else made from their text; or texts.
+        :return: (n,) labels, as `predict` gives them.
+        """
+        return self._labels(self._vectors_of(nodes))
+
+    def predict_proba(self, texts: Sequence[str | BaseNode | NodeWithScore]) -> NDArray[np.float64]:
+        """Say how likely each label is.
+
+        :param texts: texts or nodes.
+        :return: (n, C) with a column for each of `classes_`. Rows sum to 1, or with `none_of_these` to less; the rest
+            is the probability of none.
+        """
+        standard = self._scores().standard(self._vectors_of(texts))
+        return self.scores_.probabilities(standard, self.none_of_these)
+
+    def score(self, texts: Sequence[str], labels: Sequence[str | None]) -> float:
+        """Return the accuracy: the share of texts that get their label."""
+        return float(np.mean([found == label for found, label in zip(self.predict(texts), labels, strict=True)]))
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return what the classifier was made with."""
+        return {"retriever": self.retriever, "none_of_these": self.none_of_these}
+
+    def set_params(self, **params: Any) -> RefinedClassifier:
+        """Set what the classifier was made with.
+
+        :raises ValueError: there is no such parameter.
+        """
+        for name, value in params.items():
+            if name not in self.get_params():
+                raise ValueError(f"RefinedClassifier has no parameter {name!r}; it has {', '.join(self.get_params())}")
+            setattr(self, name, value)
+        return self
+
+    def __sklearn_clone__(self) -> RefinedClassifier:
+        return type(self)(**self.get_params())
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "memory_")
+
+    def save(self, path: str | Path) -> None:
+        """Write the classifier into one file, in safetensors' format with JSON in its header.
+
+        The retriever is not in it. Texts of graded documents are not either, but their vectors are.
+
+        :param path: the file, which is replaced.
+        :raises OSError: it cannot be written.
+        """
+        tensors, facts = self._fitted().to_file()
+        storage.write(path, tensors, {**facts, "none_of_these": self.none_of_these})
+
+    @classmethod
+    def load(cls, path: str | Path, retriever: RefinedRetriever | None = None) -> RefinedClassifier:
+        """Read what `save` wrote.
+
+        :param path: the file.
+        :param retriever: embeds texts, and knows the nodes' vectors; None to embed texts with `Settings.embed_model`.
+        :return: the classifier.
+        :raises OSError: it cannot be read.
+        :raises ValueError: it is no such file.
+        """
+        tensors, facts = storage.read(path)
+        try:
+            classifier = cls(retriever, bool(facts["none_of_these"]))
+            classifier.memory_ = Memory.from_file(tensors, facts)
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise ValueError(f"path {path} is no file that RefinedClassifier.save wrote: {error}") from error
+        classifier._refit()
+        return classifier
+
+    def _refit(self) -> None:
+        memory = self.memory_
+        self.scores_ = fit_scores(memory.lessons(), memory.sample, memory.population, memory.metric)
+
+    def _fitted(self) -> Memory:
+        if not hasattr(self, "memory_"):
+            raise ValueError("this RefinedClassifier is not fitted: call fit, or load")
+        return self.memory_
+
+    def _scores(self) -> Scores:
+        self._fitted()
+        return self.scores_
+
+    def _given(self) -> RefinedRetriever:
+        if not isinstance(self.retriever, RefinedRetriever):
+            raise ValueError(f"retriever must be a RefinedRetriever, got {type(self.retriever).__name__}")
+        return self.retriever
+
+    def _labels(self, vectors: NDArray[np.float32]) -> NDArray[np.object_]:
+        scores, names = self._scores(), self.classes_
+        standard = scores.standard(vectors)
+        found = names[standard.argmax(1)] if len(vectors) else names[:0]
+        if self.none_of_these:
+            likeliest = scores.probabilities(standard, none=True).max(1, initial=0.0)
+            found[1 - scores.any_of_them(standard) > likeliest] = None
+        return found
+
+    def _vectors_of(self, items: Sequence[str | BaseNode | NodeWithScore]) -> NDArray[np.float32]:
+        """Return (n, d) the vectors of texts and nodes."""
+        nodes = [item.node if isinstance(item, NodeWithScore) else item for item in items]
+        vectors: dict[int, Any] = {}
+        for at, node in enumerate(nodes):
+            if isinstance(node, BaseNode) and node.embedding is not None:
+                vectors[at] = node.embedding
+        others = enumerate(nodes)
+        vectors |= self._stored(
+            {at: node.node_id for at, node in others if isinstance(node, BaseNode) and at not in vectors}
+        )
+        rest = [at for at in range(len(nodes)) if at not in vectors]
+        texts = [one if isinstance(one := nodes[at], str) else one.get_content(MetadataMode.EMBED) for at in rest]
+        vectors |= zip(rest, self._embedded(texts), strict=True)
+        size = self._fitted().sample.shape[1]
+        return np.array([vectors[at] for at in range(len(nodes))], dtype=np.float32).reshape(len(nodes), size)
+
+    def _stored(self, ids: Mapping[int, str]) -> dict[int, NDArray[np.float32]]:
+        """Return the vectors of those nodes that the retriever's collection has, by place."""
+        if self.retriever is None:
+            return {}
+        collection = self.retriever._collection
+        wanted = {point: at for at, node_id in ids.items() for point in points_of(node_id)}
+        points, probe = list(wanted), self._scores().vectors[0]
+        found: dict[int, NDArray[np.float32]] = {}
+        for start in range(0, len(points), CHUNK):
+            chunk = points[start : start + CHUNK]
+            (outcome,) = run([collection.fetch(chunk, probe, len(chunk))])
+            if isinstance(outcome.result, Exception):
+                raise outcome.result
+            found |= {
+                wanted[point]: vector.numpy()
+                for point, vector in zip(outcome.result.ids, outcome.result.vectors, strict=True)
+                if point in wanted
+            }
+        return found
+
+    def _embedded(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        size = self._fitted().sample.shape[1]
+        if isinstance(texts, str):
+            raise ValueError(f"texts must be a list of texts; got the text {texts[:40]!r}")
+        if not len(texts):
+            return np.empty((0, size), dtype=np.float32)
+        model: BaseEmbedding = Settings.embed_model if self.retriever is None else self.retriever.embed_model
+        vectors = np.array(model.get_text_embedding_batch(list(texts)), dtype=np.float32)
+        if vectors.shape[1] != size:
+            raise ValueError(
+                f"texts are embedded in {vectors.shape[1]} dimensions, the labels in {size}: set embed_model to the "
+                "model that embedded the collection"
+            )
+        return vectors
