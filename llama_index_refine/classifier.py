@@ -237,6 +237,9 @@ class RefinedClassifier:
         texts = [one if isinstance(one := nodes[at], str) else one.get_content(MetadataMode.EMBED) for at in rest]
         vectors |= zip(rest, self._embedded(texts), strict=True)
         size = self._fitted().sample.shape[1]
+        wrong = next((len(one) for one in vectors.values() if len(one) != size), size)
+        if wrong != size:
+            raise ValueError(f"nodes hold vectors of {wrong} dimensions, the labels' have {size}: is it another model?")
         return np.array([vectors[at] for at in range(len(nodes))], dtype=np.float32).reshape(len(nodes), size)
 
     def _stored(self, ids: Mapping[int, str]) -> dict[int, NDArray[np.float32]]:

@@ -143,7 +143,7 @@ def certificates(folder: Path, embedding: str, teacher: str, queries: int | None
 
 
 def classes(folder: Path, embedding: str, teacher: str, queries: int | None) -> dict[str, object]:
-    """Measure classes that are queries of the data set, 20 grades each; with a third of them left out, none of these."""
+    """Measure classes that are queries of the data set, 20 grades each; with a third left out, none of these."""
     with collection(folder, embedding, queries) as (corpus, store):
         dataset, grader = corpus.dataset, make_teacher(teacher, corpus.dataset)
         texts = [query.text for query in corpus.queries]

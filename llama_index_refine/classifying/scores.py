@@ -16,10 +16,12 @@ Array = NDArray[np.float64]
 
 # Where each label's probability is kept, in standard deviations of the collection's similarities.
 PLACES = np.linspace(-4, 16, 81)
-# Nats for one standard deviation that are tried, and what is taken where nothing was found relevant.
+# Nats for one standard deviation that are tried, and what is taken where nothing was graded.
 SHARPNESS, USUAL = np.geomspace(0.3, 12, 40), 3.0
 # A scatter below this share of the similarities' size is rounding.
 RESOLUTION = 1e-6
+# No probability counts as smaller, so that one grade that errs does not decide.
+LEAST = 0.01
 
 
 @dataclass(frozen=True)
@@ -105,20 +107,28 @@ def fit_scores(lessons: Sequence[Lesson], sample: NDArray[np.float32], populatio
 
 
 def _sharpness(scores: Scores, lessons: Sequence[Lesson]) -> float:
-    """Choose it by the likelihood of the labels of what was found relevant, each document left out of its own label."""
-    rows, own = [], []
-    for at, lesson in enumerate(lessons):
-        relevant = lesson.grades >= 0.5
-        if relevant.any():
-            standard = scores.standard(lesson.documents[relevant])
-            standard[:, at] = (lesson.held_out[relevant] - scores.centres[at]) / scores.scales[at]
-            rows.append(standard)
-            own += [at] * int(relevant.sum())
-    if not rows:
+    """Choose it by the likelihood of the grades, each document's place for its own label being that without its grade.
+
+    What was found irrelevant counts as well: it is what is hard to tell from the relevant, and keeps the easy relevant
+    documents from making all too sure.
+    """
+    graded = [(at, lesson) for at, lesson in enumerate(lessons) if len(lesson.grades)]
+    if not graded:
         return USUAL
+    rows, own = [], []
+    for at, lesson in graded:
+        standard = scores.standard(lesson.documents)
+        standard[:, at] = (lesson.held_out - scores.centres[at]) / scores.scales[at]
+        rows.append(standard)
+        own += [at] * len(lesson.grades)
     standard, places = np.concatenate(rows), np.array(own)
-    gains = standard - standard[np.arange(len(places)), places][:, None]
-    costs = [np.logaddexp.reduce(sharpness * gains, axis=1).mean() for sharpness in SHARPNESS]
+    grades = np.concatenate([lesson.grades for _, lesson in graded])
+    gaps = standard - standard[np.arange(len(places)), places][:, None]
+    costs = []
+    for sharpness in SHARPNESS:
+        against = np.logaddexp.reduce(sharpness * gaps, axis=1)
+        missed = np.log(np.maximum(-np.expm1(-against), LEAST))
+        costs.append((grades * against - (1 - grades) * missed).mean())
     return float(SHARPNESS[int(np.argmin(costs))])
 
 
