@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from llama_index_refine.graders.openai import OpenAIGrader as OpenAIGrader
     from llama_index_refine.graders.postprocessor import PostprocessorGrader as PostprocessorGrader
     from llama_index_refine.graders.scale import ScaleGrader as ScaleGrader
+    from llama_index_refine.memory.memory import RefinementMemory as RefinementMemory
     from llama_index_refine.refinement import Refinement as Refinement
     from llama_index_refine.refining.refiner import QueryRefiner as QueryRefiner
     from llama_index_refine.refining.trust import Reliability as Reliability
@@ -55,6 +56,7 @@ _HOME = {
     "RefinedClassifier": "classifier",
     "RefinedRetriever": "retriever",
     "Refinement": "refinement",
+    "RefinementMemory": "memory.memory",
     "Reliability": "refining.trust",
     "ScaleGrader": "graders.scale",
     "Selection": "selection",
@@ -81,6 +83,7 @@ __all__ = [
     "RefinedClassifier",
     "RefinedRetriever",
     "Refinement",
+    "RefinementMemory",
     "Reliability",
     "ScaleGrader",
     "Selection",

@@ -60,6 +60,8 @@ class Refinement:
     :param prompt_tokens: tokens sent, as far as the API says.
     :param completion_tokens: tokens received, as far as the API says.
     :param cached_grades: grades that a cache answered.
+    :param remembered: grades that a memory had for this very query.
+    :param borrowed: grades that a memory had for similar queries, and that took part; they are not among `grades`.
     :param reason: why nothing was refined, None where it was.
     """
 
@@ -96,6 +98,8 @@ class Refinement:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_grades: int = 0
+    remembered: int = 0
+    borrowed: int = 0
     reason: str | None = None
 
     @property

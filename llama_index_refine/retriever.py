@@ -20,22 +20,26 @@ from qdrant_client import AsyncQdrantClient
 
 from llama_index_refine.graders.account import Budget
 from llama_index_refine.graders.base import BaseGrader
+from llama_index_refine.memory.memory import RefinementMemory
 from llama_index_refine.qdrant.collection import QdrantCollection
 from llama_index_refine.qdrant.options import QdrantKwargs, read_hybrid, read_options
 from llama_index_refine.refinement import Refinement
 from llama_index_refine.refining.base import BaseRefiner
 from llama_index_refine.refining.trust import Reliability
 from llama_index_refine.retrieval.embedding import Embedding
-from llama_index_refine.retrieval.events import RefinementEvent, dispatcher, span, spanned_by_base
+from llama_index_refine.retrieval.events import span, spanned_by_base
 from llama_index_refine.retrieval.examples import in_batches, with_examples
 from llama_index_refine.retrieval.grading import Grading
 from llama_index_refine.retrieval.index import Docstore, Modality, read_index
+from llama_index_refine.retrieval.judges import Judges
 from llama_index_refine.retrieval.lessons import Refining
 from llama_index_refine.retrieval.loop import FeedbackLoop
 from llama_index_refine.retrieval.notes import annotated
+from llama_index_refine.retrieval.outcomes import result_of, results_of
 from llama_index_refine.retrieval.records import trust_in
 from llama_index_refine.retrieval.relevance import Calibration
-from llama_index_refine.retrieval.running import Outcome, arun, run
+from llama_index_refine.retrieval.remembering import Remembering
+from llama_index_refine.retrieval.running import arun, run
 from llama_index_refine.retrieval.selecting import Selecting
 from llama_index_refine.retrieval.selects import Selects
 from llama_index_refine.retrieval.target import Target
@@ -44,7 +48,7 @@ from llama_index_refine.steps import Steps
 from llama_index_refine.stores import SparseEncoder, open_store
 
 
-class RefinedRetriever(Selects, BaseRetriever):
+class RefinedRetriever(Selects, Judges, BaseRetriever):
     """Searches a Qdrant collection, has the first nodes graded, refines the query vector and searches again.
 
     :param vector_store: the collection, as LlamaIndex sees it.
@@ -61,6 +65,7 @@ class RefinedRetriever(Selects, BaseRetriever):
     :param trust: how far to follow the teacher: a number in [0, 1], or the `Reliability` that learns it from the
         grades; None for the one that all retrievers with this grader share, or 1 where the grader is `trusted`, as
         people are.
+    :param memory: what past queries have taught; None for no memory.
     :param on_error: "fallback" returns the first search's nodes when anything after it fails, "raise" raises.
     :param score: what the nodes' scores are: Qdrant's "similarity", or the "probability" that a node is relevant, which
         costs one more request; None for all where nothing was graded.
@@ -94,6 +99,7 @@ class RefinedRetriever(Selects, BaseRetriever):
         budget: Budget | None = None,
         refiner: BaseRefiner | None = None,
         trust: Reliability | float | None = None,
+        memory: RefinementMemory | None = None,
         on_error: Literal["fallback", "raise"] = "fallback",
         score: Literal["similarity", "probability"] = "similarity",
         node_ids: Sequence[str] | None = None,
@@ -125,6 +131,8 @@ class RefinedRetriever(Selects, BaseRetriever):
             raise ValueError(f"score must be 'similarity' or 'probability', got {score!r}")
         if grader is not None and not isinstance(grader, BaseGrader):
             raise ValueError(f"grader must be a BaseGrader, got {type(grader).__name__}; for an LLM, LLMGrader(llm)")
+        if memory is not None and not isinstance(memory, RefinementMemory):
+            raise ValueError(f"memory must be a RefinementMemory, got {type(memory).__name__}: RefinementMemory(store)")
         if not isinstance(vector_store, QdrantVectorStore):
             raise ValueError(f"vector_store must be a QdrantVectorStore, got {type(vector_store).__name__}")
         self.similarity_top_k = similarity_top_k
@@ -133,6 +141,7 @@ class RefinedRetriever(Selects, BaseRetriever):
         self.budget = budget or Budget()
         self.on_error: Literal["fallback", "raise"] = on_error
         self.trust = trust
+        self.memory = memory
         self._hybrid_top_k = hybrid_top_k
         self._embed_model = embed_model
         self._grader = grader
@@ -267,13 +276,13 @@ class RefinedRetriever(Selects, BaseRetriever):
         :return: the refinement, with the nodes that `retrieve` would return.
         :raises Exception: the embedding or the first search failed; with on_error="raise", anything that failed.
         """
-        return _result(run([self._steps(with_examples(query, like, unlike))])[0])
+        return result_of(run([self._steps(with_examples(query, like, unlike))])[0])
 
     @span
     async def arefine(self, query: QueryType, like: Sequence[str] = (), unlike: Sequence[str] = ()) -> Refinement:
         """Retrieve, and tell how, without blocking the event loop. See `refine`."""
         (outcome,) = await arun([self._steps(with_examples(query, like, unlike))])
-        return _result(outcome)
+        return result_of(outcome)
 
     @span
     def refine_batch(
@@ -290,7 +299,7 @@ class RefinedRetriever(Selects, BaseRetriever):
         """
         results = []
         for batch in in_batches(queries, batch_size):
-            results += _results(run([self._steps(query) for query in batch]), return_exceptions)
+            results += results_of(run([self._steps(query) for query in batch]), return_exceptions)
         return results
 
     @span
@@ -300,7 +309,7 @@ class RefinedRetriever(Selects, BaseRetriever):
         """Refine many queries without blocking the event loop. See `refine_batch`."""
         results = []
         for batch in in_batches(queries, batch_size):
-            results += _results(await arun([self._steps(query) for query in batch]), return_exceptions)
+            results += results_of(await arun([self._steps(query) for query in batch]), return_exceptions)
         return results
 
     def retrieve_batch(
@@ -376,19 +385,5 @@ class RefinedRetriever(Selects, BaseRetriever):
             self.budget,
             self.on_error,
             trust_in(self.grader) if self.trust is None else self.trust,
+            Remembering(self.memory, self._collection, lambda: self.grader, lambda: self.embed_model),
         )
-
-
-def _results(outcomes: Sequence[Outcome], return_exceptions: bool) -> list[Any]:
-    return [
-        outcome.result if return_exceptions and isinstance(outcome.result, Exception) else _result(outcome)
-        for outcome in outcomes
-    ]
-
-
-def _result(outcome: Outcome) -> Refinement:
-    if isinstance(outcome.result, Exception):
-        raise outcome.result
-    refinement: Refinement = replace(outcome.result, timings=outcome.seconds)
-    dispatcher.event(RefinementEvent.of(refinement))
-    return refinement

@@ -7,7 +7,7 @@ retrievals run side by side hand the same operation all their items in one call.
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Generator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -34,6 +34,27 @@ class Step:
 
 
 Steps = Generator[Step, Any, T]
+
+
+async def answered(calls: Generator[Any, Any, T], ask: Callable[[Any], Awaitable[Any]]) -> T:
+    """Make calls one after the other, each in the light of the answers before.
+
+    :param calls: yields the calls, and is sent their answers, or thrown the exceptions.
+    :param ask: makes one.
+    :return: what `calls` returns.
+    """
+    try:
+        call = next(calls)
+        while True:
+            try:
+                answer = await ask(call)
+            except Exception as error:
+                call = calls.throw(error)
+            else:
+                call = calls.send(answer)
+    except StopIteration as end:
+        result: T = end.value
+        return result
 
 
 def at_once(work: Coroutine[Any, Any, T]) -> T:

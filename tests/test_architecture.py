@@ -24,6 +24,7 @@ MAY_KNOW = {
     "selection": {"display", "refinement", "selecting"},
     "qdrant": {"ids", "locks", "similarity", "steps", "stores"},
     "graders": {"ids", "images", "locks"},
+    "memory": {"ids", "images", "similarity", "steps", "refining", "qdrant"},
     "retrieval": {
         "ids",
         "images",
@@ -36,10 +37,11 @@ MAY_KNOW = {
         "selection",
         "qdrant",
         "graders",
+        "memory",
     },
     "classifying": {"refinement", "similarity", "refining", "selecting"},
     "classifier": {"classifying", "qdrant", "retrieval", "retriever"},
-    "retriever": {"refinement", "selection", "steps", "stores", "refining", "qdrant", "graders", "retrieval"},
+    "retriever": {"refinement", "selection", "steps", "stores", "refining", "qdrant", "graders", "memory", "retrieval"},
 }
 # What users start: free to know all of the above.
 ON_TOP = ("evaluation", "demo", "ui", "commands")

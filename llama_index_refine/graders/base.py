@@ -71,6 +71,13 @@ class BaseGrader(PromptMixin, ABC):
         prompts = sorted((name, prompt.get_template()) for name, prompt in self.get_prompts().items())
         return f"{type(self).__module__}.{type(self).__qualname__} {prompts}"
 
+    def memory_fingerprint(self) -> str:
+        """Say what decides the grades that a `RefinementMemory` keeps, where people's are kept apart.
+
+        :return: the fingerprint, unless a subclass knows better.
+        """
+        return self.fingerprint()
+
     @property
     def trusted(self) -> bool:
         """Whether its grades are followed in full from the first query; not, unless a subclass knows better.

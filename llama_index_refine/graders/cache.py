@@ -56,6 +56,10 @@ class CachedGrader(CombiningGrader):
         """See `BaseGrader.fingerprint`. A cache changes no grade."""
         return self._teacher.fingerprint()
 
+    def memory_fingerprint(self) -> str:
+        """See `BaseGrader.memory_fingerprint`. A cache changes no grade."""
+        return self._teacher.memory_fingerprint()
+
     async def _combine(self, query: QueryBundle, nodes: Sequence[BaseNode], caller: Caller) -> Grades:
         teacher = self.fingerprint()
         # Files of images are read for this.

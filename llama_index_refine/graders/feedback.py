@@ -74,6 +74,10 @@ class FeedbackGrader(CombiningGrader):
         """See `BaseGrader.fingerprint`. People change their minds: cache the teacher, not this grader."""
         return f"{super().fingerprint()} {id(self)}"
 
+    def memory_fingerprint(self) -> str:
+        """See `BaseGrader.memory_fingerprint`: the teacher's, as people's grades are remembered as theirs."""
+        return self._teacher.memory_fingerprint() if self._teacher is not None else "people"
+
     def _lookup(self, query: QueryBundle) -> Mapping[str, float]:
         return self._given.get(_folded(query), {})
 

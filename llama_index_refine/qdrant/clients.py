@@ -16,7 +16,7 @@ from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 
 from llama_index_refine.qdrant.errors import refused
 from llama_index_refine.qdrant.loops import awaited
-from llama_index_refine.steps import at_once
+from llama_index_refine.steps import answered, at_once
 
 # Queries in one request to Qdrant. At two lists of a hundred nodes a query, an answer stays at some 20 MB.
 BATCH = 64
@@ -64,7 +64,7 @@ class ClientOperation(ABC):
         async def wait(seconds: float) -> None:
             time.sleep(seconds)
 
-        return at_once(self._answered(items, _patient(ask, wait)))
+        return at_once(answered(self._calls(items), _patient(ask, wait)))
 
     async def arun(self, items: Sequence[Any]) -> Sequence[Any]:
         """Call the asynchronous client; where there is none, the blocking one in a worker thread."""
@@ -75,22 +75,7 @@ class ClientOperation(ABC):
         async def ask(call: Call) -> Any:
             return await awaited(client, call.method, self.store.collection_name, call.arguments)
 
-        return await self._answered(items, _patient(ask, asyncio.sleep))
-
-    async def _answered(self, items: Sequence[Any], ask: Callable[[Call], Awaitable[Any]]) -> Sequence[Any]:
-        calls = self._calls(items)
-        try:
-            call = next(calls)
-            while True:
-                try:
-                    answer = await ask(call)
-                except Exception as error:
-                    call = calls.throw(error)
-                else:
-                    call = calls.send(answer)
-        except StopIteration as end:
-            results: list[Any] = end.value
-            return results
+        return await answered(self._calls(items), _patient(ask, asyncio.sleep))
 
     @abstractmethod
     def _calls(self, items: Sequence[Any]) -> Calls:

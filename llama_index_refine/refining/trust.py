@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from tempfile import NamedTemporaryFile
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -214,10 +215,7 @@ class Reliability:
         :param path: the file, which is replaced.
         :raises OSError: it cannot be written.
         """
-        with self._lock:
-            belief = {**vars(self.belief), "hypotheses": self.belief.hypotheses.tolist()}
-            record = {"ratios": RATIOS.tolist(), "belief": belief, "used": self.used.counts.tolist()}
-        path = Path(path)
+        record, path = self.to_dict(), Path(path)
         # Whoever reads it meanwhile finds the old record or the new one.
         with NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, suffix=".tmp", delete=False) as file:
             json.dump(record, file, allow_nan=False)
@@ -233,14 +231,45 @@ class Reliability:
         :raises ValueError: it holds no record.
         """
         try:
-            record = json.loads(Path(path).read_text(encoding="utf-8"))
+            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        except ValueError as error:
+            raise ValueError(f"{path} is no record that Reliability.save wrote: {error}") from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Write the record in what JSON knows."""
+        with self._lock:
+            belief = {**vars(self.belief), "hypotheses": self.belief.hypotheses.tolist()}
+            return {"ratios": RATIOS.tolist(), "belief": belief, "used": self.used.counts.tolist()}
+
+    @classmethod
+    def from_dict(cls, record: Any) -> Reliability:
+        """Read what `to_dict` wrote.
+
+        :param record: the dictionary.
+        :return: the record.
+        :raises ValueError: it is none.
+        """
+        try:
             belief = Belief(**{**record["belief"], "hypotheses": np.array(record["belief"]["hypotheses"], dtype=float)})
             used = GradeRange(np.array(record["used"], dtype=float))
             if record["ratios"] != RATIOS.tolist() or not belief.valid():
                 raise ValueError("its numbers are no probabilities of these hypotheses")
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} is no record that Reliability.save wrote: {error}") from error
+            raise ValueError(str(error)) from error
         return cls(belief, used)
+
+    def knows_more_than(self, other: Reliability) -> bool:
+        """Say whether more queries stand behind this record than behind another."""
+        return self.belief.queries > other.belief.queries
+
+    def adopt(self, other: Reliability) -> None:
+        """Take over another record of the same teacher, if more queries stand behind it.
+
+        :param other: the record.
+        """
+        if other.knows_more_than(self):
+            with self._lock:
+                self.belief, self.used = other.belief, other.used
 
     def hear(self, grades: ArrayLike) -> None:
         """Take in which part of the scale the teacher uses.

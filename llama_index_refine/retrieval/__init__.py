@@ -4,7 +4,10 @@
 - Its steps: `embedding`, `grading`, `lessons` (which refines); `fusion` makes the final order.
 - For a selection: `selects` has the ways to call it, `selecting` says in which order, `target` what is asked of it;
   `relevance` gathers what is known of a query's documents, `ordering` puts them in order.
+- For a memory: `remembering` finds what was graded before, lets similar queries lend, and keeps the new; `judges` has
+  the ways to keep what people say.
 - What it carries: `feedback` is what was graded so far, `examples` what the query itself brought, `records` each
   teacher's standing.
-- At its ends: `index` takes over a `VectorStoreIndex`, `events` and `notes` tell what happened.
+- At its ends: `outcomes` hands over what came of it, `index` takes over a `VectorStoreIndex`, `events` and `notes` tell
+  what happened.
 """

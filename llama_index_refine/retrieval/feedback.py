@@ -21,6 +21,22 @@ class NotRefinedError(Exception):
     """Why there is nothing to refine by."""
 
 
+@dataclass(frozen=True)
+class Loan:
+    """A document's grade that a similar query lends.
+
+    :param point: the document.
+    :param vector: (d,) its vector.
+    :param grade: its relevance in [0, 1].
+    :param belief: how far to believe it, in [0, 1], beside a grade of the teacher's for this query.
+    """
+
+    point: PointId
+    vector: Tensor
+    grade: float
+    belief: float
+
+
 @dataclass
 class Feedback:
     """What has been graded for one query so far.
@@ -42,6 +58,8 @@ class Feedback:
     grades: list[float] = field(default_factory=list)
     spread: list[float | None] = field(default_factory=list)
     believed: list[float | None] = field(default_factory=list)
+    recalled: set[PointId] = field(default_factory=set)
+    carried: list[Loan] = field(default_factory=list)
     shown: set[PointId] = field(default_factory=set)
     asked: int = 0
     path: list[Any] = field(default_factory=list)
@@ -79,6 +97,14 @@ class Feedback:
         """Return those of the points whose grade is not known yet."""
         kept = [at for at, point in enumerate(found.ids) if point not in self.shown]
         return found if len(kept) == len(found.ids) else found.at(kept)
+
+    def borrowed(self) -> list[Loan]:
+        """Return the grades that similar queries lend, of documents that this one has none for."""
+        return [loan for loan in self.carried if loan.point not in self.shown]
+
+    def spared(self, feedback_top_k: int) -> int:
+        """Return how many grades need not be asked for, as similar queries lend them: half of all at most."""
+        return min(len(self.borrowed()), feedback_top_k // 2)
 
     def said(self) -> list[int]:
         """Return the places of the grades that the teacher gave."""

@@ -13,7 +13,7 @@ from llama_index.core.schema import NodeWithScore, QueryBundle
 from numpy.typing import NDArray
 
 from llama_index_refine.graders.account import Account, Budget
-from llama_index_refine.graders.base import GraderError, Grades
+from llama_index_refine.graders.base import GraderError, Grades, on_scale
 from llama_index_refine.ids import same_id
 from llama_index_refine.images.sources import is_inline
 from llama_index_refine.qdrant.background import Background
@@ -30,6 +30,7 @@ from llama_index_refine.retrieval.feedback import Feedback, NotRefinedError
 from llama_index_refine.retrieval.fusion import Ranking, admitted, fuse, fuse_ranked, standing
 from llama_index_refine.retrieval.grading import Grading, Sheet
 from llama_index_refine.retrieval.lessons import Lesson, Refining
+from llama_index_refine.retrieval.remembering import Recollection, Remembering, within
 from llama_index_refine.similarity import similarity, similarity_of_score
 from llama_index_refine.steps import Step, Steps
 
@@ -54,6 +55,7 @@ class FeedbackLoop:
     :param budget: the most that the grading may cost.
     :param on_error: whether what fails after the first search raises.
     :param trust: the teacher's record, or how far to follow it, in [0, 1].
+    :param remembering: what past queries have to say.
     """
 
     collection: QdrantCollection
@@ -66,6 +68,7 @@ class FeedbackLoop:
     budget: Budget
     on_error: Literal["fallback", "raise"]
     trust: Reliability | float
+    remembering: Remembering
 
     def steps(self, query: QueryBundle, account: Account | None = None) -> Steps[Refinement]:
         """Retrieve for one query.
@@ -76,15 +79,9 @@ class FeedbackLoop:
         :raises ValueError: the query's vector does not fit the collection.
         """
         account = account or Account(self.budget)
-        embedding = query.embedding
-        if embedding is None and not query.image_path and not any(text.strip() for text in query.embedding_strs):
+        if _empty(query):
             return (yield from self._nothing(query))
-        if embedding is None:
-            embedding = yield Step("embed", self.embedding, query)
-        vector = np.asarray(embedding, dtype=np.float32)
-        if not np.isfinite(vector).all():
-            raise ValueError("the query's embedding holds NaN or infinity")
-        yield from self.collection.space_for(vector)
+        vector = yield from self._embedded(query)
         words = yield from self.collection.words(query.query_str)
         shares = split_budget(self.feedback_top_k, self.rounds)
         first, shown = yield from self.collection.search_first(vector, self.similarity_top_k, shares[0], **words)
@@ -116,7 +113,36 @@ class FeedbackLoop:
             prompt_tokens=account.prompt_tokens,
             completion_tokens=account.completion_tokens,
             cached_grades=account.cached,
+            remembered=len(feedback.recalled),
+            borrowed=len(feedback.borrowed()),
         )
+
+    def judge(self, query: QueryBundle, node_id: str, grade: float, user: str | None) -> Steps[None]:
+        """Keep a person's judgement in the memory.
+
+        :param query: the query.
+        :param node_id: the node.
+        :param grade: its relevance in [0, 1].
+        :param user: who says so.
+        :raises ValueError: an empty query, no grade, no memory, or a node that no search can find.
+        """
+        if _empty(query):
+            raise ValueError("query is empty")
+        if (judged := on_scale(grade)) is None:
+            raise ValueError(f"grade must be in [0, 1], got {grade}")
+        vector = yield from self._embedded(query)
+        space = yield from self.collection.space()
+        yield from self.remembering.judge(query, vector, space, node_id, judged, user)
+
+    def _embedded(self, query: QueryBundle) -> Steps[np.ndarray]:
+        embedding = query.embedding
+        if embedding is None:
+            embedding = yield Step("embed", self.embedding, query)
+        vector = np.asarray(embedding, dtype=np.float32)
+        if not np.isfinite(vector).all():
+            raise ValueError("the query's embedding holds NaN or infinity")
+        yield from self.collection.space_for(vector)
+        return vector
 
     def _nothing(self, query: QueryBundle) -> Steps[Refinement]:
         space = yield from self.collection.space()
@@ -131,16 +157,11 @@ class FeedbackLoop:
             raise NotRefinedError(f"the first search found {len(shown.ids)} nodes with a vector, and refining needs 2")
         feedback.doing = "drawing the background"
         background = yield from self._background(space)
-        yield from self._take_examples(feedback)
-        shown = yield from self._with_judged(feedback, feedback.new(shown))
-        if shown.ids:
-            yield from self._grade(feedback, shown)
-        if len(feedback.grades) < 2 and not (background is not None and feedback.grades and not feedback.said()):
-            why = "".join(f"; {failure}" for failure in feedback.account.failures)
-            raise NotRefinedError(f"the teacher graded {len(feedback.grades)} of {len(shown.ids)} nodes, not 2{why}")
-        for share in shares:
+        recollection = yield from self.remembering.recall(feedback, space, self.trust)
+        settled = yield from self._first_round(feedback, recollection, shown, background)
+        for share in [] if settled else shares:
             # Judged nodes may have taken more than the first round's share.
-            share = min(share, self.feedback_top_k - feedback.asked)
+            share = min(share, self.feedback_top_k - feedback.asked - feedback.spared(self.feedback_top_k))
             if share < 1 or feedback.account.exhausted():
                 break
             # What to ask next follows all that was heard; how far to go by it is decided at the end.
@@ -166,7 +187,32 @@ class FeedbackLoop:
         wanted = [point for point, _ in ranking]
         nodes = yield from self.collection.nodes_of(wanted, refinement.vector, sources, **feedback.words)
         refinement.nodes = [NodeWithScore(node=nodes[point], score=score) for point, score in ranking if point in nodes]
+        yield from self.remembering.remember(
+            feedback, recollection, refinement, found, self._settled(feedback), self.trust
+        )
         return refinement
+
+    def _first_round(
+        self, feedback: Feedback, recollection: Recollection, shown: Found, background: Background | None
+    ) -> Steps[bool]:
+        """Grade what was shown, as far as nobody knows it yet. :return: whether the query was graded before."""
+        yield from self._take_examples(feedback)
+        yield from self.remembering.take(feedback, recollection)
+        settled = recollection.settled(self.feedback_top_k)
+        new = yield from self.remembering.new_among(feedback, recollection, shown, self.feedback_top_k)
+        shown = yield from self._with_judged(feedback, new)
+        if shown.ids:
+            yield from self._grade(feedback, shown)
+        if len(feedback.grades) < 2 and not (background is not None and feedback.grades and not feedback.said()):
+            why = "".join(f"; {failure}" for failure in feedback.account.failures)
+            raise NotRefinedError(f"the teacher graded {len(feedback.grades)} of {len(shown.ids)} nodes, not 2{why}")
+        if not settled:
+            yield from self.remembering.borrow(feedback, recollection, background)
+        return settled
+
+    def _settled(self, feedback: Feedback) -> int:
+        """Return how many nodes the teacher might have graded: all it may, unless the budget ended before."""
+        return feedback.asked if feedback.account.exhausted() else self.feedback_top_k
 
     def _fused(self, feedback: Feedback, refinement: Refinement, found: Found, space: Space) -> Ranking:
         graded = feedback.found()
@@ -244,8 +290,11 @@ class FeedbackLoop:
         if not isinstance(self.trust, Reliability):
             return self.trust
         said = feedback.said()
-        if not said:
+        fresh = [at for at in said if feedback.ids[at] not in feedback.recalled]
+        # What was graded before has told what it can of the teacher, unless nothing has been heard of it here.
+        if not said or (not fresh and self.trust.belief.varied):
             return self.trust.belief.trust()
+        said = fresh or said
         documents = torch.stack([feedback.documents[at] for at in said])
         similarities = similarity(torch.from_numpy(feedback.vector), documents, space.metric)
         return self.trust.observe(documents.numpy(), [feedback.grades[at] for at in said], similarities.numpy())
@@ -255,7 +304,8 @@ class FeedbackLoop:
         vectors, population = None, None
         if background is not None:
             # A background document that has been graded would be counted twice, the second time as irrelevant.
-            keep = [at for at, point in enumerate(background.ids) if point not in feedback.shown]
+            known = feedback.shown | {loan.point for loan in feedback.carried}
+            keep = [at for at, point in enumerate(background.ids) if point not in known]
             if keep:
                 vectors = background.vectors if len(keep) == len(background.ids) else background.vectors[keep]
                 population = max(background.population - len(feedback.shown), len(keep))
@@ -268,6 +318,16 @@ class FeedbackLoop:
             feedback.vector, documents, grades, vectors, population, space.metric, shares, signal, query_str
         )
         refinement: Refinement = yield Step("refine", self.refining, lesson)
+        if vectors is not None and (borrowed := feedback.borrowed()):
+            loans = torch.stack([loan.vector for loan in borrowed])
+            every = replace(
+                lesson,
+                documents=torch.cat([documents, loans]),
+                grades=torch.cat([grades, torch.tensor([loan.grade for loan in borrowed])]),
+                trust=np.r_[shares, [np.float32(loan.belief * trust) for loan in borrowed]],
+            )
+            wider: Refinement = yield Step("refine", self.refining, every)
+            refinement = within(refinement, np.asarray(wider.vector))
         feedback.path.append(refinement.vector)
         return refinement
 
@@ -315,3 +375,8 @@ class FeedbackLoop:
             known = similarity(torch.from_numpy(refinement.vector), documents, space.metric)
             candidates = similarity_of_score(torch.tensor([ranking.scores[at] for at in new]), space.metric)
         return [new[place] for place in next_to_grade(known, grades, candidates, share)]
+
+
+def _empty(query: QueryBundle) -> bool:
+    given = query.embedding is not None or query.image_path
+    return not given and not any(text.strip() for text in query.embedding_strs)

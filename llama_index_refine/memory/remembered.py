@@ -1,0 +1,226 @@
+"""What is remembered of a query, and how it is written: as plain JSON, so that any store can hold it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from llama_index.core.schema import BaseNode, QueryBundle
+from numpy.typing import NDArray
+
+from llama_index_refine.ids import same_id
+from llama_index_refine.images.identity import identity_of
+
+Vector = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class RememberedGrade:
+    """One grade of one node, for one query.
+
+    :param node_id: the node.
+    :param content: a hash of what was graded, text, metadata and images.
+    :param grade: its relevance in [0, 1].
+    :param spread: one standard deviation of the grade, None where it is not known.
+    :param people: whether a person gave it, and not the teacher.
+    :param time: when, in seconds since 1970.
+    :param user: for whom it was given, or who judged; None where nobody said.
+    :param doc_id: the document that the node is part of, None where it is of none.
+    """
+
+    node_id: str
+    content: str
+    grade: float
+    spread: float | None = None
+    people: bool = False
+    time: float = 0.0
+    user: str | None = None
+    doc_id: str | None = None
+
+    @property
+    def valid(self) -> bool:
+        """Whether it can be one: what comes from a store may be anything."""
+        numbers = [self.grade, self.time, 0.0 if self.spread is None else self.spread]
+        real = all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers)
+        texts = all(isinstance(text, str) for text in (self.node_id, self.content))
+        return real and texts and 0 <= self.grade <= 1 and numbers[2] >= 0 and isinstance(self.people, bool)
+
+
+@dataclass(frozen=True)
+class RememberedQuery:
+    """One query, with all that was said about its nodes.
+
+    :param scope: what its grades hold for (`Scope.key`).
+    :param query_str: its text.
+    :param vector: (d,) its vector.
+    :param grades: of its nodes; several of one node where several have judged it.
+    :param time: when it was last asked, in seconds since 1970.
+    :param asked: how many nodes the teacher might have graded; 0 where it was not asked.
+    :param refined: (d,) where the query moved, None where it did not.
+    :param ranking: the points that stood first there.
+    :param filters: the filter that it was searched under, as JSON; empty for none.
+    """
+
+    scope: str
+    query_str: str
+    vector: Vector
+    grades: tuple[RememberedGrade, ...]
+    time: float
+    asked: int = 0
+    refined: Vector | None = None
+    ranking: tuple[str, ...] = ()
+    filters: str = ""
+
+    @property
+    def judged(self) -> bool:
+        """Whether people have judged any of its nodes."""
+        return any(grade.people for grade in self.grades)
+
+    def without(self, forgotten: Sequence[RememberedGrade]) -> RememberedQuery:
+        """Return the same without some grades. What they led to is forgotten with them."""
+        kept = tuple(grade for grade in self.grades if grade not in forgotten)
+        return replace(self, grades=kept, asked=0, refined=None, ranking=())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Write it in what JSON knows."""
+        return {
+            "scope": self.scope,
+            "query_str": self.query_str,
+            "vector": _written(self.vector),
+            "grades": [asdict(grade) for grade in self.grades],
+            "time": self.time,
+            "asked": self.asked,
+            "refined": None if self.refined is None else _written(self.refined),
+            "ranking": list(self.ranking),
+            "filters": self.filters,
+        }
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any] | None) -> RememberedQuery | None:
+        """Read what `to_dict` wrote.
+
+        :param record: what a store returned.
+        :return: the query, None for anything else.
+        """
+        try:
+            fields = dict(record or {})
+            grades = tuple(RememberedGrade(**grade) for grade in fields["grades"])
+            refined = fields["refined"]
+            read = cls(
+                scope=str(fields["scope"]),
+                query_str=str(fields["query_str"]),
+                vector=_read(fields["vector"]),
+                grades=grades,
+                time=float(fields["time"]),
+                asked=int(fields["asked"]),
+                refined=None if refined is None else _read(refined),
+                ranking=tuple(str(point) for point in fields["ranking"]),
+                filters=str(fields["filters"]),
+            )
+        except (AttributeError, KeyError, TypeError, ValueError):
+            return None
+        return read if all(grade.valid for grade in grades) and math.isfinite(read.time) else None
+
+
+@dataclass(frozen=True)
+class Opinion:
+    """What is known of one node, once all who graded it have been heard.
+
+    :param grade: its relevance in [0, 1].
+    :param spread: one standard deviation, None where it is not known.
+    :param people: whether it is the judgement of people, which stands above the teacher's.
+    :param content: a hash of what was graded.
+    """
+
+    grade: float
+    spread: float | None
+    people: bool
+    content: str
+
+
+def opinions(grades: Sequence[RememberedGrade]) -> dict[str, Opinion]:
+    """Weigh the grades of each node: people's mean where any have judged it, else the teacher's latest.
+
+    :param grades: grades for one query.
+    :return: by node id.
+    """
+    found: dict[str, Opinion] = {}
+    for node_id in dict.fromkeys(grade.node_id for grade in grades):
+        all_of_it = [grade for grade in grades if grade.node_id == node_id]
+        latest = max(all_of_it, key=lambda grade: (grade.people, grade.time))
+        heard = [grade for grade in all_of_it if grade.people == latest.people and grade.content == latest.content]
+        if latest.people:
+            mean = sum(grade.grade for grade in heard) / len(heard)
+            found[node_id] = Opinion(min(1.0, mean), None, True, latest.content)
+        else:
+            found[node_id] = Opinion(latest.grade, latest.spread, False, latest.content)
+    return found
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What a grade holds for. Nothing that is remembered in one scope is ever used in another.
+
+    :param collection: the collection's name.
+    :param vector: the vector's name.
+    :param embedding: the model that embeds queries.
+    :param teacher: what decides the teacher's grades.
+    :param filters: the filter and the shard key of every search, as text.
+    """
+
+    collection: str
+    vector: str
+    embedding: str
+    teacher: str
+    filters: str
+
+    @property
+    def key(self) -> str:
+        """A name for it that says nothing of what is in it."""
+        return digest(*asdict(self).values())
+
+
+def content_of(node: BaseNode) -> str:
+    """Return a hash of what a teacher is shown of a node."""
+    return digest(*identity_of(QueryBundle(""), node))
+
+
+def grade_of(node: BaseNode, grade: float, **fields: Any) -> RememberedGrade:
+    """Write down a grade.
+
+    :param node: the node.
+    :param grade: its relevance in [0, 1].
+    :param fields: the other fields of `RememberedGrade`.
+    :return: the grade.
+    """
+    return RememberedGrade(same_id(node.node_id), content_of(node), float(grade), doc_id=node.ref_doc_id, **fields)
+
+
+def digest(*parts: str) -> str:
+    """Return one hexadecimal hash of several texts."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def vector_in(record: Any) -> Vector | None:
+    """Read the vector of what `RememberedQuery.to_dict` wrote, and nothing else; None where there is none."""
+    try:
+        return _read(record["vector"])
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _written(vector: Vector) -> str:
+    return base64.b64encode(np.asarray(vector, dtype="<f4").tobytes()).decode()
+
+
+def _read(text: str) -> Vector:
+    vector = np.frombuffer(base64.b64decode(text, validate=True), dtype="<f4").astype(np.float32)
+    if not len(vector) or not np.isfinite(vector).all():
+        raise ValueError("no vector")
+    return vector

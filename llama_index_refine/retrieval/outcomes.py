@@ -1,0 +1,38 @@
+"""What came of retrievals, for those who called them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from llama_index_refine.refinement import Refinement
+from llama_index_refine.retrieval.events import RefinementEvent, dispatcher
+from llama_index_refine.retrieval.running import Outcome
+
+
+def results_of(outcomes: Sequence[Outcome], return_exceptions: bool) -> list[Any]:
+    """Return each refinement, or in its place the exception, unless the first of them is to be raised."""
+    return [
+        outcome.result if return_exceptions and isinstance(outcome.result, Exception) else result_of(outcome)
+        for outcome in outcomes
+    ]
+
+
+def result_of(outcome: Outcome) -> Refinement:
+    """Return a refinement with its timings, and tell LlamaIndex's instrumentation of it.
+
+    :param outcome: what came of a retrieval.
+    :return: the refinement.
+    :raises Exception: what ended the retrieval.
+    """
+    refinement: Refinement = replace(finished(outcome), timings=outcome.seconds)
+    dispatcher.event(RefinementEvent.of(refinement))
+    return refinement
+
+
+def finished(outcome: Outcome) -> Any:
+    """Return what steps returned, or raise what ended them."""
+    if isinstance(outcome.result, Exception):
+        raise outcome.result
+    return outcome.result

@@ -1,0 +1,328 @@
+"""The steps that remember: what was graded for this query before, what similar ones lend, what is kept of this one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from llama_index.core.base.embeddings.base import BaseEmbedding
+from llama_index.core.schema import QueryBundle
+
+from llama_index_refine.graders.base import BaseGrader, Grades
+from llama_index_refine.ids import same_id
+from llama_index_refine.images.identity import query_identity
+from llama_index_refine.memory.memory import RefinementMemory
+from llama_index_refine.memory.remembered import RememberedGrade, RememberedQuery, Scope, content_of, grade_of, opinions
+from llama_index_refine.memory.shelves import WrongSizeError
+from llama_index_refine.memory.transfer import carry, led, similarity_of
+from llama_index_refine.qdrant.background import Background
+from llama_index_refine.qdrant.collection import QdrantCollection
+from llama_index_refine.qdrant.points import Found, PointId, points_of
+from llama_index_refine.qdrant.space import Space
+from llama_index_refine.refinement import Refinement
+from llama_index_refine.refining.newton import divergence
+from llama_index_refine.refining.trust import Reliability
+from llama_index_refine.retrieval.feedback import Feedback, Loan
+from llama_index_refine.similarity import similarity
+from llama_index_refine.steps import Steps
+
+logger = logging.getLogger(__name__)
+
+# An embedding that differs by more, in cosine, is another model's.
+SAME_VECTOR = 0.999
+# How much of a ranking is kept, to tell new documents by.
+RANKING = 50
+
+
+@dataclass
+class Recollection:
+    """What is remembered for one query.
+
+    :param name: the query's text, and what else tells it from others.
+    :param scope: what its grades hold for.
+    :param same: the query itself, None where it was not asked before.
+    :param similar: queries like it, nearest first.
+    :param gone: nodes that were graded for it and have changed, or are there no more.
+    """
+
+    name: str = ""
+    scope: str = ""
+    same: RememberedQuery | None = None
+    similar: list[RememberedQuery] = field(default_factory=list)
+    gone: set[str] = field(default_factory=set)
+
+    def settled(self, feedback_top_k: int) -> bool:
+        """Whether the query was graded as far as it may be, and most of that still holds."""
+        known = {grade.node_id for grade in self.same.grades} if self.same else set()
+        return self.same is not None and self.same.asked >= feedback_top_k and len(self.gone) <= len(known) / 2
+
+
+@dataclass(frozen=True)
+class Remembering:
+    """Connects a retriever's queries with a memory. A memory that fails is as good as an empty one.
+
+    :param memory: the memory, None for none.
+    :param collection: what is searched.
+    :param grader: returns the teacher.
+    :param embed_model: returns the model that embeds queries.
+    """
+
+    memory: RefinementMemory | None
+    collection: QdrantCollection
+    grader: Callable[[], BaseGrader]
+    embed_model: Callable[[], BaseEmbedding]
+
+    def recall(self, feedback: Feedback, space: Space, trust: Reliability | float) -> Steps[Recollection]:
+        """Find what is remembered for a query, and of the teacher.
+
+        :param feedback: the query.
+        :param space: the collection's vectors.
+        :param trust: the teacher's record; a new one takes over what is known of the teacher.
+        :return: what was found; nothing where the memory failed.
+        """
+        found = Recollection()
+        if self.memory is None:
+            return found
+        found.name, found.scope = _name(feedback.query), self._scope(feedback.query, space).key
+        try:
+            if isinstance(trust, Reliability) and not trust.belief.queries:
+                yield from self.memory.meet(self.grader().memory_fingerprint(), trust)
+            same, found.similar = yield from self.memory.recall(found.scope, found.name, _floats(feedback.vector))
+            if same is not None and _alike(same.vector, feedback.vector):
+                found.same = same
+        except Exception as error:
+            _warn("could not be read", error)
+        return found
+
+    def take(self, feedback: Feedback, recollection: Recollection) -> Steps[None]:
+        """Take what was graded for this very query as graded, as far as the nodes are still the same."""
+        if recollection.same is None:
+            return
+        feedback.doing = "fetching what is remembered"
+        known = opinions(recollection.same.grades)
+        found = yield from self._fetched(feedback, list(known), len(known))
+        contents = [content_of(node) for node in found.nodes]
+        names = [same_id(node.node_id) for node in found.nodes]
+        still = [at for at, name in enumerate(names) if known[name].content == contents[at]]
+        recollection.gone |= set(known) - {names[at] for at in still}
+        for people in (False, True):
+            places = [at for at in still if known[names[at]].people == people]
+            if places:
+                heard = [known[names[at]] for at in places]
+                grades = Grades([one.grade for one in heard], [one.spread for one in heard])
+                feedback.add(found.at(places), grades, believed=1.0 if people else None)
+                feedback.asked += 0 if people else len(places)
+        feedback.recalled = {found.ids[at] for at in still}
+
+    def new_among(self, feedback: Feedback, recollection: Recollection, shown: Found, limit: int) -> Steps[Found]:
+        """Say which nodes at the top were not there, or were others, when the query was asked.
+
+        :param feedback: what is known for the query.
+        :param recollection: what is remembered.
+        :param shown: the first nodes of the first search.
+        :param limit: the most nodes.
+        :return: the new ones.
+        """
+        same = recollection.same
+        new = feedback.new(shown)
+        if same is None or same.refined is None or not recollection.settled(limit):
+            return new.at(range(limit - feedback.asked)) if len(new.ids) > limit - feedback.asked else new
+        ranking = yield from self.collection.rank(same.refined, len(same.ranking), **feedback.words)
+        seen = {*same.ranking} - recollection.gone
+        known = {*feedback.shown, *new.ids}
+        ids = [point for point in ranking.ids if point not in known and same_id(str(point)) not in seen]
+        if ids:
+            more = yield from self.collection.fetch(ids, feedback.vector, len(ids), **feedback.words)
+            new = Found(
+                [*new.ids, *more.ids],
+                [*new.scores, *more.scores],
+                [*new.nodes, *more.nodes],
+                torch.cat([new.vectors, more.vectors]) if new.ids else more.vectors,
+            )
+        return new.at(range(min(limit, len(new.ids))))
+
+    def borrow(self, feedback: Feedback, recollection: Recollection, background: Background | None) -> Steps[None]:
+        """Let similar queries lend grades, where their grades agree with the first of this one."""
+        if not recollection.similar or background is None or len(background.ids) < 2 or len(feedback.grades) < 2:
+            return
+        own = {same_id(entry.node_id): grade for entry, grade in zip(feedback.nodes, feedback.grades, strict=True)}
+        documents = background.vectors.numpy().astype(np.float64)
+        similarities = similarity_of(feedback.vector.astype(np.float64), recollection.similar, documents)
+        lent = carry(recollection.similar, similarities.tolist(), own)
+        try:
+            found = yield from self._fetched(feedback, list(lent), len(lent))
+        except Exception as error:
+            _warn("found nodes that could not be fetched", error)
+            return
+        for at, node in enumerate(found.nodes):
+            one = lent[same_id(node.node_id)]
+            if content_of(node) in one.contents and found.ids[at] not in feedback.shown:
+                feedback.carried.append(Loan(found.ids[at], found.vectors[at], one.grade, one.belief))
+
+    def remember(
+        self,
+        feedback: Feedback,
+        recollection: Recollection,
+        refinement: Refinement,
+        found: Found,
+        settled: int,
+        trust: Reliability | float,
+    ) -> Steps[None]:
+        """Keep what was graded for a query, and the teacher's record.
+
+        :param feedback: what was.
+        :param recollection: what was remembered.
+        :param refinement: how it moved.
+        :param found: what the second search found.
+        :param settled: how many nodes the teacher might have graded.
+        :param trust: the teacher's record.
+        """
+        same = recollection.same
+        if self.memory is None:
+            return
+        if same is not None and not recollection.gone and len(feedback.recalled) == len(feedback.ids):
+            return
+        earlier = {} if same is None else {grade.node_id: grade for grade in same.grades if not grade.people}
+        query = RememberedQuery(
+            scope=recollection.scope,
+            query_str=recollection.name,
+            vector=_floats(feedback.vector),
+            grades=tuple(self._given(feedback, earlier, self.memory)),
+            time=self.memory.clock(),
+            asked=settled,
+            refined=_floats(np.asarray(refinement.vector)),
+            ranking=tuple(same_id(str(point)) for point in found.ids[:RANKING]),
+            filters=self._filters(),
+        )
+        try:
+            yield from self.memory.remember(query, recollection.gone)
+            if isinstance(trust, Reliability):
+                yield from self.memory.note(self.grader().memory_fingerprint(), trust)
+        except Exception as error:
+            _warn("could not be written", error)
+
+    def judge(
+        self, query: QueryBundle, vector: np.ndarray, space: Space, node_id: str, grade: float, user: str | None
+    ) -> Steps[None]:
+        """Keep a person's judgement.
+
+        :param query: the query.
+        :param vector: (d,)
+        :param space: the collection's vectors.
+        :param node_id: the node.
+        :param grade: its relevance in [0, 1].
+        :param user: who says so; None for the memory's.
+        :raises ValueError: there is no memory, or no search of this retriever can find the node.
+        """
+        memory = self._required()
+        found = yield from self._found(vector, points_of(node_id), 1, {})
+        if not found.ids:
+            raise ValueError(f"node_id {node_id!r} cannot be found: it is gone, or outside the retriever's filter")
+        now, who = memory.clock(), user if user is not None else memory.user
+        judged = grade_of(found.nodes[0], grade, people=True, time=now, user=who)
+        scope = self._scope(query, space).key
+        yield from memory.remember(
+            RememberedQuery(scope, _name(query), _floats(vector), (judged,), now, filters=self._filters())
+        )
+
+    def _required(self) -> RefinementMemory:
+        if self.memory is None:
+            raise ValueError("memory is None: give the retriever a RefinementMemory to keep judgements in")
+        return self.memory
+
+    def _given(
+        self, feedback: Feedback, earlier: dict[str, RememberedGrade], memory: RefinementMemory
+    ) -> Generator[RememberedGrade, None, None]:
+        """Write down the query's own grades: earlier ones that still hold, the teacher's, and people's."""
+        judged = {same_id(node_id) for node_id in self.grader().judged(feedback.query)}
+        for at, entry in enumerate(feedback.nodes):
+            name = same_id(entry.node_id)
+            if feedback.ids[at] in feedback.recalled:
+                if name in earlier and feedback.believed[at] is None:
+                    yield earlier[name]
+            elif feedback.believed[at] is None:
+                yield grade_of(
+                    entry.node,
+                    feedback.grades[at],
+                    spread=feedback.spread[at],
+                    people=name in judged,
+                    time=memory.clock(),
+                    user=memory.user,
+                )
+
+    def _fetched(self, feedback: Feedback, node_ids: list[str], limit: int) -> Steps[Found]:
+        points = [point for node_id in node_ids for point in points_of(node_id) if point not in feedback.shown]
+        return (yield from self._found(feedback.vector, points, limit, feedback.words))
+
+    def _found(self, vector: np.ndarray, points: list[PointId], limit: int, words: dict[str, Any]) -> Steps[Found]:
+        if not points:
+            return Found([], [], [], torch.empty(0, 0))
+        return (yield from self.collection.fetch(points, vector, max(limit, len(points)), **words))
+
+    def _scope(self, query: QueryBundle, space: Space) -> Scope:
+        model = "given with the query" if query.embedding is not None else _model(self.embed_model())
+        store = self.collection.store
+        filters = f"{self._filters()} {self.collection.options.shard_key!r}"
+        return Scope(store.collection_name, space.name, model, self.grader().memory_fingerprint(), filters)
+
+    def _filters(self) -> str:
+        admitted = self.collection.options.filter
+        return admitted.model_dump_json(exclude_none=True) if admitted is not None else ""
+
+
+def within(refinement: Refinement, towards: np.ndarray) -> Refinement:
+    """Let borrowed grades lead a refinement as far as they may; they say nothing of where a graded document ranks.
+
+    :param refinement: by the query's own grades.
+    :param towards: (d,) where all grades would take the query.
+    :return: the refinement at the new vector.
+    """
+    before, query = np.asarray(refinement.vector), np.asarray(refinement.query)
+    rows = np.asarray(refinement.background, dtype=np.float64)
+    led_to = led(before.astype(float), np.asarray(towards, dtype=float), query.astype(float), rows, refinement.metric)
+    after = _floats(led_to)
+    known = torch.from_numpy(np.concatenate([refinement.documents, refinement.background]))
+    old, new = (similarity(torch.from_numpy(vector), known, refinement.metric).numpy() for vector in (before, after))
+    logits = np.log(np.maximum(refinement.student_after, np.finfo(np.float32).tiny)) + (new - old) / refinement.tau
+    student = np.exp(logits - logits.max())
+    student /= student.sum()
+    graded = len(refinement.grades)
+    return replace(
+        refinement,
+        vector=after,
+        fused=_floats(refinement.fused + (new - old)[:graded]),
+        student_after=_floats(student),
+        kl_after=float(divergence(np.asarray(refinement.target, float)[None], np.log(student, dtype=float)[None])[0]),
+    )
+
+
+def _name(query: QueryBundle) -> str:
+    parts = [*query.embedding_strs, query_identity(query)] if query.custom_embedding_strs else [query_identity(query)]
+    return " ".join([query.query_str, *parts]).strip()
+
+
+def _model(model: BaseEmbedding) -> str:
+    """Name a model by what decides its vectors, and never by its settings at large, which hold keys."""
+    chosen = [getattr(model, name, None) for name in ("model_name", "dimensions", "query_instruction", "embed_dim")]
+    return f"{type(model).__module__}.{type(model).__qualname__} {chosen}"
+
+
+def _alike(one: np.ndarray, other: np.ndarray) -> bool:
+    if one.shape != other.shape:
+        return False
+    lengths = float(np.linalg.norm(one) * np.linalg.norm(other))
+    return lengths > 0 and float(one @ other) >= SAME_VECTOR * lengths
+
+
+def _floats(vector: np.ndarray) -> np.ndarray:
+    return np.asarray(vector, dtype=np.float32)
+
+
+def _warn(what: str, error: Exception) -> None:
+    # A store's error may show its address, with what is in it.
+    why = str(error) if isinstance(error, WrongSizeError) else type(error).__name__
+    logger.warning("The memory %s (%s); going on without it", what, why)
