@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from llama_index.core.bridge.pydantic import AnyUrl
 
 from llama_index_refine.images.sources import ImageSource
 
@@ -88,9 +89,7 @@ class ImageReader:
                 if source.url is None:
                     raise
         if source.url is not None:
-            if not source.url.lower().startswith(("https://", "http://")):
-                raise ImageError("an image's address is neither http nor https, and was not handed on")
-            return source.url
+            return _address(source.url)
         if source.broken:
             raise ImageError("an image is damaged: it is not in base64")
         raise ImageError(
@@ -129,6 +128,15 @@ class ImageReader:
         if not inside:
             raise ImageError("an image's file is outside the folders that the grader's image_folders allow")
         return next((found for found in inside if found.exists()), inside[0])
+
+
+def _address(url: str) -> str:
+    if not url.lower().startswith(("https://", "http://")):
+        raise ImageError("an image's address is neither http nor https, and was not handed on")
+    try:
+        return str(AnyUrl(url))
+    except ValueError:
+        raise ImageError("an image's address is not one, and was not handed on") from None
 
 
 def pixels_of(data: bytes) -> int:

@@ -62,7 +62,7 @@ def media_of(node: BaseNode) -> Media:
     """Say what a node holds beside text.
 
     :param node: any node; of a class with content blocks of its own, those are looked at.
-    :return: its images and other parts.
+    :return: its images and other parts; what such a class fails at is a part of its own.
     """
     blocks = getattr(type(node), "get_content_blocks", None)
     if isinstance(node, ImageNode) and blocks is getattr(ImageNode, "get_content_blocks", None):
@@ -71,7 +71,10 @@ def media_of(node: BaseNode) -> Media:
         return _of_resources(node)
     if isinstance(node, TextNode) and blocks is getattr(TextNode, "get_content_blocks", None):
         return Media()
-    return _of_blocks(node.get_content_blocks(MetadataMode.NONE)) if blocks else Media()
+    try:
+        return _of_blocks(node.get_content_blocks(MetadataMode.NONE)) if blocks else Media()
+    except Exception:
+        return Media(others=("content that cannot be read",))
 
 
 def is_inline(node: BaseNode) -> bool:

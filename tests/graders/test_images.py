@@ -235,11 +235,16 @@ def test_what_is_neither_text_nor_picture_is_refused_by_name(make, chat_server, 
 
 @pytest.mark.parametrize("kind", TEACHERS)
 def test_a_damaged_picture_costs_its_own_grade_only(make, pictures, kind):
-    damaged = [ImageNode(image="???"), ImageNode(image=base64_of(picture(size=(50, 50))[:-40])), ImageNode()]
+    damaged = [
+        ImageNode(image="???"),
+        ImageNode(image=base64_of(picture(size=(50, 50))[:-40])),
+        ImageNode(),
+        ImageNode(image_url="http://[::1"),
+    ]
     grades, failures = said(make(kind), QUERY, [*damaged, *pictures])
-    assert grades[:3] == [None] * 3
-    assert grades[3] > 0.8 > 0.2 > grades[4]
-    assert len(failures) == 3
+    assert grades[:4] == [None] * 4
+    assert grades[4] > 0.8 > 0.2 > grades[5]
+    assert len(failures) == 4
 
 
 TEXTS = [TextNode(text="something red"), TextNode(text="the blue sky")]

@@ -206,6 +206,9 @@ def test_a_url_is_handed_on_and_takes_the_place_of_a_file_that_may_not_be_read(r
     for url in ("ftp://a/b.png", "javascript://a", "s3://bucket/b.png"):
         with pytest.raises(ImageError, match="http"):
             reader.read(ImageSource(url=url))
+    for url in ("http://[::1", "https://", "http://a:99999/b.png"):
+        with pytest.raises(ImageError, match="not one"):
+            reader.read(ImageSource(url=url))
 
 
 def test_what_is_not_there_is_explained(reader):

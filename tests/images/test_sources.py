@@ -83,6 +83,17 @@ def test_blocks_of_other_classes_are_looked_at():
     assert media_of(Slide(text="a")) == Media((ImageSource(DATA), ImageSource(url=URL)), ("document",))
 
 
+class Broken(TextNode):
+    """A node that cannot say what it holds."""
+
+    def get_content_blocks(self, *args: object, **kwargs: object) -> list:
+        raise OSError
+
+
+def test_a_class_that_fails_holds_what_cannot_be_read():
+    assert media_of(Broken(text="a")) == Media(others=("content that cannot be read",))
+
+
 def test_the_query_has_one_image_or_none():
     assert image_of(QueryBundle("a")) is None
     assert image_of(QueryBundle("a", image_path="b.png")) == ImageSource(path=Path("b.png"))
