@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ from llama_index_refine.qdrant.space import Space
 from llama_index_refine.steps import Step, Steps
 
 Array = np.ndarray | Tensor
+Sparse = models.SparseVector | None
 
 
 class QdrantCollection:
@@ -119,7 +120,7 @@ class QdrantCollection:
         """Whether points can be asked for by their ids, through the filter."""
         return self._connection.known.limits.may_narrow(self.options.filter)
 
-    def search(self, vector: Array, limit: int, sparse: models.SparseVector | None = None) -> Steps[Found]:
+    def search(self, vector: Array, limit: int, sparse: Sparse = None) -> Steps[Found]:
         """Find the nearest points, without vectors, and with their nodes unless payloads hold images.
 
         :param vector: (d,) the query.
@@ -134,11 +135,7 @@ class QdrantCollection:
         return self._listed(points)
 
     def nodes_of(
-        self,
-        ids: Sequence[PointId],
-        vector: Array,
-        sources: Sequence[Found],
-        sparse: models.SparseVector | None = None,
+        self, ids: Sequence[PointId], vector: Array, sources: Sequence[Found], sparse: Sparse = None
     ) -> Steps[dict[PointId, BaseNode]]:
         """Return the nodes of points that searches have found.
 
@@ -159,15 +156,27 @@ class QdrantCollection:
             nodes |= {point.id: self._reader.node(point) for point in points}
         return nodes
 
-    def search_with_vectors(self, vector: Array, limit: int, sparse: models.SparseVector | None = None) -> Steps[Found]:
-        """Find the nearest points, with their nodes and vectors. Points without a vector are left out. See `search`."""
+    def search_next(self, vector: Array, limit: int, seen: Collection[PointId], sparse: Sparse = None) -> Steps[Found]:
+        """Find the nearest points that have not been seen, with their nodes and vectors.
+
+        :param vector: (d,) the query.
+        :param limit: the most points.
+        :param seen: those that have been.
+        :param sparse: the query of the sparse search that takes part, None for none.
+        :return: the points that have a vector.
+        """
         queries = yield from self._asking()
-        request = queries.nearest(vector, limit, limit, sparse, with_vector=True)
+        # A filter changes what a fused ranking consists of, and in local mode costs more than what it leaves out.
+        some = self._connection.known.limits.condition_max_size
+        filtered = sparse is None and self.can_fetch and not self._connection.is_local
+        without = sorted(seen, key=str) if filtered and len(seen) <= (some or len(seen)) else []
+        depth = limit + len(seen) - len(without)
+        request = queries.nearest(vector, depth, depth, sparse, with_vector=True, without=without)
         (points,) = yield from self._connection.queries("search", request)
-        return self._with_vectors(points, queries.space)
+        return self._with_vectors([point for point in points if point.id not in seen][:limit], queries.space)
 
     def search_first(
-        self, vector: Array, limit: int, vectors: int, sparse: models.SparseVector | None = None
+        self, vector: Array, limit: int, vectors: int, sparse: Sparse = None
     ) -> Steps[tuple[Found, Found]]:
         """Find the nearest points, and in the same request the first few of them with their vectors.
 
@@ -204,7 +213,7 @@ class QdrantCollection:
             listed, shown, _ = yield from self._searched(known, now, vector, limit, vectors, sparse)
         return listed, shown
 
-    def rank(self, vector: Array, limit: int, sparse: models.SparseVector | None = None) -> Steps[Found]:
+    def rank(self, vector: Array, limit: int, sparse: Sparse = None) -> Steps[Found]:
         """Find the nearest points: ids and scores only.
 
         :param vector: (d,) the query.
@@ -240,13 +249,7 @@ class QdrantCollection:
         """Count the points that the filter admits."""
         return (yield from self._connection.count("count", exact=True))
 
-    def fetch(
-        self,
-        ids: Sequence[PointId],
-        vector: Array,
-        limit: int,
-        sparse: models.SparseVector | None = None,
-    ) -> Steps[Found]:
+    def fetch(self, ids: Sequence[PointId], vector: Array, limit: int, sparse: Sparse = None) -> Steps[Found]:
         """Fetch points with nodes and vectors, as far as a search for `vector` may find them.
 
         It is that search, narrowed to these points: filter, shard key and score threshold hold as in any other. Points
@@ -300,13 +303,7 @@ class QdrantCollection:
         return (yield from self._connection.describe())
 
     def _searched(
-        self,
-        known: Known,
-        space: Space,
-        vector: Array,
-        limit: int,
-        vectors: int,
-        sparse: models.SparseVector | None,
+        self, known: Known, space: Space, vector: Array, limit: int, vectors: int, sparse: Sparse
     ) -> Steps[tuple[Found, Found, bool]]:
         """Search, and say whether what comes back agrees with what is known."""
         queries = Queries(space, self._connection.options)
@@ -344,7 +341,7 @@ class QdrantCollection:
         queries: Queries,
         vector: Array,
         limit: int,
-        sparse: models.SparseVector | None,
+        sparse: Sparse,
         with_vector: bool = False,
     ) -> Steps[Points]:
         """Search some points only, as many at a time as a condition may name."""

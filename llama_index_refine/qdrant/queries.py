@@ -35,6 +35,7 @@ class Queries:
         with_payload: bool = True,
         with_vector: bool = False,
         among: Sequence[PointId] | None = None,
+        without: Sequence[PointId] = (),
     ) -> models.QueryRequest:
         """Ask for the nearest points; with a sparse query, for the first of two rankings fused.
 
@@ -45,10 +46,13 @@ class Queries:
         :param with_payload: whether the points bring their payload.
         :param with_vector: whether they bring their vector.
         :param among: search these points only, None for all.
+        :param without: leave these points out.
         :return: the query.
         """
         options = self.options
         admitted = options.filter if among is None else narrowed(options.filter, _named(among))
+        if without:
+            admitted = models.Filter(must=[admitted] if admitted else None, must_not=[_named(without)])
         dense: dict[str, Any] = {
             "query": self.space.query(vector),
             "using": self.space.name or None,

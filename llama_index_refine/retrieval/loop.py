@@ -338,9 +338,8 @@ class FeedbackLoop:
         if (plenty or self.collection.inline) and self.collection.can_fetch:
             shown = yield from self._chosen(feedback, refinement, share, space, plenty)
         else:
-            depth = share + len(feedback.shown)
-            found = yield from self.collection.search_with_vectors(refinement.vector, depth, **feedback.words)
-            shown = found.at([at for at, point in enumerate(found.ids) if point not in feedback.shown][:share])
+            vector, seen = refinement.vector, feedback.shown
+            shown = yield from self.collection.search_next(vector, share, seen, **feedback.words)
         if not shown.ids:
             return False
         yield from self._grade(feedback, shown)

@@ -1,0 +1,99 @@
+"""What a query sends to a server: how many requests, and what they bring."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from qdrant_client import QdrantClient, models
+
+from llama_index_refine import RefinedRetriever
+from tests.places import SIZE, LabelGrader, points, question, sparse_query
+
+COSINE = models.VectorParams(size=SIZE, distance=models.Distance.COSINE)
+
+
+class Sparing(LabelGrader):
+    """A teacher to whom few are relevant."""
+
+    def grade(self, query, nodes):
+        return [grade * (at < 3) for at, grade in enumerate(super().grade(query, nodes))]
+
+
+class Generous(LabelGrader):
+    """A teacher to whom most are relevant."""
+
+    def grade(self, query, nodes):
+        return [float(node.metadata["topic"] in "0123") for node in nodes]
+
+
+def retriever(client, grader, **kwargs) -> RefinedRetriever:
+    return RefinedRetriever.from_collection(client, "c", "meta.abstract", grader=grader, trust=1.0, **kwargs)
+
+
+def searches(server) -> list[list[dict]]:
+    """What each request of a second query asks for."""
+    return [body["searches"] for kind, body in server.calls if kind == "query"]
+
+
+@pytest.fixture
+def client(qdrant_server):
+    qdrant_server.storage.create_collection("c", COSINE)
+    qdrant_server.storage.upsert("c", points())
+    return QdrantClient(url=qdrant_server.url, check_compatibility=False)
+
+
+def asked(server, refined) -> list[list[dict]]:
+    refined.refine(question(0))
+    server.calls.clear()
+    assert refined.refine(question(1)).rounds == 2
+    assert len(server.calls) == len(searches(server))
+    return searches(server)
+
+
+def test_where_few_are_relevant_three_requests_bring_what_is_graded_and_returned(qdrant_server, client):
+    (first, look), (following,), (last,) = asked(qdrant_server, retriever(client, Sparing()))
+    assert [search["limit"] for search in (first, look, following, last)] == [10, 5, 10, 30]
+    assert [bool(search["with_vector"]) for search in (first, look, following, last)] == [True, False, True, False]
+    (seen,) = following["filter"]["must_not"]
+    assert len(seen["has_id"]) == 10
+
+
+def test_where_plenty_is_relevant_a_deep_ranking_brings_ids_and_scores_alone(qdrant_server, client):
+    _, (ranking,), (fetch,), _ = asked(qdrant_server, retriever(client, Generous()))
+    assert (ranking["limit"], fetch["limit"]) == (300, 10)
+    assert not ranking["with_vector"]
+    assert not ranking["with_payload"]
+
+
+def test_what_has_been_seen_takes_part_in_fused_rankings(qdrant_server):
+    sparse = {"words": models.SparseVectorParams()}
+    qdrant_server.storage.create_collection("c", {"dense": COSINE}, sparse_vectors_config=sparse)
+    qdrant_server.storage.upsert("c", points("dense", sparse="words"))
+    client = QdrantClient(url=qdrant_server.url, check_compatibility=False)
+    hybrid = {"vector_store_query_mode": "hybrid", "sparse_query_fn": sparse_query}
+    _, (following,), _ = asked(qdrant_server, retriever(client, Sparing(), **hybrid))
+    assert following["limit"] == 20
+    assert not following.get("filter")
+
+
+def test_a_filter_holds_beside_what_has_been_seen(qdrant_server, client):
+    tenant = models.Filter(must=[models.FieldCondition(key="tenant", match=models.MatchValue(value="a"))])
+    refined = retriever(client, Sparing(), vector_store_kwargs={"qdrant_filters": tenant})
+    _, (following,), _ = asked(qdrant_server, refined)
+    assert following["filter"]["must"][0]["must"][0]["key"] == "tenant"
+    graded = refined.refine(question(1)).graded_nodes
+    assert {entry.node.metadata["tenant"] for entry in graded} == {"a"}
+    assert len({entry.node.node_id for entry in graded}) == len(graded) == 20
+
+
+@pytest.mark.parametrize("grader", [Sparing, Generous])
+def test_local_mode_which_asks_otherwise_finds_the_same(client, grader):
+    local = QdrantClient(":memory:")
+    local.create_collection("c", COSINE)
+    local.upsert("c", points())
+    for topic in range(3):
+        here, there = (retriever(one, grader()).refine(question(topic)) for one in (local, client))
+        for part in ("graded_nodes", "nodes"):
+            first, second = ([entry.node.node_id for entry in getattr(one, part)] for one in (here, there))
+            assert first == second
+        assert np.allclose(here.vector, there.vector, atol=1e-5)
