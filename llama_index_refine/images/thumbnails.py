@@ -15,6 +15,10 @@ from llama_index_refine.images.sources import ImageSource, locate, media_of
 _PIXELS = 96 * 96
 _STYLE = "max-width: 6em; max-height: 6em; vertical-align: top; margin: 0 0.6em 0 0; border-radius: 3px;"
 
+# Pictures of a few pixels are drawn larger, pixel by pixel.
+_SMALLEST = 32
+_TINY = "width: 3em; image-rendering: pixelated;"
+
 
 class Thumbnails:
     """Draws thumbnails as HTML that loads nothing: an image behind a URL has none, nor has one that cannot be opened.
@@ -51,4 +55,5 @@ class Thumbnails:
             return ""
         self._left -= 1
         url = f"data:{image.mimetype};base64,{b64encode(image.data).decode()}"
-        return f'<img src="{escape(url)}" alt="" style="{_STYLE}">'
+        style = f"{_STYLE} {_TINY}" if max(image.width, image.height) < _SMALLEST else _STYLE
+        return f'<img src="{escape(url)}" alt="" style="{style}">'
