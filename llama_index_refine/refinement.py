@@ -62,6 +62,7 @@ class Refinement:
     :param cached_grades: grades that a cache answered.
     :param remembered: grades that a memory had for this very query.
     :param borrowed: grades that a memory had for similar queries, and that took part; they are not among `grades`.
+    :param parts: the refinement of each part, where the query was split; the vectors are theirs.
     :param reason: why nothing was refined, None where it was.
     """
 
@@ -100,6 +101,7 @@ class Refinement:
     cached_grades: int = 0
     remembered: int = 0
     borrowed: int = 0
+    parts: Sequence[Refinement] = ()
     reason: str | None = None
 
     @property
@@ -149,6 +151,8 @@ class Refinement:
         :raises ImportError: matplotlib is missing; the message says how to install it.
         :raises ValueError: nothing was refined.
         """
+        if self.parts:
+            raise ValueError("the query was split, and its parts have vectors of their own: plot each of `parts`")
         from llama_index_refine.display.figure import draw
 
         return draw(self)

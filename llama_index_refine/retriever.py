@@ -12,6 +12,7 @@ from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.callbacks.base import CallbackManager
 from llama_index.core.indices.vector_store import VectorStoreIndex
 from llama_index.core.prompts.mixin import PromptMixinType
+from llama_index.core.question_gen.types import BaseQuestionGenerator
 from llama_index.core.schema import IndexNode, NodeWithScore, QueryBundle, QueryType
 from llama_index.core.storage.docstore import BaseDocumentStore
 from llama_index.core.vector_stores.types import MetadataFilters, VectorStoreQueryMode
@@ -26,6 +27,7 @@ from llama_index_refine.qdrant.options import QdrantKwargs, read_hybrid, read_op
 from llama_index_refine.refinement import Refinement
 from llama_index_refine.refining.base import BaseRefiner
 from llama_index_refine.refining.trust import Reliability
+from llama_index_refine.retrieval.decomposing import split_by
 from llama_index_refine.retrieval.embedding import Embedding
 from llama_index_refine.retrieval.events import span, spanned_by_base
 from llama_index_refine.retrieval.examples import in_batches, with_examples
@@ -66,6 +68,8 @@ class RefinedRetriever(Selects, Judges, BaseRetriever):
         grades; None for the one that all retrievers with this grader share, or 1 where the grader is `trusted`, as
         people are.
     :param memory: what past queries have taught; None for no memory.
+    :param decompose: split a query that asks several things, by LlamaIndex's question generator or one on
+        `Settings.llm`. The parts share the budget and feedback_top_k, and nodes say in `refine_parts` what they answer.
     :param on_error: "fallback" returns the first search's nodes when anything after it fails, "raise" raises.
     :param score: what the nodes' scores are: Qdrant's "similarity", or the "probability" that a node is relevant, which
         costs one more request; None for all where nothing was graded.
@@ -100,6 +104,7 @@ class RefinedRetriever(Selects, Judges, BaseRetriever):
         refiner: BaseRefiner | None = None,
         trust: Reliability | float | None = None,
         memory: RefinementMemory | None = None,
+        decompose: bool | BaseQuestionGenerator = False,
         on_error: Literal["fallback", "raise"] = "fallback",
         score: Literal["similarity", "probability"] = "similarity",
         node_ids: Sequence[str] | None = None,
@@ -142,6 +147,7 @@ class RefinedRetriever(Selects, Judges, BaseRetriever):
         self.on_error: Literal["fallback", "raise"] = on_error
         self.trust = trust
         self.memory = memory
+        self._decomposing = split_by(decompose, score)
         self._hybrid_top_k = hybrid_top_k
         self._embed_model = embed_model
         self._grader = grader
@@ -354,7 +360,7 @@ class RefinedRetriever(Selects, Judges, BaseRetriever):
 
     def _steps(self, query: QueryBundle) -> Steps[Refinement]:
         loop = self._loop()
-        refinement = yield from loop.steps(query)
+        refinement = yield from self._decomposing.steps(loop, query) if self._decomposing else loop.steps(query)
         if self.score == "probability":
             refinement = yield from Calibration(self._collection, loop.trust).scored(refinement, self.on_error)
         return (yield from self._finished(refinement))

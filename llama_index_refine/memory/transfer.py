@@ -35,7 +35,7 @@ OF_TEACHER, OF_PEOPLE = 0.8, 1.0
 # The most grades that are carried over.
 CARRIED = 20
 # How far carried grades may lead a query, in standard deviations of the background's similarity to it.
-ASTRAY = 2.0
+ASTRAY = 1.0
 
 
 @dataclass(frozen=True)

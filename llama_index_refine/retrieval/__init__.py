@@ -6,6 +6,7 @@
   `relevance` gathers what is known of a query's documents, `ordering` puts them in order.
 - For a memory: `remembering` finds what was graded before, lets similar queries lend, and keeps the new; `judges` has
   the ways to keep what people say.
+- For several questions in one: `decomposing` splits a query and fuses what its parts find.
 - What it carries: `feedback` is what was graded so far, `examples` what the query itself brought, `records` each
   teacher's standing.
 - At its ends: `outcomes` hands over what came of it, `index` takes over a `VectorStoreIndex`, `events` and `notes` tell

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +12,7 @@ from llama_index_refine.refinement import Refinement
 
 GRADE = "refine_grade"
 RANK_BEFORE = "refine_rank_before"
+PARTS = "refine_parts"
 
 
 def annotated(refinement: Refinement) -> Refinement:
@@ -24,14 +26,34 @@ def annotated(refinement: Refinement) -> Refinement:
     """
     grades, ranks = refinement.grade_of, refinement.rank_before
     nodes = [
-        NodeWithScore(node=_noted(entry.node, grades.get(entry.node_id), ranks.get(entry.node_id)), score=entry.score)
+        NodeWithScore(
+            node=_noted(entry.node, {GRADE: grades.get(entry.node_id), RANK_BEFORE: ranks.get(entry.node_id)}),
+            score=entry.score,
+        )
         for entry in refinement.nodes
     ]
     return replace(refinement, nodes=nodes)
 
 
-def _noted(node: BaseNode, grade: float | None, rank: int | None) -> BaseNode:
-    changes: dict[str, Any] = {"metadata": {**node.metadata, GRADE: grade, RANK_BEFORE: rank}}
+def with_parts(nodes: Sequence[NodeWithScore], parts: Sequence[Refinement]) -> list[NodeWithScore]:
+    """Note on each node which parts of a query it answers, hidden from LLMs.
+
+    :param nodes: nodes of the parts.
+    :param parts: what was found for each.
+    :return: copies, with `refine_parts`, the questions that found them, in their metadata.
+    """
+    found = [(part.query_str, {entry.node_id for entry in part.nodes}) for part in parts]
+    return [
+        NodeWithScore(
+            node=_noted(entry.node, {PARTS: [text for text, there in found if entry.node_id in there]}),
+            score=entry.score,
+        )
+        for entry in nodes
+    ]
+
+
+def _noted(node: BaseNode, notes: dict[str, Any]) -> BaseNode:
+    changes: dict[str, Any] = {"metadata": {**node.metadata, **notes}}
     for keys in ("excluded_llm_metadata_keys", "excluded_embed_metadata_keys"):
-        changes[keys] = list(dict.fromkeys([*getattr(node, keys), GRADE, RANK_BEFORE]))
+        changes[keys] = list(dict.fromkeys([*getattr(node, keys), *notes]))
     return node.model_copy(update=changes)
