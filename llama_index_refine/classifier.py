@@ -19,6 +19,7 @@ from llama_index_refine.classifying.memory import Memory
 from llama_index_refine.classifying.scores import Scores, fit_scores
 from llama_index_refine.qdrant.collection import QdrantCollection
 from llama_index_refine.qdrant.points import points_of
+from llama_index_refine.refining.trust import Reliability
 from llama_index_refine.retrieval.running import run
 from llama_index_refine.retriever import RefinedRetriever
 
@@ -80,7 +81,9 @@ class RefinedClassifier:
         if not population:
             raise ValueError(f"retriever searches the collection {collection.store.collection_name!r}, which is empty")
         refinements = retriever.refine_batch(list(texts.values()))
-        self.memory_ = Memory.of(texts, refinements, sample.vectors.numpy(), population, space.metric)
+        record = retriever._loop().trust
+        sees = record.sees() if isinstance(record, Reliability) else record
+        self.memory_ = Memory.of(texts, refinements, sample.vectors.numpy(), population, space.metric, sees)
         self._refit()
         return self
 

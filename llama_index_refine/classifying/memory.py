@@ -49,12 +49,14 @@ class Memory:
     :param sample: (N, d) documents drawn at random.
     :param population: how many documents there are.
     :param metric: the collection's distance.
+    :param sees: the probability that the teacher sees relevance at all.
     """
 
     labels: dict[str, Label]
     sample: Floats
     population: int
     metric: Metric
+    sees: float
     names: list[str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -68,6 +70,7 @@ class Memory:
         sample: Floats,
         population: int,
         metric: Metric,
+        sees: float,
     ) -> Memory:
         """Keep what refining the labels' queries found out.
 
@@ -76,6 +79,7 @@ class Memory:
         :param sample: (N, d) documents drawn at random.
         :param population: how many documents there are.
         :param metric: the collection's distance.
+        :param sees: the probability that the teacher sees relevance at all.
         :return: the memory.
         """
         labels = {}
@@ -87,7 +91,7 @@ class Memory:
             trust = np.full(len(grades), refinement.trust, dtype=np.float32)
             query, vector = (np.asarray(one, dtype=np.float32) for one in (refinement.query, refinement.vector))
             labels[name] = Label(text, query, vector, documents, grades, trust, held)
-        return cls(labels, np.asarray(sample, dtype=np.float32), population, metric)
+        return cls(labels, np.asarray(sample, dtype=np.float32), population, metric, sees)
 
     def judge(self, name: str, document: Floats, grade: float) -> None:
         """Take in what a person says of a document; what was said of it before no longer counts.
@@ -114,7 +118,7 @@ class Memory:
                 label.held_out.astype(np.float64),
                 label.grades.astype(np.float64),
                 label.documents,
-                float(label.trust.max(initial=0.0)),
+                float(label.trust.max(initial=self.sees)),
             )
             for label in self.labels.values()
         ]
@@ -154,6 +158,7 @@ class Memory:
             ],
             "population": self.population,
             "metric": self.metric,
+            "sees": self.sees,
         }
         return tensors, facts
 
@@ -189,4 +194,4 @@ class Memory:
             )
             for at, one in enumerate(named)
         }
-        return cls(labels, tensors["sample"], int(facts["population"]), facts["metric"])
+        return cls(labels, tensors["sample"], int(facts["population"]), facts["metric"], float(facts["sees"]))

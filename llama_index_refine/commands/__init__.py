@@ -1,6 +1,6 @@
 """The command line.
 
-`cli` is the program, and `demo`, `search`, `ui` and `bench` are its commands, each as thin as it can be. They share the
-Qdrant (`connection`), the embedding model (`embedding`) and the LLM (`teacher`) that the options name, and how `errors`
-look.
+`cli` is the program, and `demo`, `search`, `select`, `classify`, `ui` and `bench` are its commands, each as thin as it
+can be. They share the `options`, with the Qdrant (`connection`), embedding model (`embedding`) and LLM (`teacher`) that
+these name, the file of `rows` that is gone on with, and how `errors` look.
 """

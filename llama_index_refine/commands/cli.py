@@ -7,8 +7,10 @@ import os
 import typer
 
 from llama_index_refine.commands.bench import app as bench
+from llama_index_refine.commands.classify import classify
 from llama_index_refine.commands.demo import demo
 from llama_index_refine.commands.search import search
+from llama_index_refine.commands.select import select
 from llama_index_refine.commands.ui import ui
 
 app = typer.Typer(
@@ -27,6 +29,8 @@ def quiet() -> None:
 
 app.command()(demo)
 app.command()(search)
+app.command()(select)
+app.command()(classify)
 app.command()(ui)
 app.add_typer(bench, name="bench")
 

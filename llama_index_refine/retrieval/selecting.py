@@ -46,8 +46,6 @@ logger = logging.getLogger(__name__)
 WAVES = 2
 # Nodes fetched in one request.
 NODES = 500
-# A teacher that guesses with a higher probability than this certifies nothing.
-LIKELY = 0.5
 GUESSER = "the teacher's grades cannot be told from guesses, so that what they show of the selection is worth nothing"
 
 
@@ -159,7 +157,7 @@ class Selecting:
             "graded of the selection that is expected to be surest; a larger budget may"
         )
         selection = yield from self._reaching(hand, places[: verdict.count], target.confidence)
-        return replace(selection, precision=verdict.value, **_said(hand, verdict, reason))
+        return replace(selection, precision=verdict.value, **_said(hand, verdict, 1 - target.confidence, reason))
 
     def _complete(self, hand: Hand, target: Target, recall: float) -> Steps[Selection]:
         """Reach down until the recall is expected, and show it where the collection is small enough."""
@@ -193,7 +191,7 @@ class Selecting:
             f"{verdict.drawn} documents drawn at random show a recall of at least {verdict.value.low:.2f} only, not of "
             f"{recall:g}; a larger budget may"
         )
-        return replace(selection, recall=verdict.value, **_said(hand, verdict, reason))
+        return replace(selection, recall=verdict.value, **_said(hand, verdict, 1 - target.confidence, reason))
 
     def _expected(self, hand: Hand, target: Target, reason: str) -> Steps[Selection]:
         """Cut where the target is expected to be kept, as it cannot be shown."""
@@ -335,9 +333,9 @@ class Selecting:
         return nodes
 
 
-def _said(hand: Hand, verdict: Verdict, reason: str) -> dict[str, Any]:
+def _said(hand: Hand, verdict: Verdict, risk: float, reason: str) -> dict[str, Any]:
     """Say whether the target is certified. What a guesser says shows nothing."""
     if not verdict.certified:
         return {"certified": False, "reason": reason}
-    guesser = hand.evidence.fit().guesser() > LIKELY
+    guesser = hand.evidence.fit().guesser() > risk
     return {"certified": not guesser, "reason": GUESSER if guesser else None}
