@@ -64,6 +64,7 @@ class RememberedQuery:
     :param asked: how many nodes the teacher might have graded; 0 where it was not asked.
     :param refined: (d,) where the query moved, None where it did not.
     :param ranking: the points that stood first there.
+    :param passed: points at the top of the first search that were left ungraded on purpose.
     :param filters: the filter that it was searched under, as JSON; empty for none.
     """
 
@@ -75,6 +76,7 @@ class RememberedQuery:
     asked: int = 0
     refined: Vector | None = None
     ranking: tuple[str, ...] = ()
+    passed: tuple[str, ...] = ()
     filters: str = ""
 
     @property
@@ -85,7 +87,7 @@ class RememberedQuery:
     def without(self, forgotten: Sequence[RememberedGrade]) -> RememberedQuery:
         """Return the same without some grades. What they led to is forgotten with them."""
         kept = tuple(grade for grade in self.grades if grade not in forgotten)
-        return replace(self, grades=kept, asked=0, refined=None, ranking=())
+        return replace(self, grades=kept, asked=0, refined=None, ranking=(), passed=())
 
     def to_dict(self) -> dict[str, Any]:
         """Write it in what JSON knows."""
@@ -98,6 +100,7 @@ class RememberedQuery:
             "asked": self.asked,
             "refined": None if self.refined is None else _written(self.refined),
             "ranking": list(self.ranking),
+            "passed": list(self.passed),
             "filters": self.filters,
         }
 
@@ -121,6 +124,7 @@ class RememberedQuery:
                 asked=int(fields["asked"]),
                 refined=None if refined is None else _read(refined),
                 ranking=tuple(str(point) for point in fields["ranking"]),
+                passed=tuple(str(point) for point in fields["passed"]),
                 filters=str(fields["filters"]),
             )
         except (AttributeError, KeyError, TypeError, ValueError):

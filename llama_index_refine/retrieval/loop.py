@@ -157,10 +157,12 @@ class FeedbackLoop:
             raise NotRefinedError(f"the first search found {len(shown.ids)} nodes with a vector, and refining needs 2")
         feedback.doing = "drawing the background"
         background = yield from self._background(space)
-        recollection = yield from self.remembering.recall(feedback, space, self.trust)
+        recollection = yield from self.remembering.recall(feedback, space, self.trust, background)
         settled = yield from self._first_round(feedback, recollection, shown, background)
+        left = self.feedback_top_k - sum(shares) - feedback.asked
         for share in [] if settled else shares:
-            # Judged nodes may have taken more than the first round's share.
+            # Judged nodes may have taken more than the first round's share, or it may have left some over.
+            share, left = share + max(left, 0), 0
             share = min(share, self.feedback_top_k - feedback.asked - feedback.spared(self.feedback_top_k))
             if share < 1 or feedback.account.exhausted():
                 break
@@ -199,7 +201,7 @@ class FeedbackLoop:
         yield from self._take_examples(feedback)
         yield from self.remembering.take(feedback, recollection)
         settled = recollection.settled(self.feedback_top_k)
-        new = yield from self.remembering.new_among(feedback, recollection, shown, self.feedback_top_k)
+        new = yield from self.remembering.new_among(feedback, recollection, shown, self.feedback_top_k, settled)
         shown = yield from self._with_judged(feedback, new)
         if shown.ids:
             yield from self._grade(feedback, shown)
@@ -207,7 +209,7 @@ class FeedbackLoop:
             why = "".join(f"; {failure}" for failure in feedback.account.failures)
             raise NotRefinedError(f"the teacher graded {len(feedback.grades)} of {len(shown.ids)} nodes, not 2{why}")
         if not settled:
-            yield from self.remembering.borrow(feedback, recollection, background)
+            yield from self.remembering.borrow(feedback, recollection)
         return settled
 
     def _settled(self, feedback: Feedback) -> int:

@@ -18,7 +18,7 @@ from llama_index_refine.images.identity import query_identity
 from llama_index_refine.memory.memory import RefinementMemory
 from llama_index_refine.memory.remembered import RememberedGrade, RememberedQuery, Scope, content_of, grade_of, opinions
 from llama_index_refine.memory.shelves import WrongSizeError
-from llama_index_refine.memory.transfer import carry, led, similarity_of
+from llama_index_refine.memory.transfer import MAYBE, carry, led, similarity_of
 from llama_index_refine.qdrant.background import Background
 from llama_index_refine.qdrant.collection import QdrantCollection
 from llama_index_refine.qdrant.points import Found, PointId, points_of
@@ -34,6 +34,10 @@ logger = logging.getLogger(__name__)
 
 # An embedding that differs by more, in cosine, is another model's.
 SAME_VECTOR = 0.999
+# The share of that in which a document that was not there is new.
+FRONT = 0.75
+# The share of all grades that is asked for before similar queries may lend.
+TO_COMPARE = 0.4
 # How much of a ranking is kept, to tell new documents by.
 RANKING = 50
 
@@ -45,7 +49,9 @@ class Recollection:
     :param name: the query's text, and what else tells it from others.
     :param scope: what its grades hold for.
     :param same: the query itself, None where it was not asked before.
-    :param similar: queries like it, nearest first.
+    :param similar: queries like it.
+    :param similarities: how much, as cosines between MAYBE and 1.
+    :param passed: points at the top that are left ungraded on purpose.
     :param gone: nodes that were graded for it and have changed, or are there no more.
     """
 
@@ -53,7 +59,9 @@ class Recollection:
     scope: str = ""
     same: RememberedQuery | None = None
     similar: list[RememberedQuery] = field(default_factory=list)
+    similarities: list[float] = field(default_factory=list)
     gone: set[str] = field(default_factory=set)
+    passed: set[str] = field(default_factory=set)
 
     def settled(self, feedback_top_k: int) -> bool:
         """Whether the query was graded as far as it may be, and most of that still holds."""
@@ -76,12 +84,15 @@ class Remembering:
     grader: Callable[[], BaseGrader]
     embed_model: Callable[[], BaseEmbedding]
 
-    def recall(self, feedback: Feedback, space: Space, trust: Reliability | float) -> Steps[Recollection]:
+    def recall(
+        self, feedback: Feedback, space: Space, trust: Reliability | float, background: Background | None
+    ) -> Steps[Recollection]:
         """Find what is remembered for a query, and of the teacher.
 
         :param feedback: the query.
         :param space: the collection's vectors.
         :param trust: the teacher's record; a new one takes over what is known of the teacher.
+        :param background: a sample of the collection, without which no query counts as similar.
         :return: what was found; nothing where the memory failed.
         """
         found = Recollection()
@@ -91,9 +102,10 @@ class Remembering:
         try:
             if isinstance(trust, Reliability) and not trust.belief.queries:
                 yield from self.memory.meet(self.grader().memory_fingerprint(), trust)
-            same, found.similar = yield from self.memory.recall(found.scope, found.name, _floats(feedback.vector))
+            same, similar = yield from self.memory.recall(found.scope, found.name, _floats(feedback.vector))
             if same is not None and _alike(same.vector, feedback.vector):
                 found.same = same
+            found.similar, found.similarities = _near(feedback.vector, similar, background)
         except Exception as error:
             _warn("could not be read", error)
         return found
@@ -118,20 +130,35 @@ class Remembering:
                 feedback.asked += 0 if people else len(places)
         feedback.recalled = {found.ids[at] for at in still}
 
-    def new_among(self, feedback: Feedback, recollection: Recollection, shown: Found, limit: int) -> Steps[Found]:
-        """Say which nodes at the top were not there, or were others, when the query was asked.
+    def new_among(
+        self, feedback: Feedback, recollection: Recollection, shown: Found, limit: int, settled: bool
+    ) -> Steps[Found]:
+        """Say which nodes the first round is to grade: those that are not known, or were not there, or were others.
+
+        Where similar queries may lend grades, fewer: enough to see whether they meant the same.
 
         :param feedback: what is known for the query.
         :param recollection: what is remembered.
         :param shown: the first nodes of the first search.
-        :param limit: the most nodes.
-        :return: the new ones.
+        :param limit: the most nodes that may be graded.
+        :param settled: whether the query was graded before, so that only new nodes are to be graded now.
+        :return: the nodes.
         """
         same = recollection.same
         new = feedback.new(shown)
-        if same is None or same.refined is None or not recollection.settled(limit):
-            return new.at(range(limit - feedback.asked)) if len(new.ids) > limit - feedback.asked else new
-        ranking = yield from self.collection.rank(same.refined, len(same.ranking), **feedback.words)
+        if same is None or same.refined is None or not settled:
+            room = limit - feedback.asked
+            if recollection.similar:
+                room = min(room, max(2, round(TO_COMPARE * limit) - feedback.asked))
+            room = max(room, 0)
+            recollection.passed = {same_id(str(point)) for point in new.ids[room:]}
+            return new.at(range(room)) if len(new.ids) > room else new
+        passed = {*same.passed} - recollection.gone
+        recollection.passed = {*same.passed}
+        new = new.at([at for at, point in enumerate(new.ids) if same_id(str(point)) not in passed])
+        # What was just behind the last one is no news.
+        front = max(1, round(FRONT * len(same.ranking)))
+        ranking = yield from self.collection.rank(same.refined, front, **feedback.words)
         seen = {*same.ranking} - recollection.gone
         known = {*feedback.shown, *new.ids}
         ids = [point for point in ranking.ids if point not in known and same_id(str(point)) not in seen]
@@ -145,14 +172,12 @@ class Remembering:
             )
         return new.at(range(min(limit, len(new.ids))))
 
-    def borrow(self, feedback: Feedback, recollection: Recollection, background: Background | None) -> Steps[None]:
+    def borrow(self, feedback: Feedback, recollection: Recollection) -> Steps[None]:
         """Let similar queries lend grades, where their grades agree with the first of this one."""
-        if not recollection.similar or background is None or len(background.ids) < 2 or len(feedback.grades) < 2:
+        if not recollection.similar or len(feedback.grades) < 2:
             return
         own = {same_id(entry.node_id): grade for entry, grade in zip(feedback.nodes, feedback.grades, strict=True)}
-        documents = background.vectors.numpy().astype(np.float64)
-        similarities = similarity_of(feedback.vector.astype(np.float64), recollection.similar, documents)
-        lent = carry(recollection.similar, similarities.tolist(), own)
+        lent = carry(recollection.similar, recollection.similarities, own)
         try:
             found = yield from self._fetched(feedback, list(lent), len(lent))
         except Exception as error:
@@ -196,6 +221,7 @@ class Remembering:
             asked=settled,
             refined=_floats(np.asarray(refinement.vector)),
             ranking=tuple(same_id(str(point)) for point in found.ids[:RANKING]),
+            passed=tuple(sorted(recollection.passed)),
             filters=self._filters(),
         )
         try:
@@ -298,6 +324,18 @@ def within(refinement: Refinement, towards: np.ndarray) -> Refinement:
         student_after=_floats(student),
         kl_after=float(divergence(np.asarray(refinement.target, float)[None], np.log(student, dtype=float)[None])[0]),
     )
+
+
+def _near(
+    vector: np.ndarray, queries: list[RememberedQuery], background: Background | None
+) -> tuple[list[RememberedQuery], list[float]]:
+    """Keep the queries that are similar, with how much."""
+    if background is None or len(background.ids) < 2 or not queries:
+        return [], []
+    documents = background.vectors.numpy().astype(np.float64)
+    similarities = similarity_of(vector.astype(np.float64), queries, documents).tolist()
+    near = [(query, cosine) for query, cosine in zip(queries, similarities, strict=True) if cosine > MAYBE]
+    return [query for query, _ in near], [cosine for _, cosine in near]
 
 
 def _name(query: QueryBundle) -> str:

@@ -15,7 +15,8 @@ from llama_index.vector_stores.qdrant import QdrantVectorStore
 from qdrant_client import models
 
 from llama_index_refine import FeedbackGrader, QueryRefiner, RefinementMemory
-from llama_index_refine.memory.transfer import ASTRAY
+from llama_index_refine.memory.remembered import RememberedQuery
+from llama_index_refine.memory.transfer import ASTRAY, MAYBE, similarity_of
 from llama_index_refine.retrieval.records import reliability_of
 from tests.memory.parts import WHERE, FileKVStore, Teacher, asked, everything, filled, ids, retriever, store_in
 from tests.places import Place, open_place, points, vectors
@@ -271,27 +272,30 @@ def test_a_poisoned_memory_moves_other_topics_by_nothing_and_its_own_within_the_
     name = filled(place)
     clean, poisoned = RefinementMemory(SimpleKVStore()), RefinementMemory(SimpleKVStore())
     for topic in range(5):
-        retriever(place, name, clean).retrieve(asked(topic))
+        retriever(place, name, clean, trust=1.0).retrieve(asked(topic))
         with poisoned.as_user("mallory" if topic == 2 else "another"):
-            retriever(place, name, poisoned, Teacher(upside_down=topic == 2)).retrieve(asked(topic))
-    borrowed = 0
+            retriever(place, name, poisoned, Teacher(upside_down=topic == 2), trust=1.0).retrieve(asked(topic))
+    (poison,) = [RememberedQuery.from_dict(row) for _, _, row in everything(poisoned) if row.get("query_str") == "2"]
+    borrowed = others = 0
     for topic in range(5):
         query = asked(topic, "again", 0.15)
         runs = [
             retriever(place, name, memory, Teacher(), trust=1.0, similarity_top_k=30).refine(query)
             for memory in (clean, poisoned)
         ]
-        if topic != 2:
+        similar = similarity_of(np.array(query.embedding), [poison], vectors()[:30])[0]
+        if similar < MAYBE:
+            others += 1
             assert ids(runs[0].nodes) == ids(runs[1].nodes)
             borrowed += runs[1].borrowed
         assert _led(runs[1]) <= ASTRAY * 1.01
     assert borrowed
+    assert others
     # What the similar query says of the same documents is not what is heard now: nothing of it is believed.
     query = asked(2, "again", 0.15)
     spoilt = retriever(place, name, poisoned, Teacher(), trust=1.0).refine(query)
-    alone = retriever(place, name, None, Teacher(), trust=1.0).refine(query)
     assert spoilt.borrowed == 0
-    assert ids(spoilt.nodes) == ids(alone.nodes)
+    assert _led(spoilt) == pytest.approx(0, abs=1e-3)
     assert poisoned.forget(user="mallory") > 0
 
 
