@@ -31,6 +31,7 @@ from llama_index_refine.qdrant.points import (
 from llama_index_refine.qdrant.queries import Queries
 from llama_index_refine.qdrant.space import Space
 from llama_index_refine.steps import Step, Steps
+from llama_index_refine.stores import PayloadVectorStore
 
 Array = np.ndarray | Tensor
 Sparse = models.SparseVector | None
@@ -62,6 +63,7 @@ class QdrantCollection:
         self._encoding = SparseEncoding(store)
         self._reader = NodeReader(store)
         self._connection = Connection(store, self.options, background_size)
+        self._expects_images = isinstance(store, PayloadVectorStore) and store.image_field is not None
 
     def space(self) -> Steps[Space]:
         """Return the vector's name, size and distance, read when first needed and again after a while.
@@ -109,11 +111,13 @@ class QdrantCollection:
     @property
     def inline(self) -> bool:
         """Whether payloads hold images: rankings then come without, and `nodes_of` brings the nodes that are wanted."""
-        return self._connection.known.inline and self.can_fetch
+        known = self._connection.known.inline
+        return (self._expects_images if known is None else known) and self.can_fetch
 
-    @inline.setter
-    def inline(self, inline: bool) -> None:
-        self._connection.known.inline = inline
+    def meets(self, inline: bool) -> None:
+        """Learn from nodes whether payloads hold images: they do from the first on that does."""
+        known = self._connection.known
+        known.inline = bool(known.inline) or inline
 
     @property
     def can_fetch(self) -> bool:

@@ -34,7 +34,8 @@ class Known:
     :param told: what has been given up to keep to it, each of which is told once.
     :param doubted: when the scores last contradicted a description that turned out to hold.
     :param turn: which part of the background is to be looked at next.
-    :param inline: whether payloads hold images, so that they are fetched of those points only that are wanted.
+    :param inline: whether payloads hold images, so that they are fetched of those points only that are wanted; None
+        while no node has been looked at.
     """
 
     space: Space | None = None
@@ -46,7 +47,7 @@ class Known:
     told: set[str] = field(default_factory=set)
     doubted: float = -math.inf
     turn: int = 0
-    inline: bool = False
+    inline: bool | None = None
 
     def learn(self, space: Space, points: int = 0, limits: Limits | None = None) -> None:
         """Take in a description. A background from another space is dropped."""

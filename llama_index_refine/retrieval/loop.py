@@ -181,8 +181,6 @@ class FeedbackLoop:
         limit = self.similarity_top_k
         feedback.doing = "the second search"
         # Every graded document may sink below the last one returned; as many must be at hand to take its place.
-        if any(is_inline(entry.node) for entry in feedback.nodes):
-            self.collection.inline = True
         found = yield from self.collection.search(refinement.vector, limit + len(feedback.ids), **feedback.words)
         ranking = self._fused(feedback, refinement, found, space)
         sources = [feedback.found(), before, found]
@@ -273,6 +271,7 @@ class FeedbackLoop:
 
     def _grade(self, feedback: Feedback, shown: Found) -> Steps[None]:
         feedback.doing = "grading"
+        self.collection.meets(any(map(is_inline, shown.nodes)))
         sheet = Sheet(feedback.query, shown.nodes, feedback.account)
         grades = yield Step("grade", self.grading, sheet)
         feedback.heard(shown, grades)

@@ -357,6 +357,12 @@ def test_images_do_not_travel_in_rankings(qdrant_server, red, top, form):
     retriever = RefinedRetriever(store, PixelEmbedding(), grader, similarity_top_k=top, feedback_top_k=10, trust=1.0)
     bundle = QueryBundle("", image_path=red)
     first = retriever.refine(bundle)
+    # With an image_key nothing is to be learnt first; else the second search knows.
+    light = [asked for asked in carried(qdrant_server) if asked[0] == top + 10]
+    assert light == [(top + 10, 0)]
+    if form == "plain":
+        assert sum(whole for _, whole in carried(qdrant_server)) <= len(first.nodes_before) + len(first.nodes) + 10
+        assert (40, 40) not in carried(qdrant_server)
     qdrant_server.calls.clear()
     grader.seen.clear()
     again = retriever.refine(bundle)
