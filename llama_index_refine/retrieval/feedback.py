@@ -21,6 +21,10 @@ class NotRefinedError(Exception):
     """Why there is nothing to refine by."""
 
 
+# Below this mean grade a query has yet to find what is relevant.
+LITTLE = 0.25
+
+
 @dataclass(frozen=True)
 class Loan:
     """A document's grade that a similar query lends.
@@ -103,8 +107,12 @@ class Feedback:
         return [loan for loan in self.carried if loan.point not in self.shown]
 
     def spared(self, feedback_top_k: int) -> int:
-        """Return how many grades need not be asked for, as similar queries lend them: half of all at most."""
-        return min(len(self.borrowed()), feedback_top_k // 2)
+        """Return how many grades need not be asked for, as similar queries lend them: half of all at most.
+
+        None where hardly anything was relevant so far: then the query's own grades have yet to find its documents.
+        """
+        found = sum(self.grades) / len(self.grades) if self.grades else 0.0
+        return min(len(self.borrowed()), feedback_top_k // 2) if found >= LITTLE else 0
 
     def said(self) -> list[int]:
         """Return the places of the grades that the teacher gave."""
