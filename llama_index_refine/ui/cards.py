@@ -21,6 +21,8 @@ _THUMB = (
 )
 
 CSS = """
+.refine-cut { margin: 6px 0; padding-top: 4px; border-top: 2px dashed #2166ac; color: #2166ac;
+  font-size: 13px; }
 #results { --refine-soft: color-mix(in srgb, var(--body-text-color) 64%, transparent); --refine-line:
   color-mix(in srgb, var(--body-text-color) 14%, transparent); }
 .refine-summary { display: flex; flex-wrap: wrap; gap: 8px 28px; align-items: baseline; margin: 4px 0 14px;
@@ -85,7 +87,9 @@ def page(comparison: Comparison, count: int, teacher: str) -> str:
         ("Refined", "searched again with the refined query", comparison.refined, True),
     )
     thumbnails = Thumbnails(comparison.refinement.image_folders)
-    lists = "".join(_column(*column, thumbnails) for column in columns)
+    lists = "".join(
+        _column(*column, thumbnails, _cut(comparison) if column[0] == "Refined" else None) for column in columns
+    )
     return f'{_summary(comparison, teacher)}<div class="refine-columns">{lists}</div>{_LEGEND}'
 
 
@@ -124,8 +128,30 @@ def _bill(refinement: Refinement) -> list[tuple[str, str]]:
     return [(str(refinement.llm_calls), "calls of the LLM"), (f"{tokens:,}", "tokens")]
 
 
-def _column(name: str, explanation: str, results: Sequence[Result], moves: bool, thumbnails: Thumbnails) -> str:
-    cards = "".join(_card(place, result, len(results), moves, thumbnails) for place, result in enumerate(results, 1))
+def _cut(comparison: Comparison) -> tuple[int, str] | None:
+    """Return after which card the line goes, and what it says."""
+    selection = comparison.selection
+    if selection is None:
+        return None
+    said = f"about {selection.expected_total:.0f} belong; {len(selection.nodes)} selected"
+    low, estimate, high = selection.precision
+    said += f", {100 * estimate:.0f} % of them right ({100 * low:.0f} to {100 * high:.0f} %)"
+    where = comparison.cut
+    return (len(comparison.refined), f"goes on below: {said}") if where is None else (where, f"cut here: {said}")
+
+
+def _column(
+    name: str,
+    explanation: str,
+    results: Sequence[Result],
+    moves: bool,
+    thumbnails: Thumbnails,
+    cut: tuple[int, str] | None = None,
+) -> str:
+    drawn = [_card(place, result, len(results), moves, thumbnails) for place, result in enumerate(results, 1)]
+    if cut is not None:
+        drawn.insert(cut[0], f'</ol><div class="refine-cut" role="separator">{escape(cut[1])}</div><ol>')
+    cards = "".join(drawn)
     heading = f"<h3>{name}</h3><p>{escape(explanation)}</p>"
     return f'<section data-list="{name.lower()}">{heading}<ol>{cards or "Nothing found."}</ol></section>'
 

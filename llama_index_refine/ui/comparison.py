@@ -14,6 +14,7 @@ from llama_index_refine.graders.cache import CachedGrader
 from llama_index_refine.graders.feedback import FeedbackGrader
 from llama_index_refine.refinement import Refinement
 from llama_index_refine.retriever import RefinedRetriever
+from llama_index_refine.selection import Selection
 
 logger = logging.getLogger(__name__)
 
@@ -58,12 +59,22 @@ class Settings:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The three lists, and how the query moved."""
+    """The three lists, how the query moved, and what of the refined ranking belongs; None where nobody can say."""
 
     plain: Sequence[Result]
     reranked: Sequence[Result]
     refined: Sequence[Result]
     refinement: Refinement
+    selection: Selection | None = None
+
+    @property
+    def cut(self) -> int | None:
+        """After how many refined results the selection ends; None where it goes on below them, or is not known."""
+        if self.selection is None:
+            return None
+        chosen = {entry.node_id for entry in self.selection.nodes}
+        inside = sum(result.node.node_id in chosen for result in self.refined)
+        return None if inside == len(self.refined) < len(chosen) else inside
 
     @property
     def gained(self) -> int:
@@ -122,7 +133,16 @@ class Playground:
             ]
 
         refined = [entry.node for entry in refinement.nodes]
-        return Comparison(results(plain), results(reranked), results(refined), refinement)
+        selection = self._selected(bundle, settings, grader) if refinement.refined else None
+        return Comparison(results(plain), results(reranked), results(refined), refinement, selection)
+
+    def _selected(self, query: QueryBundle, settings: Settings, grader: BaseGrader) -> Selection | None:
+        """Say what belongs by the same grades, which the teachers' memories hold: nothing more is graded."""
+        try:
+            return self._retriever(settings, grader).select(query, budget=settings.feedback_top_k)
+        except Exception as error:
+            logger.warning("No cut is shown: %s: %s", type(error).__name__, error)
+            return None
 
     def _retriever(self, settings: Settings, grader: BaseGrader) -> RefinedRetriever:
         ours = self.retriever

@@ -356,3 +356,31 @@ def test_in_a_browser(store, browser):
     urls = [event["params"]["request"]["url"] for event in requested if event["method"] == "Network.requestWillBeSent"]
     assert any(url.startswith(page.local_url) for url in urls)
     assert [url for url in urls if url.startswith("http") and not url.startswith("http://127.0.0.1:")] == []
+
+
+def test_a_line_shows_where_the_selection_ends(store: QdrantVectorStore):
+    teacher = Counting("owls")
+    playground = Playground(retriever_on(store, teacher), {"teacher": teacher})
+    few = playground.compare(QUERY, Settings("teacher", 10, 1, 30))
+    asked = teacher.asked
+    assert few.selection is not None
+    assert few.cut is not None
+    assert 0 < few.cut < 30
+    html = cards.page(few, 10, "teacher")
+    assert html.count("refine-cut") == 1
+    refined = html.split('data-list="refined"')[1]
+    assert refined.split("refine-cut")[0].count("refine-card") == few.cut
+    assert f"{len(few.selection.nodes)} selected" in refined
+    one = playground.compare(QUERY, Settings("teacher", 10, 1, 1))
+    assert one.cut is None
+    assert "goes on below" in cards.page(one, 10, "teacher")
+    # The grades were there already.
+    assert teacher.asked == asked
+
+
+def test_no_line_where_nobody_can_say(store: QdrantVectorStore):
+    playground = Playground(retriever_on(store, BrokenGrader()), {"teacher": BrokenGrader()})
+    comparison = playground.compare(QUERY, Settings("teacher", 10, 1, 6))
+    assert comparison.selection is None
+    assert comparison.cut is None
+    assert "refine-cut" not in cards.page(comparison, 10, "teacher")
