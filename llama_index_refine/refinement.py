@@ -55,6 +55,7 @@ class Refinement:
     :param ungraded: how many nodes the teacher was shown and did not grade.
     :param failures: why nodes were left ungraded, each reason once.
     :param rounds: how many times the teacher was asked.
+    :param saved_grades: how many more grades could have been asked for, and would hardly have changed the nodes.
     :param timings: seconds spent in each stage.
     :param llm_calls: calls that the teacher made.
     :param prompt_tokens: tokens sent, as far as the API says.
@@ -94,6 +95,7 @@ class Refinement:
     ungraded: int = 0
     failures: Sequence[str] = ()
     rounds: int = 0
+    saved_grades: int = 0
     timings: Mapping[str, float] = field(default_factory=dict)
     llm_calls: int = 0
     prompt_tokens: int = 0

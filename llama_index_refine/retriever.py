@@ -61,6 +61,8 @@ class RefinedRetriever(Selects, Judges, BaseRetriever):
     :param filters: metadata filters, for both searches and the background.
     :param rounds: how many times the teacher is asked. More rounds choose better what is graded; each costs the time of
         one more wave of LLM calls and one more search.
+    :param early_stop: whether to leave the rounds that would hardly change the nodes returned, which saves about a
+        third of the calls. It is told of lists of at most feedback_top_k nodes; longer ones get all their grades.
     :param background_size: background vectors to refine against, 0 for none.
     :param budget: the most that grading one query may cost.
     :param refiner: how the query moves; None for a `QueryRefiner` in the collection's distance.
@@ -98,7 +100,8 @@ class RefinedRetriever(Selects, Judges, BaseRetriever):
         feedback_top_k: int = 20,
         filters: MetadataFilters | None = None,
         *,
-        rounds: int = 2,
+        rounds: int = 3,
+        early_stop: bool = True,
         background_size: int = 30,
         budget: Budget | None = None,
         refiner: BaseRefiner | None = None,
@@ -143,6 +146,7 @@ class RefinedRetriever(Selects, Judges, BaseRetriever):
         self.similarity_top_k = similarity_top_k
         self.feedback_top_k = feedback_top_k
         self.rounds = rounds
+        self.early_stop = early_stop
         self.budget = budget or Budget()
         self.on_error: Literal["fallback", "raise"] = on_error
         self.trust = trust
@@ -359,7 +363,7 @@ class RefinedRetriever(Selects, Judges, BaseRetriever):
         return {"grader": self.grader}
 
     def _steps(self, query: QueryBundle) -> Steps[Refinement]:
-        loop = self._loop()
+        loop = self._loop(self.early_stop)
         refinement = yield from self._decomposing.steps(loop, query) if self._decomposing else loop.steps(query)
         if self.score == "probability":
             refinement = yield from Calibration(self._collection, loop.trust).scored(refinement, self.on_error)
@@ -379,7 +383,7 @@ class RefinedRetriever(Selects, Judges, BaseRetriever):
             refinement = yield from self._docstore.complete(refinement)
         return annotated(refinement) if self.node_metadata else refinement
 
-    def _loop(self) -> FeedbackLoop:
+    def _loop(self, early_stop: bool = False) -> FeedbackLoop:
         return FeedbackLoop(
             self._collection,
             self._embedding,
@@ -388,6 +392,7 @@ class RefinedRetriever(Selects, Judges, BaseRetriever):
             self._hybrid_top_k or self.similarity_top_k,
             self.feedback_top_k,
             self.rounds,
+            early_stop,
             self.budget,
             self.on_error,
             trust_in(self.grader) if self.trust is None else self.trust,

@@ -18,6 +18,8 @@ from tests.qdrant_server import QdrantServer
 from tests.small_index import QUERY, BrokenGrader, SubjectGrader, make_index
 from tests.toy_data import write_folder
 
+TWO_ROUNDS = {"similarity_top_k": 5, "rounds": 2, "early_stop": False}
+
 
 @pytest.fixture(autouse=True)
 def seeded() -> None:
@@ -28,13 +30,13 @@ def seeded() -> None:
 @pytest.fixture(scope="session")
 def refinement() -> Refinement:
     """How a query for owls went on the small index."""
-    return RefinedRetriever.from_index(make_index(), grader=SubjectGrader("owls"), similarity_top_k=5).refine(QUERY)
+    return RefinedRetriever.from_index(make_index(), grader=SubjectGrader("owls"), **TWO_ROUNDS).refine(QUERY)
 
 
 @pytest.fixture(scope="session")
 def unrefined() -> Refinement:
     """The same with a teacher that fails."""
-    return RefinedRetriever.from_index(make_index(), grader=BrokenGrader(), similarity_top_k=5).refine(QUERY)
+    return RefinedRetriever.from_index(make_index(), grader=BrokenGrader(), **TWO_ROUNDS).refine(QUERY)
 
 
 @pytest.fixture

@@ -54,8 +54,9 @@ def store():
 
 
 def retriever(store, grader=None, **kwargs):
+    options = {"rounds": 2, "early_stop": False, **kwargs}
     return RefinedRetriever(
-        vector_store=store, embed_model=NoEmbedding(embed_dim=SIZE), grader=grader or TopicGrader(), **kwargs
+        vector_store=store, embed_model=NoEmbedding(embed_dim=SIZE), grader=grader or TopicGrader(), **options
     )
 
 

@@ -87,6 +87,8 @@ def effect(refinement: Refinement) -> str:
     )
     if refinement.rounds:
         said += f" in {_count(refinement.rounds, 'round')}"
+    if refinement.saved_grades:
+        said += f", {refinement.saved_grades} saved"
     if refinement.ungraded:
         said += f", {refinement.ungraded} without a grade"
     if refinement.nodes:

@@ -77,6 +77,8 @@ class BaseRefiner(ABC):
     """
 
     wants_background = True
+    # What a document's own grade adds to its place in the final order, in nats from 0.5 to 1.
+    own_grade = 0.0
 
     def __init__(self, metric: Metric = "cosine", device: str | torch.device | None = None) -> None:
         if metric not in METRICS:

@@ -204,6 +204,12 @@ class Reliability:
         with self._lock:
             return float(self.belief.hypotheses[1 + len(RATIOS) :].sum())
 
+    def foresee(self, documents: ArrayLike, grades: ArrayLike, similarities: ArrayLike) -> float:
+        """Say what trust `observe` would return, without taking the grades in: the query is not over."""
+        arrays = [np.asarray(values, dtype=np.float64) for values in (documents, grades, similarities)]
+        with self._lock:
+            return self.belief.after(*arrays).trust()
+
     def signal(self) -> float:
         """Say how well the vectors explain the teacher's grades so far: a signal-to-noise ratio, 0.1 to 3."""
         with self._lock:

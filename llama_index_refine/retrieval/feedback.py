@@ -68,6 +68,7 @@ class Feedback:
     asked: int = 0
     path: list[Any] = field(default_factory=list)
     rounds: int = 0
+    saved: int = 0
     doing: str = ""
 
     def failed(self, error: Exception) -> str:

@@ -21,17 +21,19 @@ from llama_index_refine.qdrant.collection import QdrantCollection
 from llama_index_refine.qdrant.points import Found, points_of
 from llama_index_refine.qdrant.space import Space
 from llama_index_refine.refinement import Refinement
-from llama_index_refine.refining.allocation import PLENTY, next_to_grade, split_budget
+from llama_index_refine.refining.allocation import PLENTY, split_budget
 from llama_index_refine.refining.base import TYPICAL_SIGNAL
+from llama_index_refine.refining.stopping import SETTLED
 from llama_index_refine.refining.trust import Reliability, shrink
 from llama_index_refine.retrieval.embedding import Embedding
 from llama_index_refine.retrieval.examples import examples_of
 from llama_index_refine.retrieval.feedback import Feedback, NotRefinedError
-from llama_index_refine.retrieval.fusion import Ranking, admitted, fuse, fuse_ranked, standing
+from llama_index_refine.retrieval.fusion import Ranking, admitted, fuse, fuse_ranked
 from llama_index_refine.retrieval.grading import Grading, Sheet
 from llama_index_refine.retrieval.lessons import Lesson, Refining
+from llama_index_refine.retrieval.next_grades import gain_of, spread_out
 from llama_index_refine.retrieval.remembering import Recollection, Remembering, within
-from llama_index_refine.similarity import similarity, similarity_of_score
+from llama_index_refine.similarity import similarity
 from llama_index_refine.steps import Step, Steps
 
 logger = logging.getLogger(__name__)
@@ -52,6 +54,7 @@ class FeedbackLoop:
     :param similarity_top_k: the most nodes to return.
     :param feedback_top_k: the most nodes to grade, over all rounds.
     :param rounds: how many times to ask the teacher.
+    :param early_stop: whether to leave the rest of the grades where they would hardly change what is returned.
     :param budget: the most that the grading may cost.
     :param on_error: whether what fails after the first search raises.
     :param trust: the teacher's record, or how far to follow it, in [0, 1].
@@ -65,6 +68,7 @@ class FeedbackLoop:
     similarity_top_k: int
     feedback_top_k: int
     rounds: int
+    early_stop: bool
     budget: Budget
     on_error: Literal["fallback", "raise"]
     trust: Reliability | float
@@ -108,6 +112,7 @@ class FeedbackLoop:
             graded_nodes=feedback.nodes,
             ungraded=len(feedback.shown) - len(feedback.ids),
             rounds=feedback.rounds,
+            saved_grades=feedback.saved,
             failures=tuple(account.failures),
             llm_calls=account.calls,
             prompt_tokens=account.prompt_tokens,
@@ -287,7 +292,8 @@ class FeedbackLoop:
             grades[said] = self.trust.calibrate(heard) if isinstance(self.trust, Reliability) else heard
         return grades
 
-    def _trust(self, feedback: Feedback, space: Space) -> float:
+    def _trust(self, feedback: Feedback, space: Space, final: bool = True) -> float:
+        """Say how far to follow the teacher. Its record takes in a query's grades once, at the end."""
         if not isinstance(self.trust, Reliability):
             return self.trust
         said = feedback.said()
@@ -298,7 +304,8 @@ class FeedbackLoop:
         said = fresh or said
         documents = torch.stack([feedback.documents[at] for at in said])
         similarities = similarity(torch.from_numpy(feedback.vector), documents, space.metric)
-        return self.trust.observe(documents.numpy(), [feedback.grades[at] for at in said], similarities.numpy())
+        judge = self.trust.observe if final else self.trust.foresee
+        return judge(documents.numpy(), [feedback.grades[at] for at in said], similarities.numpy())
 
     def _move(self, feedback: Feedback, background: Background | None, space: Space, trust: float) -> Steps[Refinement]:
         """Refine the query by all that was graded so far."""
@@ -333,48 +340,54 @@ class FeedbackLoop:
         return refinement
 
     def _another_round(self, feedback: Feedback, refinement: Refinement, share: int, space: Space) -> Steps[bool]:
-        """Grade documents that the refined ranking brings up. :return: whether there were any."""
+        """Grade documents that the refined ranking brings up. :return: whether there were any worth it."""
         feedback.doing = "the ranking between rounds"
-        plenty = float(refinement.grades.mean()) > PLENTY
-        if (plenty or self.collection.inline) and self.collection.can_fetch:
-            shown = yield from self._chosen(feedback, refinement, share, space, plenty)
+        plenty, may_stop = float(refinement.grades.mean()) > PLENTY, self._may_stop(space)
+        # Where the ranking is deep, its nodes are large, or places in it count, what is graded next is fetched alone.
+        alone = (plenty or self.collection.inline or (may_stop and feedback.words)) and self.collection.can_fetch
+        wide = max(share, self.similarity_top_k) if may_stop else share
+        if alone:
+            deep = max(DEPTH if plenty else 0, wide + len(feedback.shown))
+            ranking = yield from self.collection.rank(refinement.vector, deep, **feedback.words)
         else:
-            vector, seen = refinement.vector, feedback.shown
-            shown = yield from self.collection.search_next(vector, share, seen, **feedback.words)
+            seen = feedback.shown
+            ranking = yield from self.collection.search_next(refinement.vector, wide, seen, **feedback.words)
+        new = [at for at, point in enumerate(ranking.ids) if point not in feedback.shown]
+        if may_stop and self._little_to_gain(feedback, refinement, ranking, new, space):
+            feedback.saved = self.feedback_top_k - feedback.asked
+            return False
+        wanted = new[:share]
+        if alone and plenty:
+            wanted = spread_out(feedback, refinement, ranking, new, share)
+        shown = (yield from self._fetched(feedback, refinement, ranking, wanted)) if alone else ranking.at(wanted)
         if not shown.ids:
             return False
         yield from self._grade(feedback, shown)
         return True
 
-    def _chosen(
-        self, feedback: Feedback, refinement: Refinement, share: int, space: Space, plenty: bool
+    def _fetched(
+        self, feedback: Feedback, refinement: Refinement, ranking: Found, wanted: Sequence[int]
     ) -> Steps[Found]:
-        """Rank first and fetch what is graded next alone, where the ranking is deep or its nodes are large."""
-        depth = share + len(feedback.shown)
-        ranking = yield from self.collection.rank(
-            refinement.vector, max(DEPTH, depth) if plenty else depth, **feedback.words
-        )
-        new = [at for at, point in enumerate(ranking.ids) if point not in feedback.shown]
-        wanted = self._wanted(feedback, refinement, ranking, new, share, space) if plenty else new[:share]
-        ids = [ranking.ids[at] for at in wanted]
         feedback.doing = "fetching what is graded next"
+        ids = [ranking.ids[at] for at in wanted]
         shown = yield from self.collection.fetch(ids, refinement.vector, len(ids), **feedback.words)
         score = dict(zip(ranking.ids, ranking.scores, strict=True))
         return replace(shown, scores=[score[point] for point in shown.ids])
 
-    def _wanted(
-        self, feedback: Feedback, refinement: Refinement, ranking: Found, new: Sequence[int], share: int, space: Space
-    ) -> list[int]:
-        """Choose among the `new` places of the ranking, where plenty is relevant."""
-        grades = torch.nn.functional.pad(torch.from_numpy(refinement.grades), (0, len(refinement.background)))
-        if feedback.words:
-            known = standing(ranking, [*feedback.ids, *[None] * len(refinement.background)])
-            candidates = standing(ranking, [ranking.ids[at] for at in new])
-        else:
-            documents = torch.from_numpy(np.concatenate([refinement.documents, refinement.background]))
-            known = similarity(torch.from_numpy(refinement.vector), documents, space.metric)
-            candidates = similarity_of_score(torch.tensor([ranking.scores[at] for at in new]), space.metric)
-        return [new[place] for place in next_to_grade(known, grades, candidates, share)]
+    def _may_stop(self, space: Space) -> bool:
+        """Say whether it can be told when more grades change nothing: of a list no longer than what may be graded."""
+        own = self.refining.refiner_for(space.metric).own_grade
+        told = self.collection.can_fetch or self.collection.options.hybrid is None
+        return self.early_stop and self.similarity_top_k <= self.feedback_top_k and own > 0 and told
+
+    def _little_to_gain(
+        self, feedback: Feedback, refinement: Refinement, ranking: Found, new: Sequence[int], space: Space
+    ) -> bool:
+        left = self.feedback_top_k - feedback.asked
+        own_grade = self.refining.refiner_for(space.metric).own_grade
+        trust = self._trust(feedback, space, final=False)
+        gain = gain_of(feedback, refinement, ranking, new, left, own_grade * trust**2, self.similarity_top_k)
+        return gain < SETTLED
 
 
 def _empty(query: QueryBundle) -> bool:

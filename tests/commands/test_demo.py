@@ -44,7 +44,7 @@ def test_it_says_in_one_line_that_labels_grade(first_run: Result):
 
 def test_it_lists_one_query_before_and_after(first_run: Result):
     before, after = first_run.output.split("First search")[1].split("\nRefined ")
-    assert len(re.findall(r"^ *\d+ +[01]\.00 +(?:yes|no) ", before, re.MULTILINE)) == 10
+    assert len(re.findall(r"^ *\d+ +(?:[01]\.00|-) +(?:yes|no) ", before, re.MULTILINE)) == 10
     assert len(re.findall(r"^ *\d+ +\d+ +(?:[01]\.00|-) +(?:yes|no) ", after, re.MULTILINE)) == 10
 
 

@@ -336,6 +336,13 @@ def test_refining_does_not_lose_keyword_matches(place):
     assert "7" in [entry.node.node_id for entry in refined.retrieve(query)]
 
 
+def test_hybrid_leaves_grades_that_would_change_nothing(place):
+    refined = retriever(place, hybrid_collection(place), similarity_top_k=5, **HYBRID)
+    found = [refined.refine(question(topic)) for topic in range(TOPICS)]
+    assert all(len(each.grades) + each.saved_grades == 20 for each in found)
+    assert any(each.saved_grades for each in found)
+
+
 def test_hybrid_counts_keep_their_meaning(place):
     name = hybrid_collection(place)
     assert len(retriever(place, name, hybrid_top_k=7, **HYBRID).retrieve(question(0))) == 7

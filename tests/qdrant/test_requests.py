@@ -27,7 +27,8 @@ class Generous(LabelGrader):
 
 
 def retriever(client, grader, **kwargs) -> RefinedRetriever:
-    return RefinedRetriever.from_collection(client, "c", "meta.abstract", grader=grader, trust=1.0, **kwargs)
+    options = {"grader": grader, "trust": 1.0, "rounds": 2, "early_stop": False, **kwargs}
+    return RefinedRetriever.from_collection(client, "c", "meta.abstract", **options)
 
 
 def searches(server) -> list[list[dict]]:

@@ -54,6 +54,7 @@ def retriever(grader=None, decompose=None, **kwargs):
         embed_model=Topics(embed_dim=32),
         grader=grader or TopicGrader(),
         decompose=decompose if decompose is not None else AndGenerator(),
+        early_stop=False,
         **kwargs,
     )
 
@@ -70,7 +71,12 @@ async def test_each_part_is_answered_and_each_node_says_which(caplog):
     assert len(found.nodes) == 10
     for topic in (1, 5):
         alone = RefinedRetriever(
-            STORE, embed_model=Topics(embed_dim=32), grader=TopicGrader(), feedback_top_k=10, trust=1.0
+            STORE,
+            embed_model=Topics(embed_dim=32),
+            grader=TopicGrader(),
+            feedback_top_k=10,
+            trust=1.0,
+            early_stop=False,
         ).refine(f"topic {topic}")
         mine = [entry for entry in found.nodes if f"topic {topic}" in entry.node.metadata["refine_parts"]]
         assert [entry.node_id for entry in mine] == [entry.node_id for entry in alone.nodes[:5]]

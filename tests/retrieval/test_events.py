@@ -29,6 +29,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+TWO_ROUNDS = {"rounds": 2, "early_stop": False}
 KEY = "sk-not-to-be-seen-0123456789"
 
 
@@ -100,19 +101,21 @@ def check(tree: Tree, top: list[str], rounds: int = 2) -> None:
 
 
 def test_spans_nest_when_blocking(index, teacher, exporter):
-    RefinedRetriever.from_index(index, grader=teacher).retrieve(QUERY)
+    RefinedRetriever.from_index(index, grader=teacher, **TWO_ROUNDS).retrieve(QUERY)
     top = ["RefinedRetriever.refine", "RefinedRetriever._retrieve", "RefinedRetriever.retrieve"]
     check(Tree(exporter), top)
 
 
 async def test_spans_nest_when_asynchronous(index, teacher, exporter):
-    await RefinedRetriever.from_index(index, grader=teacher).aretrieve(QUERY)
+    await RefinedRetriever.from_index(index, grader=teacher, **TWO_ROUNDS).aretrieve(QUERY)
     top = ["RefinedRetriever.arefine", "RefinedRetriever._aretrieve", "RefinedRetriever.aretrieve"]
     check(Tree(exporter), top)
 
 
 def test_spans_nest_in_a_query_engine(index, teacher, llm_of, exporter):
-    engine = RetrieverQueryEngine.from_args(RefinedRetriever.from_index(index, grader=teacher), llm=llm_of)
+    engine = RetrieverQueryEngine.from_args(
+        RefinedRetriever.from_index(index, grader=teacher, **TWO_ROUNDS), llm=llm_of
+    )
     engine.query(QUERY)
     tree = Tree(exporter)
     (grading, *_) = tree.named("FeedbackLoop.grade")
@@ -126,7 +129,10 @@ def llm_of(chat_server) -> OpenAI:
 
 
 async def test_concurrent_queries_do_not_mix(index, exporter):
-    retrievers = [RefinedRetriever.from_index(index, grader=SubjectGrader(name)) for name in ("owls", "hotels", "cats")]
+    retrievers = [
+        RefinedRetriever.from_index(index, grader=SubjectGrader(name), **TWO_ROUNDS)
+        for name in ("owls", "hotels", "cats")
+    ]
     await asyncio.gather(*(retriever.aretrieve(f"{QUERY} {at}") for at, retriever in enumerate(retrievers)))
     tree = Tree(exporter)
     assert len({span.context.trace_id for span in tree.spans}) == 3
@@ -141,7 +147,7 @@ async def test_concurrent_queries_do_not_mix(index, exporter):
 
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_a_batch_shares_its_stages(index, exporter, asynchronous):
-    retriever = RefinedRetriever.from_index(index, grader=SubjectGrader())
+    retriever = RefinedRetriever.from_index(index, grader=SubjectGrader(), **TWO_ROUNDS)
     queries = [f"{QUERY} {at}" for at in range(3)]
     if asynchronous:
         asyncio.run(retriever.arefine_batch(queries))
@@ -159,7 +165,7 @@ def test_a_batch_shares_its_stages(index, exporter, asynchronous):
 
 
 def test_events_carry_the_numbers(index, teacher, exporter):
-    refinement = RefinedRetriever.from_index(index, grader=teacher, similarity_top_k=5).refine(QUERY)
+    refinement = RefinedRetriever.from_index(index, grader=teacher, similarity_top_k=5, **TWO_ROUNDS).refine(QUERY)
     tree = Tree(exporter)
     (place, first), (_, second) = tree.events("GradingEvent")
     assert place == "FeedbackLoop.grade"
@@ -194,7 +200,7 @@ def test_events_carry_the_numbers(index, teacher, exporter):
 
 
 def test_no_event_carries_text_of_documents_or_keys(index, teacher, exporter):
-    RefinedRetriever.from_index(index, grader=teacher).refine(QUERY)
+    RefinedRetriever.from_index(index, grader=teacher, **TWO_ROUNDS).refine(QUERY)
     own = ("GradingEvent", "RefiningEvent", "RefinementEvent")
     said = json.dumps([Tree(exporter).events(name) for name in own], default=list)
     assert "whiskers" not in said
@@ -204,8 +210,8 @@ def test_no_event_carries_text_of_documents_or_keys(index, teacher, exporter):
 
 def test_a_failing_teacher_shows_as_a_failed_span(index, exporter, caplog):
     with caplog.at_level(logging.WARNING, "llama_index_refine"):
-        RefinedRetriever.from_index(index, grader=BrokenGrader()).retrieve(QUERY)
-        asyncio.run(RefinedRetriever.from_index(index, grader=BrokenGrader()).aretrieve(QUERY))
+        RefinedRetriever.from_index(index, grader=BrokenGrader(), **TWO_ROUNDS).retrieve(QUERY)
+        asyncio.run(RefinedRetriever.from_index(index, grader=BrokenGrader(), **TWO_ROUNDS).aretrieve(QUERY))
     tree = Tree(exporter)
     assert [span.status.status_code.name for span in tree.named("FeedbackLoop.grade")] == ["ERROR", "ERROR"]
     for _, event in tree.events("RefinementEvent"):
@@ -248,6 +254,6 @@ def test_the_simple_global_handler_prints_the_teachers_calls(index, chat_server,
 
 
 def test_nothing_is_printed_without_a_handler(index, capsys):
-    RefinedRetriever.from_index(index, grader=SubjectGrader()).retrieve(QUERY)
+    RefinedRetriever.from_index(index, grader=SubjectGrader(), **TWO_ROUNDS).retrieve(QUERY)
     said = capsys.readouterr()
     assert said.out == ""

@@ -84,7 +84,7 @@ def test_one_example_is_enough_where_there_is_a_background():
 
 def test_the_teacher_is_not_asked_about_them_and_grades_as_many_others():
     teacher = TopicGrader()
-    refined = RefinedRetriever(PLANTED.store(), grader=teacher, feedback_top_k=12)
+    refined = RefinedRetriever(PLANTED.store(), grader=teacher, feedback_top_k=12, early_stop=False)
     bundle = PLANTED.query(1)
     first = ids(refined.refine(bundle).nodes_before)
     teacher.shown.clear()

@@ -1,0 +1,68 @@
+"""What is graded next, and whether that is worth its calls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from llama_index_refine.qdrant.points import Found
+from llama_index_refine.refinement import Refinement
+from llama_index_refine.refining.allocation import next_to_grade
+from llama_index_refine.refining.stopping import expected_gain
+from llama_index_refine.retrieval.feedback import Feedback
+from llama_index_refine.retrieval.fusion import standing
+from llama_index_refine.similarity import similarity, similarity_of_score
+
+
+def gain_of(
+    feedback: Feedback,
+    refinement: Refinement,
+    ranking: Found,
+    new: Sequence[int],
+    left: int,
+    own_grade: float,
+    limit: int,
+) -> float:
+    """Say what grading on may gain, as a share of what the list is worth. See `expected_gain`.
+
+    :param feedback: what has been graded.
+    :param refinement: how the query moved by it.
+    :param ranking: the refined ranking, deep enough for the list.
+    :param new: the places in it of documents that have not been graded.
+    :param left: how many of these may still be graded.
+    :param own_grade: what a certain grade adds to its document's place, in nats.
+    :param limit: how many documents are returned.
+    """
+    own = similarity(torch.from_numpy(refinement.vector), torch.from_numpy(refinement.documents), refinement.metric)
+    moved = (torch.from_numpy(refinement.fused) - own) / refinement.tau
+    if feedback.words:
+        fitted, others = standing(ranking, feedback.ids), standing(ranking, [ranking.ids[at] for at in new])
+    else:
+        scores = torch.tensor([ranking.scores[at] for at in new])
+        fitted, others = own / refinement.tau, similarity_of_score(scores, refinement.metric) / refinement.tau
+    grades = refinement.grades
+    step = own_grade * float(np.abs(2 * grades - 1).mean())
+    return expected_gain((fitted + moved).numpy(), fitted.numpy(), grades, others.numpy(), left, step, limit)
+
+
+def spread_out(feedback: Feedback, refinement: Refinement, ranking: Found, new: Sequence[int], count: int) -> list[int]:
+    """Choose what to grade where plenty is relevant. See `next_to_grade`.
+
+    :param feedback: what has been graded.
+    :param refinement: how the query moved by it.
+    :param ranking: the refined ranking.
+    :param new: the places in it of documents that have not been graded.
+    :param count: how many to choose.
+    :return: their places in the ranking.
+    """
+    grades = torch.nn.functional.pad(torch.from_numpy(refinement.grades), (0, len(refinement.background)))
+    if feedback.words:
+        known = standing(ranking, [*feedback.ids, *[None] * len(refinement.background)])
+        candidates = standing(ranking, [ranking.ids[at] for at in new])
+    else:
+        documents = torch.from_numpy(np.concatenate([refinement.documents, refinement.background]))
+        known = similarity(torch.from_numpy(refinement.vector), documents, refinement.metric)
+        candidates = similarity_of_score(torch.tensor([ranking.scores[at] for at in new]), refinement.metric)
+    return [new[place] for place in next_to_grade(known, grades, candidates, count)]

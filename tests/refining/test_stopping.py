@@ -1,0 +1,82 @@
+"""Whether more grades would still change the list."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llama_index_refine.refining.stopping import SETTLED, _relevance, expected_gain
+
+
+def dcg(relevance, limit: int) -> float:
+    return sum(value / np.log2(2 + rank) for rank, value in enumerate(relevance[:limit]))
+
+
+@st.composite
+def lists(draw):
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    graded, others = draw(st.integers(2, 12)), draw(st.integers(1, 25))
+    fitted = rng.normal(size=graded) * draw(st.sampled_from([0.1, 1.0, 5.0]))
+    grades = rng.random(graded) if draw(st.booleans()) else (rng.random(graded) < rng.random()).astype(float)
+    return {
+        "placed": fitted + rng.normal(size=graded) / 2,
+        "fitted": fitted,
+        "grades": grades,
+        "others": np.sort(rng.normal(size=others))[::-1],
+        "next_ones": draw(st.integers(0, 12)),
+        "step": draw(st.sampled_from([0.0, 0.3, 1.1, 4.0])),
+        "limit": draw(st.integers(1, 30)),
+    }
+
+
+@given(lists())
+def test_the_gain_is_that_of_moving_each_document_by_its_grade(case):
+    placed, fitted, grades, others = (case[name] for name in ("placed", "fitted", "grades", "others"))
+    chances, limit = _relevance(fitted, grades, others), case["limit"]
+    known = list(zip([*placed, *others], [*grades, *chances], strict=True))
+
+    def moved(at: int, by: float, value: float) -> float:
+        """What the list gains, where the candidate's relevance is known."""
+        place = others[at]
+        rest = [*known[: len(placed) + at], *known[len(placed) + at + 1 :]]
+        values = [
+            dcg([relevance for _, relevance in sorted([*rest, (where, value)], key=lambda entry: -entry[0])], limit)
+            for where in (place, place + by)
+        ]
+        return values[1] - values[0]
+
+    expected = sum(
+        chance * max(moved(at, case["step"], 1.0), 0.0) + (1 - chance) * moved(at, -case["step"], 0.0)
+        for at, chance in enumerate(chances[: case["next_ones"]])
+    )
+    best = dcg(sorted([*grades, *chances], reverse=True), limit)
+    assert expected_gain(**case) == pytest.approx(expected / best if best else 0.0, rel=1e-9, abs=1e-12)
+
+
+@given(lists())
+def test_nothing_is_gained_by_grades_that_move_nothing_or_that_are_not_to_be_had(case):
+    assert expected_gain(**{**case, "step": 0.0}) == 0
+    assert expected_gain(**{**case, "next_ones": 0}) == 0
+    assert expected_gain(**case) >= 0
+
+
+@given(lists())
+def test_relevance_is_the_regressions_optimum_and_rises_where_grades_do(case):
+    fitted, grades = np.sort(case["fitted"]), np.sort(case["grades"])
+    places = np.array([fitted.mean() + 1, fitted.mean()])
+    near, middle = (np.log(chance / (1 - chance)) for chance in _relevance(fitted, grades, places))
+    slope, intercept = near - middle, middle
+    mean = np.clip((grades.sum() + 0.5) / (len(grades) + 1), 0.02, 0.98)
+    missing = 1 / (1 + np.exp(-(slope * (fitted - fitted.mean()) + intercept))) - grades
+    assert missing @ (fitted - fitted.mean()) + (slope - 1.0) == pytest.approx(0, abs=1e-3)
+    assert missing.sum() + 0.1 * (intercept - np.log(mean / (1 - mean))) == pytest.approx(0, abs=1e-3)
+    assert slope > 0
+
+
+def test_a_list_whose_head_is_graded_is_settled_and_one_whose_head_is_not_is_open():
+    fitted, grades = np.array([3.0, 2.5, 2.0, -1.0, -1.2, -1.4]), np.array([1.0, 0.0, 1.0, 0.0, 1.0, 0.0])
+    far, near = np.linspace(-6, -8, 10), np.linspace(3.5, 1, 10)
+    settled, unsettled = (expected_gain(fitted, fitted, grades, others, 10, 1.0, 3) for others in (far, near))
+    assert settled < 0.01 < SETTLED < unsettled

@@ -1,0 +1,81 @@
+"""Grades that are not asked for, because they would hardly change what is returned."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from llama_index_refine import QueryRefiner, RefinedRetriever
+from llama_index_refine.display.moves import effect
+from llama_index_refine.graders.base import BaseGrader
+from llama_index_refine.refining.trust import Reliability
+from tests.planted import TOPICS, Planted, TopicGrader
+
+PLANTED = Planted()
+
+
+class Guesser(BaseGrader):
+    """Grades by chance."""
+
+    def __init__(self) -> None:
+        self.rng = np.random.default_rng(3)
+
+    def grade(self, query, nodes):
+        return [float(self.rng.random() < 0.5) for _ in nodes]
+
+
+def refined_all(grader=None, **options):
+    retriever = RefinedRetriever(PLANTED.store(), grader=grader or TopicGrader(), **options)
+    return [retriever.refine(PLANTED.query(topic)) for topic in range(TOPICS)]
+
+
+def test_calls_are_saved_and_the_list_is_as_good():
+    stopped, full = refined_all(), refined_all(early_stop=False)
+    assert all(len(found.grades) + found.saved_grades == 20 for found in stopped)
+    assert np.mean([found.saved_grades for found in stopped]) > 4
+    assert not any(found.saved_grades for found in full)
+    precision = [
+        np.mean([PLANTED.precision(found.nodes, topic) for topic, found in enumerate(each)]) for each in (stopped, full)
+    ]
+    assert precision[0] >= precision[1] - 0.02
+
+
+def test_what_was_saved_is_said():
+    found = next(found for found in refined_all() if found.saved_grades)
+    assert f"{len(found.grades)} grades" in effect(found)
+    assert f", {found.saved_grades} saved" in effect(found)
+    assert found.to_dict()["saved_grades"] == found.saved_grades
+    assert found.reason is None
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"early_stop": False},
+        {"similarity_top_k": 21},
+        {"refiner": QueryRefiner.paper()},
+        {"refiner": QueryRefiner(own_grade=0.0)},
+    ],
+    ids=["told not to", "longer than what is graded", "published", "own grades do not count"],
+)
+def test_all_grades_are_asked_for_where_it_cannot_be_told(options):
+    assert [len(found.grades) for found in refined_all(**options)] == [20] * TOPICS
+
+
+def test_a_query_is_taken_into_the_record_once_however_many_rounds_it_took():
+    record = Reliability()
+    found = refined_all(trust=record)
+    assert max(each.rounds for each in found) > 1
+    assert record.belief.varied <= TOPICS
+
+
+def test_a_teacher_that_is_not_followed_is_asked_once():
+    assert {found.rounds for found in refined_all(Guesser(), trust=0.0)} == {1}
+
+
+async def test_asynchronously_and_in_batches_the_same_is_saved():
+    retriever = RefinedRetriever(PLANTED.store(), grader=TopicGrader(), trust=1.0)
+    queries = [PLANTED.query(topic) for topic in range(TOPICS)]
+    alone = [retriever.refine(query).saved_grades for query in queries]
+    assert [found.saved_grades for found in retriever.refine_batch(queries)] == alone
+    assert [(await retriever.arefine(query)).saved_grades for query in queries] == alone
