@@ -106,6 +106,8 @@ class RefinementEvent(BaseEvent):
     :param prompt_tokens: tokens sent, as far as the API says.
     :param completion_tokens: tokens received, as far as the API says.
     :param cached_grades: grades that a cache answered.
+    :param remembered: grades that a memory had for this very query.
+    :param borrowed: grades that a memory had for similar queries, and that took part.
     :param milliseconds: how long each stage took.
     """
 
@@ -124,6 +126,8 @@ class RefinementEvent(BaseEvent):
     prompt_tokens: int
     completion_tokens: int
     cached_grades: int
+    remembered: int
+    borrowed: int
     milliseconds: dict[str, float]
 
     @classmethod
@@ -154,6 +158,8 @@ class RefinementEvent(BaseEvent):
             prompt_tokens=refinement.prompt_tokens,
             completion_tokens=refinement.completion_tokens,
             cached_grades=refinement.cached_grades,
+            remembered=refinement.remembered,
+            borrowed=refinement.borrowed,
             milliseconds={stage: 1000 * seconds for stage, seconds in refinement.timings.items()},
         )
 

@@ -8,7 +8,7 @@ import logging
 import pytest
 from llama_index.core.storage.kvstore import SimpleKVStore
 from llama_index.vector_stores.qdrant import QdrantVectorStore
-from qdrant_client import QdrantClient, models
+from qdrant_client import AsyncQdrantClient, QdrantClient, models
 
 from llama_index_refine import OpenAIGrader, RefinementMemory, Reliability
 from llama_index_refine.retrieval.records import reliability_of
@@ -154,3 +154,28 @@ def test_vectors_of_another_size_are_a_warning_that_says_what_to_do(tmp_path, ca
         with caplog.at_level(logging.WARNING, "llama_index_refine"):
             assert retriever(place, name, memory).refine(asked(1)).refined
         assert "holds vectors of 8 dimensions" in caplog.text
+
+
+async def test_an_asynchronous_client_alone_will_do(tmp_path):
+    with open_place("memory", tmp_path, ("", 0)) as place:
+        name, teacher = filled(place), Teacher()
+        client = AsyncQdrantClient(":memory:")
+        memory = RefinementMemory(QdrantVectorStore(aclient=client, collection_name="memory"))
+        refined = retriever(place, name, memory, teacher)
+        await refined.aretrieve(asked(1))
+        assert (await refined.arefine(asked(1))).remembered == 20
+        await refined.ajudge(asked(1), "150", 1.0, user="anna")
+        assert await memory.aforget(user="anna") == 1
+        await memory.aclear()
+        assert (await refined.arefine(asked(1))).remembered == 0
+        await client.close()
+
+
+def test_events_tell_what_the_memory_gave(tmp_path):
+    from llama_index_refine.retrieval.events import RefinementEvent
+
+    with open_place("memory", tmp_path, ("", 0)) as place:
+        refined = retriever(place, filled(place), RefinementMemory(SimpleKVStore()))
+        refined.retrieve(asked(1))
+        event = RefinementEvent.of(refined.refine(asked(1)))
+        assert (event.remembered, event.borrowed, event.llm_calls) == (20, 0, 0)
