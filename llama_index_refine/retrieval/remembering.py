@@ -52,6 +52,7 @@ class Recollection:
     :param similar: queries like it.
     :param similarities: how much, as cosines between MAYBE and 1.
     :param passed: points at the top that are left ungraded on purpose.
+    :param top: the first of the first search.
     :param gone: nodes that were graded for it and have changed, or are there no more.
     """
 
@@ -62,6 +63,7 @@ class Recollection:
     similarities: list[float] = field(default_factory=list)
     gone: set[str] = field(default_factory=set)
     passed: set[str] = field(default_factory=set)
+    top: set[PointId] = field(default_factory=set)
 
     def settled(self, feedback_top_k: int) -> bool:
         """Whether the query was graded as far as it may be, and most of that still holds."""
@@ -145,6 +147,7 @@ class Remembering:
         :return: the nodes.
         """
         same = recollection.same
+        recollection.top = {*shown.ids}
         new = feedback.new(shown)
         if same is None or same.refined is None or not settled:
             room = limit - feedback.asked
@@ -221,7 +224,9 @@ class Remembering:
             asked=settled,
             refined=_floats(np.asarray(refinement.vector)),
             ranking=tuple(same_id(str(point)) for point in found.ids[:RANKING]),
-            passed=tuple(sorted(recollection.passed)),
+            passed=tuple(
+                sorted(recollection.passed | {same_id(str(point)) for point in recollection.top - feedback.shown})
+            ),
             filters=self._filters(),
         )
         try:

@@ -87,7 +87,12 @@ def store_in(place: Place, kind: str):
 
 def retriever(place: Place, name: str, memory: RefinementMemory | None, teacher=None, **kwargs) -> RefinedRetriever:
     return RefinedRetriever.from_collection(
-        place.client, name, text_key="meta.abstract", grader=teacher or Teacher(), memory=memory, **kwargs
+        place.client,
+        name,
+        text_key="meta.abstract",
+        grader=teacher or Teacher(),
+        memory=memory,
+        **{"early_stop": False, **kwargs},
     )
 
 

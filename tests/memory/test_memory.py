@@ -44,6 +44,18 @@ def test_the_same_question_costs_no_call(place: Place, kind):
     assert len(teacher.seen) > 20
 
 
+@both_places
+def test_what_an_early_stop_left_is_not_asked_when_asked_again(place: Place):
+    teacher = Teacher()
+    refined = retriever(place, filled(place), RefinementMemory(SimpleKVStore()), teacher, early_stop=True, trust=1.0)
+    for topic in range(5):
+        first = refined.refine(asked(topic))
+        count = len(teacher.seen)
+        again = refined.refine(asked(topic))
+        assert len(teacher.seen) == count
+        assert again.remembered == len(first.graded_nodes)
+
+
 @both_stores
 async def test_the_same_in_every_way_of_asking(tmp_path, kind):
     with open_place("memory", tmp_path, ("", 0)) as place:
