@@ -62,11 +62,12 @@ class RefinedClassifier:
             whose scores are not similarities.
         """
         texts = read_labels(labels)
-        retriever = self._given()
+        retriever = copy.copy(self._given())
+        # What would hardly change the first few nodes still tells labels apart.
+        retriever.early_stop = False
         if budget is not None:
             if budget < 2:
                 raise ValueError(f"budget must be at least 2 documents for each label, got {budget}")
-            retriever = copy.copy(retriever)
             retriever.feedback_top_k = budget
         collection = retriever._collection
         if collection.options.hybrid is not None:

@@ -220,7 +220,7 @@ def test_a_teacher_that_fails_later_leaves_the_grades_so_far(store):
 
     def twice(nodes):
         calls.append(len(nodes))
-        if len(calls) > 2:
+        if sum(calls) > 12:
             raise RuntimeError("the teacher is ill")
         return [float(node.metadata["topic"] == 0) for node in nodes]
 
@@ -231,7 +231,7 @@ def test_a_teacher_that_fails_later_leaves_the_grades_so_far(store):
 
     def forbidden(nodes):
         calls.append(len(nodes))
-        if len(calls) > 2:
+        if sum(calls) > 12:
             raise GraderError("not allowed")
         return [float(node.metadata["topic"] == 0) for node in nodes]
 
