@@ -2,10 +2,11 @@
 
     python -m results.memory data/clinc150 data/banking77 --out results/memory.md
 
-The utterances of an intent collection are questions to one another: 400 are drawn, the rest is searched, and what has
-the same intent is relevant. The first 300 fill the memory, the last 100 measure it, each against the memory as it was
-after 0, 100 or 300 queries, so that they learn nothing from each other. MAP is that of the first 200. In the poisoned
-memory all grades of one user, who asked about a third of the intents, are upside down.
+Without early stopping, so that what is saved is the memory's. The utterances of an intent collection are questions to
+one another: 400 are drawn, the rest is searched, and what has the same intent is relevant. The first 300 fill the
+memory, the last 100 measure it, each against the memory as it was after 0, 100 or 300 queries, so that they learn
+nothing from each other. MAP is that of the first 200. In the poisoned memory all grades of one user, who asked about
+a third of the intents, are upside down.
 """
 
 from __future__ import annotations
@@ -232,7 +233,7 @@ def main() -> None:
     for folder in arguments.folders:
         for model in arguments.embed_model or ["minilm"]:
             for teacher in arguments.teacher or ["gold", "noisy"]:
-                lines += report(folder, model, teacher, {})
+                lines += report(folder, model, teacher, {"early_stop": False})
                 sys.stdout.write("\n".join(lines[-16:]) + "\n")
                 sys.stdout.flush()
     if arguments.out:
