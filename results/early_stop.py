@@ -1,0 +1,105 @@
+"""How many grades a query needs: early stopping beside fixed numbers of grades, on the first ten results.
+
+    python -m results.early_stop data/argkp_item data/argkp data/cranfield data/cranfield_item data/clinc150 \
+        data/banking77 --out results/early_stop.md
+
+Each row is the mean over the collections: grades asked for, and the gain in nDCG@10 over the first search, as a share
+of what all twenty grades gain. The retriever is kept for all queries of a collection, as an application would keep it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from llama_index.core import MockEmbedding
+
+from llama_index_refine import BaseGrader, RefinedRetriever
+from llama_index_refine.evaluation.corpus import Corpus, filters_of, read_vectors
+from llama_index_refine.evaluation.datasets import load_folder
+from llama_index_refine.evaluation.metrics import score_rankings
+from llama_index_refine.evaluation.teachers import make_teacher
+from llama_index_refine.refining.trust import Reliability
+
+TEACHERS = ("gold", "good", "noisy")
+SETTINGS: dict[str, dict[str, Any]] = {
+    "all 20": {"early_stop": False},
+    "early stop": {},
+    "15": {"early_stop": False, "feedback_top_k": 15},
+    "10": {"early_stop": False, "feedback_top_k": 10},
+    "5": {"early_stop": False, "feedback_top_k": 5},
+    "10 in one round": {"early_stop": False, "feedback_top_k": 10, "rounds": 1},
+}
+
+
+def measure(corpus: Corpus, store: Any, teacher: BaseGrader, options: dict[str, Any]) -> dict[str, float]:
+    """Ask all queries of a corpus; nDCG@10 before and after, grades and rounds a query."""
+    retrievers: dict[tuple[str | None, str | None], RefinedRetriever] = {}
+    rankings: dict[str, dict[str, list[str]]] = {"before": {}, "after": {}}
+    record, asked, rounds = Reliability(), [], []
+    for row, query in enumerate(corpus.queries):
+        where = query.group, query.exclude
+        if where not in retrievers:
+            retrievers[where] = RefinedRetriever(
+                store,
+                MockEmbedding(embed_dim=corpus.query_vectors.shape[1]),
+                teacher,
+                filters=filters_of(query),
+                trust=record,
+                **options,
+            )
+        found = retrievers[where].refine(corpus.bundle(row))
+        for name, nodes in (("before", found.nodes_before), ("after", found.nodes)):
+            rankings[name][query.id] = [str(entry.node.metadata["document"]) for entry in nodes]
+        asked.append(len(found.grades) + found.ungraded)
+        rounds.append(found.rounds)
+    labels = {query.id: corpus.dataset.qrels[query.id] for query in corpus.queries}
+    before, after = (np.mean(list(score_rankings(ranked, labels)["nDCG@10"].values())) for ranked in rankings.values())
+    return {"gain": float(after - before), "asked": float(np.mean(asked)), "rounds": float(np.mean(rounds))}
+
+
+def main() -> None:
+    """Measure and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", nargs="+", type=Path)
+    parser.add_argument("--embed-model", default="minilm")
+    parser.add_argument("--max-queries", type=int, default=40)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    rows: dict[tuple[str, str], list[dict[str, float]]] = {}
+    for folder in args.data:
+        dataset = load_folder(folder)
+        corpus = read_vectors(dataset, args.embed_model, dataset.sample(args.max_queries, 1))
+        store = corpus.store()
+        for teacher in TEACHERS:
+            for name, options in SETTINGS.items():
+                measured = measure(corpus, store, make_teacher(teacher, dataset), options)
+                rows.setdefault((teacher, name), []).append(measured)
+                print(folder.name, teacher, name, {key: round(value, 3) for key, value in measured.items()}, flush=True)
+    lines = [
+        "# How many grades a query needs",
+        "",
+        f"`python -m results.early_stop {' '.join(f'data/{folder.name}' for folder in args.data)}`: "
+        f"{args.max_queries} queries a collection, {args.embed_model} vectors, "
+        f"means over {len(args.data)} collections; {platform.system()}, {platform.machine()}, Python {platform.python_version()}.",
+        "",
+        "| teacher | grades | asked | share of calls | rounds | gain in nDCG@10 | share of the gain |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for (teacher, name), each in rows.items():
+        gain, asked, rounds = (np.mean([row[key] for row in each]) for key in ("gain", "asked", "rounds"))
+        full = np.mean([row["gain"] for row in rows[teacher, "all 20"]])
+        lines.append(
+            f"| {teacher} | {name} | {asked:.1f} | {asked / 20:.0%} | {rounds:.1f} | {gain:+.3f} | {gain / full:.1%} |"
+        )
+    text = "\n".join([*lines, ""])
+    print(text)
+    if args.out:
+        args.out.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
