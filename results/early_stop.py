@@ -84,7 +84,8 @@ def main() -> None:
         "",
         f"`python -m results.early_stop {' '.join(f'data/{folder.name}' for folder in args.data)}`: "
         f"{args.max_queries} queries a collection, {args.embed_model} vectors, "
-        f"means over {len(args.data)} collections; {platform.system()}, {platform.machine()}, Python {platform.python_version()}.",
+        f"means over {len(args.data)} collections; {platform.system()}, {platform.machine()}, "
+        f"Python {platform.python_version()}.",
         "",
         "| teacher | grades | asked | share of calls | rounds | gain in nDCG@10 | share of the gain |",
         "|---|---|---:|---:|---:|---:|---:|",
