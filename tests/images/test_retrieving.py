@@ -75,7 +75,8 @@ def red(tmp_path) -> str:
 def retriever(store, chat_server) -> RefinedRetriever:
     chat_server.reply = same_square
     grader = OpenAIGrader("m", chat_server.url, "key", retries=0)
-    return RefinedRetriever(store, PixelEmbedding(), grader, similarity_top_k=EVERY, feedback_top_k=20, trust=1.0)
+    options = {"similarity_top_k": EVERY, "feedback_top_k": 20, "trust": 1.0, "early_stop": False}
+    return RefinedRetriever(store, PixelEmbedding(), grader, **options)
 
 
 def test_an_image_finds_what_a_teacher_that_sees_takes_for_like_it(retriever, red, chat_server):

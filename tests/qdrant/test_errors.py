@@ -94,7 +94,8 @@ def is_a_sentence(text: str) -> bool:
 
 
 def retriever(client, grader=None, **kwargs) -> RefinedRetriever:
-    return RefinedRetriever.from_collection(client, "c", "meta.abstract", grader=grader or LabelGrader(), **kwargs)
+    options = {"grader": grader or LabelGrader(), "rounds": 2, "early_stop": False, **kwargs}
+    return RefinedRetriever.from_collection(client, "c", "meta.abstract", **options)
 
 
 class Interrupting(LabelGrader):

@@ -44,6 +44,7 @@ class Sparing(LabelGrader):
 
 def retriever(client, name, grader=None, **kwargs) -> RefinedRetriever:
     options = {"text_key": "meta.abstract", "grader": grader or LabelGrader(), "trust": 1.0, "on_error": "raise"}
+    options |= {"rounds": 2, "early_stop": False}
     return RefinedRetriever.from_collection(client, name, **options | kwargs)
 
 
