@@ -20,6 +20,7 @@ from llama_index_refine.classifying.scores import Scores, fit_scores
 from llama_index_refine.qdrant.collection import QdrantCollection
 from llama_index_refine.qdrant.points import points_of
 from llama_index_refine.refining.trust import Reliability
+from llama_index_refine.retrieval.outcomes import finished
 from llama_index_refine.retrieval.running import run
 from llama_index_refine.retriever import RefinedRetriever
 
@@ -73,12 +74,7 @@ class RefinedClassifier:
         if collection.options.hybrid is not None:
             raise ValueError("retriever must not be in hybrid mode: its scores are ranks, and labels need similarities")
         wide = QdrantCollection(collection.store, collection.options, SAMPLE)
-        sample, space, population = (
-            outcome.result for outcome in run([wide.background(), wide.space(), wide.population()])
-        )
-        for result in (sample, space, population):
-            if isinstance(result, Exception):
-                raise result
+        sample, space, population = map(finished, run([wide.background(), wide.space(), wide.population()]))
         if not population:
             raise ValueError(f"retriever searches the collection {collection.store.collection_name!r}, which is empty")
         refinements = retriever.refine_batch(list(texts.values()))
@@ -124,7 +120,7 @@ class RefinedClassifier:
         :param texts: the texts.
         :return: (n,) labels; None where none of them fits and `none_of_these` asks for that.
         """
-        return self._labels(self._embedded(texts))
+        return self.labels_of(self._probabilities(self._embedded(texts)))
 
     def predict_nodes(self, nodes: Sequence[str | BaseNode | NodeWithScore]) -> NDArray[np.object_]:
         """Give each node its label.
@@ -132,7 +128,7 @@ class RefinedClassifier:
         :param nodes: nodes, whose vectors are their own, or the collection's, or else made from their text; or texts.
         :return: (n,) labels, as `predict` gives them.
         """
-        return self._labels(self._vectors_of(nodes))
+        return self.labels_of(self._probabilities(self._vectors_of(nodes)))
 
     def predict_proba(self, texts: Sequence[str | BaseNode | NodeWithScore]) -> NDArray[np.float64]:
         """Say how likely each label is.
@@ -141,8 +137,18 @@ class RefinedClassifier:
         :return: (n, C) with a column for each of `classes_`. Rows sum to 1, or with `none_of_these` to less; the rest
             is the probability of none.
         """
-        standard = self._scores().standard(self._vectors_of(texts))
-        return self.scores_.probabilities(standard, self.none_of_these)
+        return self._probabilities(self._vectors_of(texts))
+
+    def labels_of(self, probabilities: NDArray[np.float64]) -> NDArray[np.object_]:
+        """Say which labels follow from probabilities, for those who need both.
+
+        :param probabilities: (n, C) as of `predict_proba`.
+        :return: (n,) labels, as `predict` gives them.
+        """
+        found: NDArray[np.object_] = self.classes_[probabilities.argmax(1)]
+        if self.none_of_these:
+            found[1 - probabilities.sum(1) > probabilities.max(1, initial=0.0)] = None
+        return found
 
     def score(self, texts: Sequence[str], labels: Sequence[str | None]) -> float:
         """Return the accuracy: the share of texts that get their label."""
@@ -217,14 +223,9 @@ class RefinedClassifier:
             raise ValueError(f"retriever must be a RefinedRetriever, got {type(self.retriever).__name__}")
         return self.retriever
 
-    def _labels(self, vectors: NDArray[np.float32]) -> NDArray[np.object_]:
-        scores, names = self._scores(), self.classes_
-        standard = scores.standard(vectors)
-        found = names[standard.argmax(1)] if len(vectors) else names[:0]
-        if self.none_of_these:
-            likeliest = scores.probabilities(standard, none=True).max(1, initial=0.0)
-            found[1 - scores.any_of_them(standard) > likeliest] = None
-        return found
+    def _probabilities(self, vectors: NDArray[np.float32]) -> NDArray[np.float64]:
+        scores = self._scores()
+        return scores.probabilities(scores.standard(vectors), self.none_of_these)
 
     def _vectors_of(self, items: Sequence[str | BaseNode | NodeWithScore]) -> NDArray[np.float32]:
         """Return (n, d) the vectors of texts and nodes."""
@@ -256,12 +257,10 @@ class RefinedClassifier:
         found: dict[int, NDArray[np.float32]] = {}
         for start in range(0, len(points), CHUNK):
             chunk = points[start : start + CHUNK]
-            (outcome,) = run([collection.fetch(chunk, probe, len(chunk))])
-            if isinstance(outcome.result, Exception):
-                raise outcome.result
+            fetched = finished(run([collection.fetch(chunk, probe, len(chunk))])[0])
             found |= {
                 wanted[point]: vector.numpy()
-                for point, vector in zip(outcome.result.ids, outcome.result.vectors, strict=True)
+                for point, vector in zip(fetched.ids, fetched.vectors, strict=True)
                 if point in wanted
             }
         return found

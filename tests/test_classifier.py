@@ -87,6 +87,7 @@ def test_none_of_these_where_it_is_asked_for(retriever):
     proba = some.predict_proba(nodes())
     assert (proba.sum(1) <= 1 + 1e-9).all()
     assert proba[left].sum(1).mean() < proba[~left].sum(1).mean()
+    assert list(some.labels_of(proba)) == list(found)
     never = RefinedClassifier(retriever).fit(LABELS[:5])
     assert not any(label is None for label in never.predict_nodes(nodes()))
 

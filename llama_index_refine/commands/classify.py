@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from llama_index_refine.commands.errors import plain_errors, tell
 from llama_index_refine.commands.options import (
@@ -28,6 +27,7 @@ from llama_index_refine.commands.options import (
     needed_grader,
     opened_retriever,
 )
+from llama_index_refine.commands.progress import progress_on
 from llama_index_refine.commands.rows import Rows
 from llama_index_refine.commands.teacher import LLMBaseUrl, LLMKwargs, LLMModel
 
@@ -80,7 +80,6 @@ def classify(
         grader = None if kept.exists() else needed_grader(llm_base_url, llm_model, instruction, llm_kwargs)
         settings = {"collection": collection, "labels": wanted, "texts": str(texts), "none": none_of_these}
         rows = Rows(out, COLUMNS, settings)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with (
             opened_retriever(
                 collection,
@@ -94,7 +93,7 @@ def classify(
                 grader=grader,
                 feedback_top_k=feedback_top_k,
             ) as retriever,
-            Progress(*columns, console=console) as bars,
+            progress_on(console) as bars,
         ):
             classifier = _classifier(retriever, wanted, kept, none_of_these)
             total, items = _texts(texts) if texts is not None else _documents(retriever)
@@ -157,13 +156,12 @@ def _texts(path: Path) -> tuple[int, Iterator[tuple[str, BaseNode]]]:
 def _documents(retriever: RefinedRetriever) -> tuple[int, Iterator[tuple[str, BaseNode]]]:
     """Return all documents of the collection in the order of their ids, with their vectors."""
     from llama_index_refine.qdrant.points import NodeReader
+    from llama_index_refine.retrieval.outcomes import finished
     from llama_index_refine.retrieval.running import run
 
     store = retriever._collection.store
-    (outcome,) = run([retriever._collection.space()])
-    if isinstance(outcome.result, Exception):
-        raise outcome.result
-    name, reader, client = outcome.result.name, NodeReader(store), store._client
+    space = finished(run([retriever._collection.space()])[0])
+    name, reader, client = space.name, NodeReader(store), store._client
 
     def documents() -> Iterator[tuple[str, BaseNode]]:
         offset = None
@@ -187,9 +185,9 @@ def _documents(retriever: RefinedRetriever) -> tuple[int, Iterator[tuple[str, Ba
 
 def _rows(classifier: RefinedClassifier, batch: list[tuple[str, BaseNode]]) -> list[dict[str, Any]]:
     nodes = [node for _, node in batch]
-    found, proba = classifier.predict_nodes(nodes), classifier.predict_proba(nodes)
+    proba = classifier.predict_proba(nodes)
     rows = []
-    for (name, node), label, chances in zip(batch, found, proba, strict=True):
+    for (name, node), label, chances in zip(batch, classifier.labels_of(proba), proba, strict=True):
         likely = float(chances.max()) if label is not None else 1 - float(chances.sum())
         rows.append({"id": name, "label": label, "probability": round(likely, 6), "text": node.get_content()})
     return rows

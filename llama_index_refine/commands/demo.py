@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from llama_index_refine.commands.errors import plain_errors, tell
+from llama_index_refine.commands.progress import progress_on
 from llama_index_refine.commands.teacher import LLMBaseUrl, LLMKwargs, LLMModel, make_grader, model_name, no_llm
 from llama_index_refine.display.ranking import one_line
 
@@ -82,8 +82,7 @@ def _measure(
     console: Console, grader: BaseGrader | None, path: Path | None, limit: int | None, seed: int
 ) -> tuple[Gain, Example]:
     """Measure, and retrieve for one query that shows it."""
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with _own_lines(console), Progress(*columns, console=console) as bars:
+    with _own_lines(console), progress_on(console) as bars:
         loading = bars.add_task("Loading", total=1)
         from llama_index_refine.commands.embedding import load_sentence_transformer
         from llama_index_refine.demo.measure import example, measure

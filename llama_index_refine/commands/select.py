@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from llama_index_refine.commands.errors import plain_errors, tell
 from llama_index_refine.commands.options import (
@@ -24,6 +23,7 @@ from llama_index_refine.commands.options import (
     needed_grader,
     opened_retriever,
 )
+from llama_index_refine.commands.progress import progress_on
 from llama_index_refine.commands.rows import Rows
 from llama_index_refine.commands.teacher import LLMBaseUrl, LLMKwargs, LLMModel
 from llama_index_refine.display.ranking import one_line
@@ -73,7 +73,6 @@ def select(
         )
         finished = {note["query"] for note in rows.done}
         left = [text for text in dict.fromkeys(query) if text not in finished]
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with (
             opened_retriever(
                 collection,
@@ -87,7 +86,7 @@ def select(
                 grader=grader,
                 feedback_top_k=feedback_top_k,
             ) as retriever,
-            Progress(*columns, console=console) as bars,
+            progress_on(console) as bars,
         ):
             from llama_index.core.schema import QueryBundle
 

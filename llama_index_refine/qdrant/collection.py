@@ -232,7 +232,7 @@ class QdrantCollection:
             self._connection.tell(f"later rounds choose among the first {deepest} nodes (max_query_limit)")
         request = queries.nearest(vector, limit, limit, sparse, with_payload=False)
         (points,) = yield from self._connection.queries("search", request)
-        return Found([point.id for point in points], scores_of(points), [], torch.empty(0, 0))
+        return _ranked(points)
 
     def page(self, vector: Array, offset: int, limit: int, with_payload: bool = False) -> Steps[Found]:
         """List the points by their similarity, a page at a time, by comparing the query with every one of them.
@@ -247,7 +247,7 @@ class QdrantCollection:
         (points,) = yield from self._connection.queries("page", queries.page(vector, offset, limit, with_payload))
         if with_payload:
             return self._listed(points)
-        return Found([point.id for point in points], scores_of(points), [], torch.empty(0, 0))
+        return _ranked(points)
 
     def population(self) -> Steps[int]:
         """Count the points that the filter admits."""
@@ -385,3 +385,8 @@ class QdrantCollection:
     def _with_vectors(self, points: Points, space: Space, seen: Seen | None = None) -> Found:
         points, vectors = with_vectors(points, space)
         return Found([point.id for point in points], scores_of(points), ReadNodes(points, self._reader, seen), vectors)
+
+
+def _ranked(points: Points) -> Found:
+    """Return points that came without payload and vectors."""
+    return Found([point.id for point in points], scores_of(points), [], torch.empty(0, 0))

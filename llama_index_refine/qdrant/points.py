@@ -145,6 +145,21 @@ class Found:
     nodes: Sequence[BaseNode]
     vectors: Tensor
 
+    @classmethod
+    def nothing(cls) -> Found:
+        """Return what a search found that found no point."""
+        return cls([], [], [], torch.empty(0, 0))
+
+    def beside(self, other: Found) -> Found:
+        """Return these points and then those of another search that brought nodes and vectors, as this one did."""
+        vectors = [found.vectors for found in (self, other) if found.ids]
+        return Found(
+            [*self.ids, *other.ids],
+            [*self.scores, *other.scores],
+            [*self.nodes, *other.nodes],
+            torch.cat(vectors) if vectors else self.vectors,
+        )
+
     def at(self, places: Sequence[int]) -> Found:
         """Return some of the points, of a search that brought nodes and vectors."""
         return Found(

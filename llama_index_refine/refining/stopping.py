@@ -41,10 +41,10 @@ def expected_gain(
     ranks = np.arange(len(places) + 1)
     discount = np.where(ranks < limit, 1 / np.log2(2 + ranks), 0.0)
     best = np.sort(relevance)[::-1] @ discount[:-1]
-    # What each document gains by moving up one place.
-    nearer = relevance[1:] * (discount[:-2] - discount[1:-1])
-    lost = np.r_[0.0, np.cumsum(relevance[:-1] * (discount[:-2] - discount[1:-1]))]
-    passed = np.r_[0.0, np.cumsum(nearer)]
+    one_place = discount[:-2] - discount[1:-1]
+    # What the documents before each place lose by moving down by one, and those up to it gain by moving up.
+    lost = np.r_[0.0, np.cumsum(relevance[:-1] * one_place)]
+    passed = np.r_[0.0, np.cumsum(relevance[1:] * one_place)]
     gain = 0.0
     for place, chance in zip(rest[:next_ones], chances[:next_ones], strict=False):
         here, above, below = (int((places > place + moved).sum()) for moved in (0.0, step, -step))

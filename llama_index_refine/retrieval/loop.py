@@ -238,7 +238,7 @@ class FeedbackLoop:
         if not examples:
             return
         feedback.doing = "fetching the examples"
-        found = Found([], [], [], torch.empty(0, 0))
+        found = Found.nothing()
         if points:
             found = yield from self.collection.fetch(points, feedback.vector, len(points))
         if len(found.ids) < len(examples):
@@ -260,13 +260,7 @@ class FeedbackLoop:
         feedback.doing = "fetching what people have judged"
         found = yield from self.collection.fetch(missing, feedback.vector, room)
         dropped = others[max(len(others) - len(found.ids), 0) :]
-        kept = [at for at in range(len(shown.ids)) if at not in dropped]
-        return Found(
-            [*(shown.ids[at] for at in kept), *found.ids],
-            [*(shown.scores[at] for at in kept), *found.scores],
-            [*(shown.nodes[at] for at in kept), *found.nodes],
-            torch.cat([shown.vectors[kept], found.vectors]),
-        )
+        return shown.at([at for at in range(len(shown.ids)) if at not in dropped]).beside(found)
 
     def _background(self, space: Space) -> Steps[Background | None]:
         if not (self.collection.background_size and self.refining.refiner_for(space.metric).wants_background):

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from llama_index_refine.refinement import Refinement
 from llama_index_refine.retrieval.events import RefinementEvent, dispatcher
 from llama_index_refine.retrieval.running import Outcome
-
-
-def results_of(outcomes: Sequence[Outcome], return_exceptions: bool) -> list[Any]:
-    """Return each refinement, or in its place the exception, unless the first of them is to be raised."""
-    return [
-        outcome.result if return_exceptions and isinstance(outcome.result, Exception) else result_of(outcome)
-        for outcome in outcomes
-    ]
 
 
 def result_of(outcome: Outcome) -> Refinement:
@@ -29,6 +21,16 @@ def result_of(outcome: Outcome) -> Refinement:
     refinement: Refinement = replace(finished(outcome), timings=outcome.seconds)
     dispatcher.event(RefinementEvent.of(refinement))
     return refinement
+
+
+def results_of(
+    outcomes: Sequence[Outcome], return_exceptions: bool, taken: Callable[[Outcome], Any] = result_of
+) -> list[Any]:
+    """Return what is taken of each outcome, or its exception, unless the first of those is to be raised."""
+    return [
+        outcome.result if return_exceptions and isinstance(outcome.result, Exception) else taken(outcome)
+        for outcome in outcomes
+    ]
 
 
 def finished(outcome: Outcome) -> Any:

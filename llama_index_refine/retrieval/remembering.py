@@ -166,13 +166,7 @@ class Remembering:
         known = {*feedback.shown, *new.ids}
         ids = [point for point in ranking.ids if point not in known and same_id(str(point)) not in seen]
         if ids:
-            more = yield from self.collection.fetch(ids, feedback.vector, len(ids), **feedback.words)
-            new = Found(
-                [*new.ids, *more.ids],
-                [*new.scores, *more.scores],
-                [*new.nodes, *more.nodes],
-                torch.cat([new.vectors, more.vectors]) if new.ids else more.vectors,
-            )
+            new = new.beside((yield from self.collection.fetch(ids, feedback.vector, len(ids), **feedback.words)))
         return new.at(range(min(limit, len(new.ids))))
 
     def borrow(self, feedback: Feedback, recollection: Recollection) -> Steps[None]:
@@ -291,7 +285,7 @@ class Remembering:
 
     def _found(self, vector: np.ndarray, points: list[PointId], limit: int, words: dict[str, Any]) -> Steps[Found]:
         if not points:
-            return Found([], [], [], torch.empty(0, 0))
+            return Found.nothing()
         return (yield from self.collection.fetch(points, vector, max(limit, len(points)), **words))
 
     def _scope(self, query: QueryBundle, space: Space) -> Scope:

@@ -11,6 +11,7 @@ from llama_index.core.schema import QueryType
 
 from llama_index_refine.retrieval.events import span
 from llama_index_refine.retrieval.examples import in_batches
+from llama_index_refine.retrieval.outcomes import finished, results_of
 from llama_index_refine.retrieval.running import Outcome, arun, run
 from llama_index_refine.retrieval.target import Target
 from llama_index_refine.selection import Selection
@@ -89,7 +90,8 @@ class Selects(ABC):
         """
         target, selections = Target(precision, recall, confidence, budget), []
         for batch in in_batches(queries, batch_size):
-            selections += _selections(run([self._select_steps(query, target) for query in batch]), return_exceptions)
+            outcomes = run([self._select_steps(query, target) for query in batch])
+            selections += results_of(outcomes, return_exceptions, _selection)
         return selections
 
     @span
@@ -108,19 +110,10 @@ class Selects(ABC):
         target, selections = Target(precision, recall, confidence, budget), []
         for batch in in_batches(queries, batch_size):
             outcomes = await arun([self._select_steps(query, target) for query in batch])
-            selections += _selections(outcomes, return_exceptions)
+            selections += results_of(outcomes, return_exceptions, _selection)
         return selections
 
 
-def _selections(outcomes: Sequence[Outcome], return_exceptions: bool) -> list[Any]:
-    return [
-        outcome.result if return_exceptions and isinstance(outcome.result, Exception) else _selection(outcome)
-        for outcome in outcomes
-    ]
-
-
 def _selection(outcome: Outcome) -> Selection:
-    if isinstance(outcome.result, Exception):
-        raise outcome.result
-    selection: Selection = outcome.result
+    selection: Selection = finished(outcome)
     return replace(selection, refinement=replace(selection.refinement, timings=outcome.seconds))

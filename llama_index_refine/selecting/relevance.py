@@ -145,7 +145,8 @@ def fit_relevance(
     relevant, irrelevant = answers(grades)
     explained = curves.each(graded)[None]
     likelihood = explained * relevant[:, None] + (1 - explained) * irrelevant[:, None]
-    weights = Errors.of(trust).weights[:, None] * np.exp(_least(logs + np.log(likelihood).sum(-1)))
+    logs = logs + np.log(likelihood).sum(-1)
+    weights = Errors.of(trust).weights[:, None] * np.exp(logs - logs.max())
     weights /= weights.sum()
     kept = weights.sum(0) > NEGLIGIBLE
     weights = weights[:, kept] / weights[:, kept].sum()
@@ -162,11 +163,6 @@ def _prior(ranking: Ranking, curves: Relevance, places: Array) -> Array:
     none = np.where(expected >= 0.5, 0.0, -2.0)
     logs: Array = np.log(density + 1e-12) + none - slope
     return logs
-
-
-def _least(logs: Array) -> Array:
-    shifted: Array = logs - logs.max()
-    return shifted
 
 
 def _logistic(values: Array) -> Array:
