@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -146,10 +147,8 @@ class ListwiseGrader(BaseGrader):
             return Grades([None] * len(nodes))
         asked, documents = await self._sight.look(query, nodes, self._metadata_mode, self._max_document_tokens)
         model, takes_images = self._chat.fingerprint(), self._chat.takes_images()
-        reasons = [self._sight.why_not(model, takes_images, asked, shown) for shown in documents]
-        for reason in filter(None, reasons):
-            self._calls.tell(reason, account)
-        order = [at for at, shown in enumerate(documents) if not (reasons[at] or shown.is_empty)]
+        tell = partial(self._calls.tell, account=account)
+        order = self._sight.open_places(model, takes_images, asked, documents, tell)
         orders = [order, order[::-1]] if self._both_orders else [order]
         passes = (self._pass(asked, documents, one, account, blocking) for one in orders)
         return mean(await asyncio.gather(*passes))

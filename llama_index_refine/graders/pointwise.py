@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,10 +103,8 @@ class PointwiseGrader(BaseGrader):
             return Grades([None] * len(nodes))
         asked, documents = await self._sight.look(query, nodes, self._metadata_mode, self._max_document_tokens)
         model, takes_images = self._chat.fingerprint(), self._chat.takes_images()
-        reasons = [self._sight.why_not(model, takes_images, asked, shown) for shown in documents]
-        open_places = [at for at, shown in enumerate(documents) if not (reasons[at] or shown.is_empty)]
-        for reason in filter(None, reasons):
-            self._calls.tell(reason, account)
+        tell = partial(self._calls.tell, account=account)
+        open_places = self._sight.open_places(model, takes_images, asked, documents, tell)
         questions = [_Question(self, asked, documents[at], account, blocking) for at in open_places]
         calls = [Call(question.ask, question.tokens, question.adapt, question.needless) for question in questions]
         given = dict(zip(open_places, await self._calls.gather(calls, account), strict=True))

@@ -18,7 +18,7 @@ from llama_index_refine.refinement import Refinement
 from llama_index_refine.retrieval.examples import QueryWithExamples, with_examples
 from llama_index_refine.retrieval.loop import FeedbackLoop
 from llama_index_refine.retrieval.notes import with_parts
-from llama_index_refine.retrieval.outcomes import finished
+from llama_index_refine.retrieval.outcomes import billed, finished
 from llama_index_refine.retrieval.running import arun, run
 from llama_index_refine.steps import Step, Steps
 
@@ -161,7 +161,7 @@ def _together(query: QueryBundle, parts: Sequence[Refinement], account: Account,
     reasons = list(dict.fromkeys(part.reason for part in parts if part.reason))
     graded = [part for part in parts if part.refined]
     return replace(
-        whole,
+        billed(whole, account),
         nodes=with_parts(fused([part.nodes for part in parts], limit), parts),
         parts=tuple(parts),
         metric=parts[0].metric,
@@ -170,11 +170,7 @@ def _together(query: QueryBundle, parts: Sequence[Refinement], account: Account,
         documents=np.concatenate([whole.documents, *(np.asarray(part.documents) for part in graded)]),
         ungraded=sum(part.ungraded for part in parts),
         rounds=max(part.rounds for part in parts),
-        failures=tuple(account.failures),
-        llm_calls=account.calls,
-        prompt_tokens=account.prompt_tokens,
-        completion_tokens=account.completion_tokens,
-        cached_grades=account.cached,
+        saved_grades=sum(part.saved_grades for part in parts),
         remembered=sum(part.remembered for part in parts),
         borrowed=sum(part.borrowed for part in parts),
         reason=None if graded else "; ".join(reasons),

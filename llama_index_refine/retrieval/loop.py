@@ -32,6 +32,7 @@ from llama_index_refine.retrieval.fusion import Ranking, admitted, fuse, fuse_ra
 from llama_index_refine.retrieval.grading import Grading, Sheet
 from llama_index_refine.retrieval.lessons import Lesson, Refining
 from llama_index_refine.retrieval.next_grades import gain_of, spread_out
+from llama_index_refine.retrieval.outcomes import billed
 from llama_index_refine.retrieval.remembering import Recollection, Remembering, within
 from llama_index_refine.similarity import similarity
 from llama_index_refine.steps import Step, Steps
@@ -102,7 +103,7 @@ class FeedbackLoop:
             refinement.reason = feedback.failed(error)
             logger.warning("Returning the first search's nodes, unrefined: %s", refinement.reason)
         return replace(
-            refinement,
+            billed(refinement, account),
             query_str=query.query_str,
             image_path=query.image_path,
             image_folders=self.grading.grader().image_folders,
@@ -113,11 +114,6 @@ class FeedbackLoop:
             ungraded=len(feedback.shown) - len(feedback.ids),
             rounds=feedback.rounds,
             saved_grades=feedback.saved,
-            failures=tuple(account.failures),
-            llm_calls=account.calls,
-            prompt_tokens=account.prompt_tokens,
-            completion_tokens=account.completion_tokens,
-            cached_grades=account.cached,
             remembered=len(feedback.recalled),
             borrowed=len(feedback.borrowed()),
         )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from llama_index_refine.graders.account import Account
 from llama_index_refine.refinement import Refinement
 from llama_index_refine.retrieval.events import RefinementEvent, dispatcher
 from llama_index_refine.retrieval.running import Outcome
@@ -38,3 +39,15 @@ def finished(outcome: Outcome) -> Any:
     if isinstance(outcome.result, Exception):
         raise outcome.result
     return outcome.result
+
+
+def billed(refinement: Refinement, account: Account) -> Refinement:
+    """Write into a refinement what was paid for it, and why grades are missing."""
+    return replace(
+        refinement,
+        failures=tuple(account.failures),
+        llm_calls=account.calls,
+        prompt_tokens=account.prompt_tokens,
+        completion_tokens=account.completion_tokens,
+        cached_grades=account.cached,
+    )

@@ -19,6 +19,7 @@ from llama_index_refine.refining.trust import Reliability
 from llama_index_refine.retrieval.grading import Grading, Sheet
 from llama_index_refine.retrieval.loop import FeedbackLoop
 from llama_index_refine.retrieval.ordering import Ordered, in_order, relevant_in, threshold_of
+from llama_index_refine.retrieval.outcomes import billed
 from llama_index_refine.retrieval.relevance import (
     RELEVANT,
     Calibration,
@@ -288,7 +289,6 @@ class Selecting:
         weights = expected.weights
         space = yield from self.calibration.collection.space()
         threshold = threshold_of(evidence, ordered.names[:count], space.metric)
-        account = hand.account
         return Selection(
             nodes=selected,
             threshold=threshold,
@@ -299,15 +299,7 @@ class Selecting:
             graded=len(evidence.judged),
             certified=False,
             reason=None,
-            refinement=replace(
-                evidence.refinement,
-                nodes=selected,
-                llm_calls=account.calls,
-                prompt_tokens=account.prompt_tokens,
-                completion_tokens=account.completion_tokens,
-                cached_grades=account.cached,
-                failures=tuple(account.failures),
-            ),
+            refinement=replace(billed(evidence.refinement, hand.account), nodes=selected),
             cuts=Cuts(
                 expected.places.tolist(),
                 (weights @ expected.precision()).tolist(),

@@ -63,6 +63,13 @@ def shown(grader: TopicGrader) -> list[str]:
     return [node for wave in grader.shown for node in wave]
 
 
+def test_what_the_parts_saved_is_added_up():
+    found = RefinedRetriever(
+        STORE, embed_model=Topics(embed_dim=32), grader=TopicGrader(), decompose=AndGenerator()
+    ).refine("topic 1 and topic 5")
+    assert found.saved_grades == sum(part.saved_grades for part in found.parts) > 0
+
+
 async def test_each_part_is_answered_and_each_node_says_which(caplog):
     grader = TopicGrader()
     refined = retriever(grader, trust=1.0)

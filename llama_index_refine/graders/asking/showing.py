@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from base64 import b64decode
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,6 +114,23 @@ class Sight:
     def _tokens(self, image: Picture | str) -> int:
         pixels = image.width * image.height if isinstance(image, Picture) else self.reader.max_image_pixels
         return -(-pixels // _PIXELS_PER_TOKEN)
+
+    def open_places(
+        self, model: str, takes_images: bool, query: Shown, documents: Sequence[Shown], tell: Callable[[str], None]
+    ) -> list[int]:
+        """Say which documents a model can be asked about.
+
+        :param model: the model.
+        :param takes_images: whether its class takes images at all.
+        :param query: the query.
+        :param documents: what it is to be asked about.
+        :param tell: is told why it cannot be asked about one.
+        :return: their places.
+        """
+        reasons = [self.why_not(model, takes_images, query, shown) for shown in documents]
+        for reason in filter(None, reasons):
+            tell(reason)
+        return [at for at, shown in enumerate(documents) if not (reasons[at] or shown.is_empty)]
 
     @contextmanager
     def watched(self, model: str, images: Mapping[str, ImageBlock]) -> Iterator[None]:
