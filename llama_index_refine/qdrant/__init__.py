@@ -5,6 +5,7 @@ users: `edge` is Qdrant's engine inside the process.
 
 Behind `collection`: `queries` puts what is asked about one vector `space` into Qdrant's words, `encoding` the sparse
 half; `points` reads what comes back; `background` draws the sample, and `known` keeps it, with all else that is known
-of a collection. `connection` keeps what is sent to the `limits` of a collection's strict mode; `clients` sends it off,
-`loops` keeps event loops apart, `errors` says what went wrong. `edge_types` turns qdrant-client's models into Edge's.
+of a collection. `connection` keeps what is sent to the `limits` of a collection's strict mode; `clients` sends it
+off, `loops` keeps event loops apart, and `channels` has one of them make gRPC's calls; `errors` says what went wrong.
+`edge_types` turns qdrant-client's models into Edge's.
 """

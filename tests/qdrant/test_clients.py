@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import grpc
 import pytest
@@ -15,9 +15,9 @@ from qdrant_client.common.client_exceptions import QdrantException
 from qdrant_client.http.exceptions import ApiException, ResponseHandlingException, UnexpectedResponse
 
 from llama_index_refine import RefinedRetriever
+from llama_index_refine.qdrant.channels import _copies, _turn
 from llama_index_refine.qdrant.clients import BATCH, Batch, QueryPoints
 from llama_index_refine.qdrant.errors import refused
-from llama_index_refine.qdrant.loops import _copies
 from llama_index_refine.stores import open_store
 from tests.faults import Fault
 from tests.places import SIZE, LabelGrader, points, question
@@ -287,14 +287,74 @@ def test_one_asynchronous_client_over_grpc_in_several_event_loops(grpc_retriever
 
 def test_one_asynchronous_client_over_grpc_in_several_threads_at_once(grpc_retriever):
     together = threading.Barrier(3, timeout=30)
+    turns = []
 
     async def twice() -> list[int]:
         first = await four(grpc_retriever)
+        turns.append(_turn._loop)
         await asyncio.to_thread(together.wait)
         return first + await four(grpc_retriever)
 
     with ThreadPoolExecutor(3) as pool:
         assert list(pool.map(lambda _: asyncio.run(twice()), range(3))) == [[10] * 8] * 3
+    # gRPC must not run in two event loops at once.
+    assert len(set(turns)) == 1
+
+
+def test_the_event_loop_that_makes_grpc_calls_may_be_blocked_by_who_waits_for_them(grpc_retriever):
+    async def blocking() -> list[int]:
+        before = await four(grpc_retriever)
+        with ThreadPoolExecutor(1) as pool:
+            return before + pool.submit(asyncio.run, four(grpc_retriever)).result(timeout=30)
+
+    assert asyncio.run(blocking()) == [10] * 8
+
+
+def test_the_event_loop_that_makes_grpc_calls_may_end_in_the_middle_of_anothers(grpc_server, grpc_retriever):
+    begun, ended = threading.Event(), threading.Event()
+
+    def held() -> None:
+        begun.set()
+        ended.wait(30)
+
+    async def until_begun() -> tuple[list[int], Future[list[int]]]:
+        found = await four(grpc_retriever)
+        grpc_server.faults["query", grpc_server.count("query") + 1] = Fault(before=held)
+        others = pool.submit(asyncio.run, four(grpc_retriever))
+        await asyncio.to_thread(begun.wait, 30)
+        return found, others
+
+    with ThreadPoolExecutor(1) as pool:
+        found, others = asyncio.run(until_begun())
+        ended.set()
+        assert found == others.result(timeout=30) == [10] * 4
+
+
+def test_a_call_that_is_given_up_in_one_event_loop_is_given_up_in_the_other(grpc_server, grpc_retriever):
+    begun, ended = threading.Event(), threading.Event()
+
+    def held() -> None:
+        begun.set()
+        ended.wait(30)
+
+    async def given_up() -> None:
+        task = asyncio.create_task(grpc_retriever.aretrieve(question(0)))
+        await asyncio.to_thread(begun.wait, 30)
+        task.cancel()
+        await task
+
+    async def home() -> list[int]:
+        await four(grpc_retriever)
+        grpc_server.faults["query", grpc_server.count("query") + 1] = Fault(before=held)
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wrap_future(pool.submit(asyncio.run, given_up()))
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        await asyncio.wait_for(asyncio.gather(*others, return_exceptions=True), 10)
+        return await four(grpc_retriever)
+
+    with ThreadPoolExecutor(1) as pool:
+        assert asyncio.run(home()) == [10] * 4
+    ended.set()
 
 
 def test_a_closed_client_says_so(grpc_retriever):
