@@ -16,6 +16,7 @@ from torch import Tensor
 from llama_index_refine.refinement import Refinement
 from llama_index_refine.refining.arrays import like, to_numpy, to_tensor
 from llama_index_refine.refining.geometry import Normal, normal_form
+from llama_index_refine.refining.matrices import is_matrix, refine_matrix
 from llama_index_refine.refining.newton import Array, divergence
 from llama_index_refine.similarity import METRICS, Metric
 
@@ -77,6 +78,7 @@ class BaseRefiner(ABC):
     """
 
     wants_background = True
+    takes_matrices = True
     # What a document's own grade adds to its place in the final order, in nats from 0.5 to 1.
     own_grade = 0.0
 
@@ -97,19 +99,27 @@ class BaseRefiner(ABC):
         trust: Any = 1.0,
         signal: float = TYPICAL_SIGNAL,
     ) -> Refinement:
-        """Refine one query vector.
+        """Refine one query: a vector, or, where documents are compared by MaxSim, a matrix with a vector a token.
 
-        :param query: (d,) numpy array or torch tensor.
-        :param documents: (K, d) vectors of the graded documents, K at least 2, or 1 where there is a background.
+        :param query: (d,) numpy array or torch tensor; (T, d) for MaxSim.
+        :param documents: (K, d) vectors of the graded documents, K at least 2, or 1 where there is a background; for
+            MaxSim a list of K matrices, (n_i, d) each.
         :param grades: (K,) in [0, 1].
-        :param background: (N, d) vectors of documents taken as irrelevant, N at least 1; None for none.
+        :param background: (N, d) vectors of documents taken as irrelevant, N at least 1; None for none. For MaxSim a
+            list of N matrices.
         :param population: how many documents the background stands for; None where each is only itself.
         :param trust: how far the grades are believed, in [0, 1], one number or (K,); at 0 nothing moves.
         :param signal: the signal-to-noise ratio of this teacher's grades in this space, above 0, as its `Reliability`
             has learnt it.
-        :return: the refinement.
+        :return: the refinement. Of a matrix, `vector` is (T, d), and `documents` (K, T, d) has the vectors that the
+            tokens match best.
         :raises ValueError: naming the argument and what is wrong with it.
         """
+        if is_matrix(query):
+            if not self.takes_matrices:
+                raise ValueError(f"query must have the shape (any): a {type(self).__name__} refines no matrices")
+            options = {"population": population, "trust": trust, "signal": signal}
+            return refine_matrix(self, query, documents, grades, background, **options)
         queries = to_tensor("query", query, (None,), self.device)[None]
         rows = to_tensor("documents", documents, (None, queries.shape[1]), queries.device)[None]
         marks = to_tensor("grades", grades, (rows.shape[1],), queries.device)[None]

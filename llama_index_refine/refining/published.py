@@ -20,6 +20,7 @@ class PublishedRefiner(BaseRefiner):
     """
 
     wants_background = False
+    takes_matrices = False
 
     def __init__(self, steps: int = 100, rate: float = 1e-4, device: str | torch.device | None = None) -> None:
         super().__init__(metric="cosine", device=device)

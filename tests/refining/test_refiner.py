@@ -275,7 +275,8 @@ def put(value, *place):
     ("changes", "message"),
     [
         ({"query": lambda q: q[:-1]}, "documents must have the shape"),
-        ({"query": lambda q: q[None]}, "query must have the shape"),
+        ({"query": lambda q: q[None, None]}, "query must have the shape"),
+        ({"query": lambda q: q[None]}, r"documents\[0\] must have the shape"),
         ({"query": put(np.nan, 0)}, "query holds NaN"),
         ({"query": lambda q: q * 0}, "query holds a zero vector"),
         ({"query": lambda q: ["a", "b"]}, "query is not an array"),
