@@ -19,6 +19,7 @@ from llama_index_refine.classifying.memory import Memory
 from llama_index_refine.classifying.scores import Scores, fit_scores
 from llama_index_refine.qdrant.collection import QdrantCollection
 from llama_index_refine.qdrant.points import points_of
+from llama_index_refine.qdrant.views.dense import DenseQuery
 from llama_index_refine.refining.trust import Reliability
 from llama_index_refine.retrieval.outcomes import finished
 from llama_index_refine.retrieval.running import run
@@ -80,7 +81,7 @@ class RefinedClassifier:
         refinements = retriever.refine_batch(list(texts.values()))
         record = retriever._loop().trust
         sees = record.sees() if isinstance(record, Reliability) else record
-        self.memory_ = Memory.of(texts, refinements, sample.vectors.numpy(), population, space.metric, sees)
+        self.memory_ = Memory.of(texts, refinements, sample.vectors.dense.numpy(), population, space.metric, sees)
         self._refit()
         return self
 
@@ -253,14 +254,14 @@ class RefinedClassifier:
             return {}
         collection = self.retriever._collection
         wanted = {point: at for at, node_id in ids.items() for point in points_of(node_id)}
-        points, probe = list(wanted), self._scores().vectors[0]
+        points, probe = list(wanted), DenseQuery(self._scores().vectors[0])
         found: dict[int, NDArray[np.float32]] = {}
         for start in range(0, len(points), CHUNK):
             chunk = points[start : start + CHUNK]
             fetched = finished(run([collection.fetch(chunk, probe, len(chunk))])[0])
             found |= {
                 wanted[point]: vector.numpy()
-                for point, vector in zip(fetched.ids, fetched.vectors, strict=True)
+                for point, vector in zip(fetched.ids, fetched.vectors.dense, strict=True)
                 if point in wanted
             }
         return found

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from hashlib import blake2b
 from random import Random
 from typing import Any
 from uuid import UUID
 
-import torch
 from qdrant_client import models
 from torch import Tensor
 
 from llama_index_refine.qdrant.points import PointId, Points, scores_of
 from llama_index_refine.qdrant.queries import Queries
-from llama_index_refine.similarity import Metric, similarity, similarity_of_score
+from llama_index_refine.qdrant.vectors import TOLERANCE, Vectors, agree
+from llama_index_refine.similarity import Metric
 from llama_index_refine.steps import Step
 
 # Two slices of the collection hold at least so many points for each that is wanted, on average.
@@ -26,8 +26,6 @@ MOST_IDS = 5000
 UNIFORM_UUIDS = (3, 4, 5)
 # How many points of the background are looked at again with each query.
 LOOKED_AT = 5
-# float16 keeps three digits. Another model moves a similarity by more than this part of its range.
-TOLERANCE = 0.005
 
 # Takes queries, and which step they belong to; is sent their points, or None where Qdrant refuses them.
 Ask = Callable[..., Generator[Step, Any, "list[Points] | None"]]
@@ -37,18 +35,18 @@ Ask = Callable[..., Generator[Step, Any, "list[Points] | None"]]
 class Background:
     """A uniform sample of the documents that a filter admits.
 
-    :param vectors: (N, d) float32.
+    :param vectors: their vectors.
     :param ids: their points.
     :param population: how many documents the filter admits.
     """
 
-    vectors: Tensor
+    vectors: Vectors
     ids: list[Any]
     population: int
 
     def same_as(self, other: Background) -> bool:
         """Say whether another is the same sample of the same number of documents."""
-        return (self.ids, self.population) == (other.ids, other.population) and torch.equal(self.vectors, other.vectors)
+        return (self.ids, self.population) == (other.ids, other.population) and self.vectors.near(other.vectors, 0)
 
     def a_few(self, turn: int, most: int | None = None) -> Background:
         """Return some of it, in turn, so that all of it is looked at again by and by.
@@ -59,8 +57,8 @@ class Background:
         """
         count = min(LOOKED_AT, most or LOOKED_AT)
         first = turn * count % max(len(self.ids), 1)
-        few = slice(first, first + count)
-        return Background(self.vectors[few], self.ids[few], self.population)
+        few = range(len(self.ids))[first : first + count]
+        return Background(self.vectors.at(few), [self.ids[at] for at in few], self.population)
 
     def unchanged(self, found: Points, query: Tensor, metric: Metric) -> bool:
         """Say whether Qdrant's scores are those of these documents as they were.
@@ -73,41 +71,20 @@ class Background:
         place = {point: at for at, point in enumerate(self.ids)}
         if {point.id for point in found} != place.keys():
             return False
-        vectors = self.vectors[[place[point.id] for point in found]]
-        return agree(vectors, scores_of(found), query, metric)
+        vectors = self.vectors.at([place[point.id] for point in found])
+        return agree(vectors.dense, scores_of(found), query, metric)
 
-    def is_still(self, found: Points, vectors: Tensor) -> bool:
+    def is_still(self, found: Points, vectors: Vectors) -> bool:
         """Say whether these documents are what they were.
 
         :param found: those of them that are there.
-        :param vectors: (n, d) theirs.
+        :param vectors: theirs.
         :return: False where a document is gone or its vector is another.
         """
         place = {point.id: at for at, point in enumerate(found)}
         if place.keys() != set(self.ids):
             return False
-        now = vectors[[place[point] for point in self.ids]]
-        if now.shape != self.vectors.shape:
-            return False
-        return bool(((now - self.vectors).norm(dim=-1) <= TOLERANCE * self.vectors.norm(dim=-1)).all())
-
-
-def agree(vectors: Tensor, scores: Sequence[float], query: Tensor, metric: Metric) -> bool:
-    """Say whether scores are what the distance makes of the vectors.
-
-    :param vectors: (n, d)
-    :param scores: (n,) Qdrant's scores.
-    :param query: (d,) the query.
-    :param metric: the distance.
-    """
-    expected = similarity(query, vectors, metric)
-    given = similarity_of_score(torch.tensor(scores, dtype=torch.float32), metric)
-    if metric == "cosine":
-        scale = torch.ones(len(vectors))
-    else:
-        lengths = vectors.norm(dim=-1)
-        scale = lengths * query.norm() if metric == "dot" else (lengths.square() + query.norm().square()) / 2
-    return bool(((given - expected).abs() <= TOLERANCE * scale).all())
+        return vectors.at([place[point] for point in self.ids]).near(self.vectors, TOLERANCE)
 
 
 def draw(

@@ -5,18 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Sequence
 
-import numpy as np
-import torch
 from llama_index.core.schema import BaseNode
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 from qdrant_client import models
-from torch import Tensor
 
-from llama_index_refine.qdrant.background import Background, agree, draw
+from llama_index_refine.qdrant.background import Background, draw
 from llama_index_refine.qdrant.connection import Connection
 from llama_index_refine.qdrant.encoding import SparseEncoding
 from llama_index_refine.qdrant.errors import refused, wants_another_filter
-from llama_index_refine.qdrant.known import Known
 from llama_index_refine.qdrant.options import SearchOptions
 from llama_index_refine.qdrant.points import (
     Found,
@@ -28,13 +24,15 @@ from llama_index_refine.qdrant.points import (
     scores_of,
     with_vectors,
 )
+from llama_index_refine.qdrant.probing import Probing
 from llama_index_refine.qdrant.queries import Queries
 from llama_index_refine.qdrant.space import Space
+from llama_index_refine.qdrant.vectors import Vectors
+from llama_index_refine.qdrant.views.base import Query, Row, View
+from llama_index_refine.qdrant.views.dense import DenseQuery
+from llama_index_refine.qdrant.views.hybrid import HybridQuery
 from llama_index_refine.steps import Step, Steps
 from llama_index_refine.stores import PayloadVectorStore
-
-Array = np.ndarray | Tensor
-Sparse = models.SparseVector | None
 
 
 class QdrantCollection:
@@ -63,6 +61,7 @@ class QdrantCollection:
         self._encoding = SparseEncoding(store)
         self._reader = NodeReader(store)
         self._connection = Connection(store, self.options, background_size)
+        self._probing = Probing(self._connection, check_after)
         self._expects_images = isinstance(store, PayloadVectorStore) and store.image_field is not None
 
     def space(self) -> Steps[Space]:
@@ -76,37 +75,42 @@ class QdrantCollection:
             return (yield from self._connection.describe())
         return known.space
 
-    def space_for(self, vector: Array) -> Steps[Space]:
-        """Return the space, having read it again where the vector does not fit what is known.
+    def space_for(self, query: Query) -> Steps[Space]:
+        """Return the space, having read it again where the query does not fit what is known.
 
-        :param vector: (d,) a query.
+        :param query: what is searched for.
         :return: the space.
-        :raises ValueError: the vector does not fit the collection.
+        :raises ValueError: the query does not fit the collection.
         """
         began = time.monotonic()
         space = yield from self.space()
-        if len(vector) != space.size and self._connection.known.described < began:
+        if query.misfit(space) and self._connection.known.described < began:
             space = yield from self._connection.describe()
-        if tuple(vector.shape) != (space.size,):
-            raise ValueError(
-                f"the query's embedding has {len(vector)} dimensions, the vector {space.name!r} of the collection has "
-                f"{space.size}: set embed_model to the model that embedded the collection"
-            )
+        if reason := query.misfit(space):
+            raise ValueError(reason)
         return space
 
-    def words(self, query_str: str) -> Steps[dict[str, models.SparseVector]]:
-        """Encode the query's text for the sparse search of hybrid mode.
+    def query(self, vector: Row, query_str: str) -> Steps[Query]:
+        """Return what is searched for, having encoded the query's text for the sparse search of hybrid mode.
 
-        :param query_str: the text.
-        :return: what every search for this query takes beside the vector; empty where the dense search is alone.
+        :param vector: (d,) the query's embedding.
+        :param query_str: its text.
+        :return: the query.
+        :raises ValueError: the vector does not fit the collection.
         """
+        near = DenseQuery(vector)
+        yield from self.space_for(near)
         if self.options.hybrid is None:
-            return {}
-        if not query_str.strip():
-            # A query that is an image has no words.
-            return {"sparse": models.SparseVector(indices=[], values=[])}
-        sparse = yield Step("embed", self._encoding, query_str)
-        return {"sparse": sparse}
+            return near
+        words = models.SparseVector(indices=[], values=[])
+        # A query that is an image has no words.
+        if query_str.strip():
+            words = yield Step("embed", self._encoding, query_str)
+        return HybridQuery(near, words, self.options.hybrid)
+
+    def view(self, query: Query) -> Steps[View]:
+        """Return how refining a query sees the collection, as it is known now."""
+        return query.view((yield from self.space()))
 
     @property
     def inline(self) -> bool:
@@ -124,29 +128,27 @@ class QdrantCollection:
         """Whether points can be asked for by their ids, through the filter."""
         return self._connection.known.limits.may_narrow(self.options.filter)
 
-    def search(self, vector: Array, limit: int, sparse: Sparse = None) -> Steps[Found]:
+    def search(self, query: Query, limit: int) -> Steps[Found]:
         """Find the nearest points, without vectors, and with their nodes unless payloads hold images.
 
-        :param vector: (d,) the query.
+        :param query: what is searched for.
         :param limit: the most points.
-        :param sparse: the query of the sparse search that takes part, None for none.
         :return: the points.
         """
         if self.inline:
-            return (yield from self.rank(vector, limit, sparse))
+            return (yield from self.rank(query, limit))
         queries = yield from self._asking()
-        (points,) = yield from self._connection.queries("search", queries.nearest(vector, limit, limit, sparse))
+        (points,) = yield from self._connection.queries("search", queries.nearest(query, limit, limit))
         return self._listed(points)
 
     def nodes_of(
-        self, ids: Sequence[PointId], vector: Array, sources: Sequence[Found], sparse: Sparse = None
+        self, ids: Sequence[PointId], query: Query, sources: Sequence[Found]
     ) -> Steps[dict[PointId, BaseNode]]:
         """Return the nodes of points that searches have found.
 
         :param ids: the points.
-        :param vector: (d,) the query that found them.
+        :param query: what found them.
         :param sources: what has been found, the first that has a point's node counting.
-        :param sparse: the query of the sparse search that took part, None for none.
         :return: the nodes by point. Those that no source has are fetched; points that are gone by now are left out.
         """
         nodes: dict[PointId, BaseNode] = {}
@@ -156,41 +158,37 @@ class QdrantCollection:
         missing = [point for point in ids if point not in nodes]
         if missing:
             queries = yield from self._asking()
-            points = yield from self._among(missing, queries, vector, len(missing), sparse)
+            points = yield from self._among(missing, queries, query, len(missing))
             nodes |= {point.id: self._reader.node(point) for point in points}
         return nodes
 
-    def search_next(self, vector: Array, limit: int, seen: Collection[PointId], sparse: Sparse = None) -> Steps[Found]:
+    def search_next(self, query: Query, limit: int, seen: Collection[PointId]) -> Steps[Found]:
         """Find the nearest points that have not been seen, with their nodes and vectors.
 
-        :param vector: (d,) the query.
+        :param query: what is searched for.
         :param limit: the most points.
         :param seen: those that have been.
-        :param sparse: the query of the sparse search that takes part, None for none.
         :return: the points that have a vector.
         """
         queries = yield from self._asking()
         # A filter changes what a fused ranking consists of, and in local mode costs more than what it leaves out.
         some = self._connection.known.limits.condition_max_size
-        filtered = sparse is None and self.can_fetch and not self._connection.is_local
+        filtered = not query.ranks and self.can_fetch and not self._connection.is_local
         without = sorted(seen, key=str) if filtered and len(seen) <= (some or len(seen)) else []
         depth = limit + len(seen) - len(without)
-        request = queries.nearest(vector, depth, depth, sparse, with_vector=True, without=without)
+        request = queries.nearest(query, depth, depth, with_vector=True, without=without)
         (points,) = yield from self._connection.queries("search", request)
         return self._with_vectors([point for point in points if point.id not in seen][:limit], queries.space)
 
-    def search_first(
-        self, vector: Array, limit: int, vectors: int, sparse: Sparse = None
-    ) -> Steps[tuple[Found, Found]]:
+    def search_first(self, query: Query, limit: int, vectors: int) -> Steps[tuple[Found, Found]]:
         """Find the nearest points, and in the same request the first few of them with their vectors.
 
         What comes back tells whether the collection is still the one that is known. One that has been replaced in the
         meantime is described again, and searched again where that has changed.
 
-        :param vector: (d,) the query.
+        :param query: what is searched for.
         :param limit: the most points.
         :param vectors: how many to bring with their vectors.
-        :param sparse: the query of the sparse search that takes part, None for none.
         :return: the points without vectors, and the first of them that have one with it.
         :raises ValueError: the query does not fit what the collection is now; no point can be read as a node; or strict
             mode refuses the filter.
@@ -198,7 +196,7 @@ class QdrantCollection:
         known = self._connection.known
         space, limits, described = (yield from self.space()), known.limits, known.described
         try:
-            listed, shown, holds = yield from self._searched(known, space, vector, limit, vectors, sparse)
+            listed, shown, holds = yield from self._searched(space, query, limit, vectors)
         except Exception as error:
             if not refused(error):
                 raise
@@ -213,16 +211,15 @@ class QdrantCollection:
         if not holds:
             known.background, known.doubted = None, time.monotonic()
         if now != space or known.limits != limits:
-            now = yield from self.space_for(vector)
-            listed, shown, _ = yield from self._searched(known, now, vector, limit, vectors, sparse)
+            now = yield from self.space_for(query)
+            listed, shown, _ = yield from self._searched(now, query, limit, vectors)
         return listed, shown
 
-    def rank(self, vector: Array, limit: int, sparse: Sparse = None) -> Steps[Found]:
+    def rank(self, query: Query, limit: int) -> Steps[Found]:
         """Find the nearest points: ids and scores only.
 
-        :param vector: (d,) the query.
+        :param query: what is searched for.
         :param limit: the most points.
-        :param sparse: the query of the sparse search that takes part, None for none.
         :return: the points, without nodes and vectors.
         """
         queries = yield from self._asking()
@@ -230,21 +227,21 @@ class QdrantCollection:
         if deepest is not None and deepest < limit:
             limit = deepest
             self._connection.tell(f"later rounds choose among the first {deepest} nodes (max_query_limit)")
-        request = queries.nearest(vector, limit, limit, sparse, with_payload=False)
+        request = queries.nearest(query, limit, limit, with_payload=False)
         (points,) = yield from self._connection.queries("search", request)
         return _ranked(points)
 
-    def page(self, vector: Array, offset: int, limit: int, with_payload: bool = False) -> Steps[Found]:
+    def page(self, query: Query, offset: int, limit: int, with_payload: bool = False) -> Steps[Found]:
         """List the points by their similarity, a page at a time, by comparing the query with every one of them.
 
-        :param vector: (d,) the query.
+        :param query: what is searched for.
         :param offset: how many points come before the page.
         :param limit: the most points on it.
         :param with_payload: whether they bring their nodes.
         :return: the points, without vectors; fewer than `limit` on the last page.
         """
         queries = yield from self._asking()
-        (points,) = yield from self._connection.queries("page", queries.page(vector, offset, limit, with_payload))
+        (points,) = yield from self._connection.queries("page", queries.page(query, offset, limit, with_payload))
         if with_payload:
             return self._listed(points)
         return _ranked(points)
@@ -253,23 +250,22 @@ class QdrantCollection:
         """Count the points that the filter admits."""
         return (yield from self._connection.count("count", exact=True))
 
-    def fetch(self, ids: Sequence[PointId], vector: Array, limit: int, sparse: Sparse = None) -> Steps[Found]:
-        """Fetch points with nodes and vectors, as far as a search for `vector` may find them.
+    def fetch(self, ids: Sequence[PointId], query: Query, limit: int) -> Steps[Found]:
+        """Fetch points with nodes and vectors, as far as a search for `query` may find them.
 
         It is that search, narrowed to these points: filter, shard key and score threshold hold as in any other. Points
         that are outside, gone by now, or without a vector are left out.
 
         :param ids: the points.
-        :param vector: (d,) the query.
+        :param query: what is searched for.
         :param limit: the most points, the nearest being taken.
-        :param sparse: the query of the sparse search that takes part, None for none.
         :return: the points that are there, in the order asked for; none where there are limits to what can be asked.
         """
         queries = yield from self._asking()
         if not self.can_fetch:
             self._connection.tell("judged nodes that no search finds are left out (filter_max_conditions)")
             return self._with_vectors([], queries.space)
-        points = yield from self._among(ids, queries, vector, limit, sparse, with_vector=True)
+        points = yield from self._among(ids, queries, query, limit, with_vector=True)
         place = {point: at for at, point in enumerate(ids)}
         return self._with_vectors(sorted(points, key=lambda point: place.get(point.id, len(place))), queries.space)
 
@@ -306,19 +302,15 @@ class QdrantCollection:
             return known.space
         return (yield from self._connection.describe())
 
-    def _searched(
-        self, known: Known, space: Space, vector: Array, limit: int, vectors: int, sparse: Sparse
-    ) -> Steps[tuple[Found, Found, bool]]:
+    def _searched(self, space: Space, query: Query, limit: int, vectors: int) -> Steps[tuple[Found, Found, bool]]:
         """Search, and say whether what comes back agrees with what is known."""
         queries = Queries(space, self._connection.options)
-        requests = [queries.nearest(vector, vectors, max(limit, vectors), sparse, with_vector=True)]
+        requests = [queries.nearest(query, vectors, max(limit, vectors), with_vector=True)]
         if limit > vectors:
-            requests.append(queries.nearest(vector, limit, limit, sparse, with_payload=not self.inline))
-        probe = self._probe(known)
-        if probe:
-            known.turn += 1
-            if not self._connection.is_local:
-                requests.append(queries.scores(vector, probe.ids))
+            requests.append(queries.nearest(query, limit, limit, with_payload=not self.inline))
+        probe = self._probing.choose()
+        if probe and not self._connection.is_local:
+            requests.append(queries.probe(query, probe.ids))
         found = yield from self._connection.queries("search", *requests)
         seen: Seen = {}
         bare = limit > vectors and self.inline
@@ -326,27 +318,15 @@ class QdrantCollection:
         shown = self._with_vectors(found[0], space, seen)
         listed = self._listed(found[1] if limit > vectors else found[0][:limit], seen)
         if bare:
-            nodes = yield from self.nodes_of(listed.ids, vector, [self._listed(found[0], seen)], sparse)
+            nodes = yield from self.nodes_of(listed.ids, query, [self._listed(found[0], seen)])
             there = [(point, score) for point, score in zip(listed.ids, listed.scores, strict=True) if point in nodes]
             whole = [nodes[point] for point, _ in there]
-            listed = Found([point for point, _ in there], [score for _, score in there], whole, torch.empty(0, 0))
-        query = torch.tensor(space.query(vector))
-        if probe and not self._connection.is_local:
-            return listed, shown, probe.unchanged(found[-1], query, space.metric)
-        if probe and not probe.is_still(*with_vectors((yield from self._connection.retrieve(probe.ids)), space)):
-            return listed, shown, False
-        # Scores by compressed vectors are never quite right: no need to wonder at each query.
-        wonder = sparse is None and time.monotonic() - known.doubted > self.check_after
-        return listed, shown, not wonder or agree(shown.vectors, shown.scores, query, space.metric)
+            listed = Found([point for point, _ in there], [score for _, score in there], whole, Vectors.none())
+        holds = yield from self._probing.holds(space, query, probe, shown, found[-1])
+        return listed, shown, holds
 
     def _among(
-        self,
-        ids: Sequence[PointId],
-        queries: Queries,
-        vector: Array,
-        limit: int,
-        sparse: Sparse,
-        with_vector: bool = False,
+        self, ids: Sequence[PointId], queries: Queries, query: Query, limit: int, with_vector: bool = False
     ) -> Steps[Points]:
         """Search some points only, as many at a time as a condition may name."""
         if not ids:
@@ -354,25 +334,13 @@ class QdrantCollection:
         some = self._connection.known.limits.condition_max_size or len(ids)
         parts = [ids[start : start + some] for start in range(0, len(ids), some)]
         requests = [
-            queries.nearest(vector, min(limit, len(part)), len(part), sparse, with_vector=with_vector, among=part)
+            queries.nearest(query, min(limit, len(part)), len(part), with_vector=with_vector, among=part)
             for part in parts
         ]
         found = yield from self._connection.queries("fetch", *requests)
-        better = sparse is not None or queries.space.metric != "euclid"
         points = [point for some in found for point in some]
-        return sorted(points, key=lambda point: getattr(point, "score", 0.0), reverse=better)[:limit]
-
-    def _probe(self, known: Known) -> Background | None:
-        """Choose what of the background is looked at again, None for nothing."""
-        if known.background is None or not known.background.ids:
-            return None
-        if not self.can_fetch:
-            self._connection.tell(
-                "a collection that is rebuilt with another model may go unnoticed for as long as its size is the same "
-                "(filter_max_conditions)"
-            )
-            return None
-        return known.background.a_few(known.turn, known.limits.condition_max_size)
+        sign = -1 if query.larger_is_nearer(queries.space) else 1
+        return sorted(points, key=lambda point: sign * getattr(point, "score", 0.0))[:limit]
 
     def _asking(self) -> Steps[Queries]:
         space = yield from self.space()
@@ -380,7 +348,7 @@ class QdrantCollection:
 
     def _listed(self, points: Points, seen: Seen | None = None) -> Found:
         nodes = ReadNodes(points, self._reader, seen)
-        return Found([point.id for point in points], scores_of(points), nodes, torch.empty(0, 0))
+        return Found([point.id for point in points], scores_of(points), nodes, Vectors.none())
 
     def _with_vectors(self, points: Points, space: Space, seen: Seen | None = None) -> Found:
         points, vectors = with_vectors(points, space)
@@ -389,4 +357,4 @@ class QdrantCollection:
 
 def _ranked(points: Points) -> Found:
     """Return points that came without payload and vectors."""
-    return Found([point.id for point in points], scores_of(points), [], torch.empty(0, 0))
+    return Found([point.id for point in points], scores_of(points), [], Vectors.none())

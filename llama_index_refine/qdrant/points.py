@@ -14,10 +14,10 @@ import torch
 from llama_index.core.schema import BaseNode, TextNode
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 from qdrant_client import models
-from torch import Tensor
 
 from llama_index_refine.ids import is_uuid, same_id
 from llama_index_refine.qdrant.space import Space
+from llama_index_refine.qdrant.vectors import Vectors
 
 logger = logging.getLogger(__name__)
 
@@ -137,27 +137,26 @@ class Found:
     :param ids: their ids.
     :param scores: (n,) Qdrant's scores.
     :param nodes: their nodes, as the store's own query gives them; empty where no payload was asked for.
-    :param vectors: (n, d) float32; (0, 0) where they were not asked for.
+    :param vectors: theirs; none where they were not asked for.
     """
 
     ids: list[PointId]
     scores: list[float]
     nodes: Sequence[BaseNode]
-    vectors: Tensor
+    vectors: Vectors
 
     @classmethod
     def nothing(cls) -> Found:
         """Return what a search found that found no point."""
-        return cls([], [], [], torch.empty(0, 0))
+        return cls([], [], [], Vectors.none())
 
     def beside(self, other: Found) -> Found:
         """Return these points and then those of another search that brought nodes and vectors, as this one did."""
-        vectors = [found.vectors for found in (self, other) if found.ids]
         return Found(
             [*self.ids, *other.ids],
             [*self.scores, *other.scores],
             [*self.nodes, *other.nodes],
-            torch.cat(vectors) if vectors else self.vectors,
+            self.vectors.beside(other.vectors),
         )
 
     def at(self, places: Sequence[int]) -> Found:
@@ -166,7 +165,7 @@ class Found:
             [self.ids[at] for at in places],
             [self.scores[at] for at in places],
             [self.nodes[at] for at in places],
-            self.vectors[list(places)],
+            self.vectors.at(places),
         )
 
 
@@ -175,13 +174,14 @@ def scores_of(points: Points) -> list[float]:
     return [float(getattr(point, "score", 0.0)) for point in points]
 
 
-def with_vectors(points: Points, space: Space) -> tuple[Points, Tensor]:
-    """Return the points that have a vector to refine by, and (n, d) their vectors."""
+def with_vectors(points: Points, space: Space) -> tuple[Points, Vectors]:
+    """Return the points that have what it takes to refine by them, and their vectors."""
     rows = [_dense(point.vector, space) for point in points]
     kept = [(point, row) for point, row in zip(points, rows, strict=True) if row is not None]
     if not kept:
-        return [], torch.empty(0, space.size)
-    return [point for point, _ in kept], torch.from_numpy(np.array([row for _, row in kept], dtype=np.float32))
+        return [], Vectors(torch.empty(0, space.size))
+    dense = torch.from_numpy(np.array([row for _, row in kept], dtype=np.float32))
+    return [point for point, _ in kept], Vectors(dense)
 
 
 def _dense(vector: Any, space: Space) -> list[float] | None:

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from qdrant_client import models
-from torch import Tensor
 
 from llama_index_refine.qdrant.options import SearchOptions
 from llama_index_refine.qdrant.points import PointId
 from llama_index_refine.qdrant.space import Space
+from llama_index_refine.qdrant.views.base import Query
 
 
 @dataclass(frozen=True)
@@ -28,81 +27,65 @@ class Queries:
 
     def nearest(
         self,
-        vector: np.ndarray | Tensor,
+        query: Query,
         limit: int,
         depth: int,
-        sparse: models.SparseVector | None = None,
         with_payload: bool = True,
         with_vector: bool = False,
         among: Sequence[PointId] | None = None,
         without: Sequence[PointId] = (),
     ) -> models.QueryRequest:
-        """Ask for the nearest points; with a sparse query, for the first of two rankings fused.
+        """Ask for the nearest points.
 
-        :param vector: (d,) the query.
+        :param query: what is searched for.
         :param limit: the most points.
-        :param depth: how deep the rankings are that are fused.
-        :param sparse: the query of the sparse search that takes part, None for none.
+        :param depth: how deep rankings are that become one.
         :param with_payload: whether the points bring their payload.
-        :param with_vector: whether they bring their vector.
+        :param with_vector: whether they bring their vectors.
         :param among: search these points only, None for all.
         :param without: leave these points out.
         :return: the query.
         """
         options = self.options
-        admitted = options.filter if among is None else narrowed(options.filter, _named(among))
+        admitted = options.filter if among is None else narrowed(options.filter, named(among))
         if without:
-            admitted = models.Filter(must=[admitted] if admitted else None, must_not=[_named(without)])
-        dense: dict[str, Any] = {
-            "query": self.space.query(vector),
-            "using": self.space.name or None,
+            admitted = models.Filter(must=[admitted] if admitted else None, must_not=[named(without)])
+        restricted = {
             "filter": admitted,
             "params": options.search_params,
             "score_threshold": options.score_threshold,
         }
-        if sparse is None or options.hybrid is None:
-            return self._request(limit, with_payload, with_vector, **dense)
-        dense_ranking = models.Prefetch(**dense, limit=depth)
-        if not sparse.indices:
-            fused = models.FusionQuery(fusion=models.Fusion.RRF)
-            return self._request(limit, with_payload, with_vector, prefetch=[dense_ranking], query=fused)
-        words = models.Prefetch(
-            query=sparse,
-            using=self.space.sparse,
-            filter=admitted,
-            params=options.search_params,
-            limit=options.hybrid.sparse_top_k or depth,
-        )
-        prefetch = [dense_ranking, words]
-        return self._request(limit, with_payload, with_vector, prefetch=prefetch, query=options.hybrid.query())
+        return self._request(limit, with_payload, with_vector, **query.fields(self.space, restricted, depth))
 
-    def page(
-        self, vector: np.ndarray | Tensor, offset: int, limit: int, with_payload: bool = False
-    ) -> models.QueryRequest:
+    def page(self, query: Query, offset: int, limit: int, with_payload: bool = False) -> models.QueryRequest:
         """Ask for a page of the whole ranking, whose pages fit together because nothing is approximated.
 
-        :param vector: (d,) the query.
+        :param query: what is searched for.
         :param offset: how many points come before it.
         :param limit: the most points on it.
         :param with_payload: whether the points bring their payload.
         :return: the query.
         """
         given = self.options.search_params or models.SearchParams()
-        request = self.nearest(vector, limit, limit, with_payload=with_payload)
+        request = self.nearest(query, limit, limit, with_payload)
         return request.model_copy(update={"offset": offset, "params": given.model_copy(update={"exact": True})})
 
-    def scores(self, vector: np.ndarray | Tensor, ids: Sequence[PointId]) -> models.QueryRequest:
-        """Ask for the scores of points by their full vectors, as far as the filter admits them.
+    def probe(self, query: Query, ids: Sequence[PointId]) -> models.QueryRequest:
+        """Ask for what shows whether points are what they were, as far as the filter admits them.
 
-        :param vector: (d,) the query.
+        That is their scores by their full dense vectors, or the vectors themselves where none of them is dense.
+
+        :param query: what is searched for.
         :param ids: the points.
         :return: the query.
         """
+        if query.dense is None:
+            return self.listed(len(ids), named(ids))
         return self._request(
             len(ids),
-            query=self.space.query(vector),
+            query=self.space.query(query.dense),
             using=self.space.name or None,
-            filter=narrowed(self.options.filter, _named(ids)),
+            filter=narrowed(self.options.filter, named(ids)),
             params=models.SearchParams(quantization=models.QuantizationSearchParams(ignore=True)),
         )
 
@@ -138,5 +121,6 @@ def narrowed(admitted: models.Filter | None, condition: Any) -> models.Filter:
     return models.Filter(must=[condition] if admitted is None else [condition, admitted])
 
 
-def _named(ids: Sequence[PointId]) -> models.HasIdCondition:
+def named(ids: Sequence[PointId]) -> models.HasIdCondition:
+    """Write the condition that a point is one of these."""
     return models.HasIdCondition(has_id=list(ids))

@@ -5,16 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-import torch
 from llama_index.core.schema import NodeWithScore, QueryBundle
-from qdrant_client import models
-from torch import Tensor
 
 from llama_index_refine.graders.account import Account
 from llama_index_refine.graders.base import Grades
 from llama_index_refine.qdrant.errors import in_a_sentence
 from llama_index_refine.qdrant.points import Found, PointId
+from llama_index_refine.qdrant.vectors import Vectors
+from llama_index_refine.qdrant.views.base import Query, View
 
 
 class NotRefinedError(Exception):
@@ -30,13 +28,13 @@ class Loan:
     """A document's grade that a similar query lends.
 
     :param point: the document.
-    :param vector: (d,) its vector.
+    :param vectors: its vectors.
     :param grade: its relevance in [0, 1].
     :param belief: how far to believe it, in [0, 1], beside a grade of the teacher's for this query.
     """
 
     point: PointId
-    vector: Tensor
+    vectors: Vectors
     grade: float
     belief: float
 
@@ -45,20 +43,20 @@ class Loan:
 class Feedback:
     """What has been graded for one query so far.
 
-    :param query: its text and vector.
-    :param vector: (d,) float32.
+    :param query: the query.
+    :param first: what the first search was for.
+    :param view: how refining it sees the collection.
     :param account: what grading it may cost, and has.
-    :param words: what its searches take beside the vector; not empty in hybrid mode.
     :param doing: what is being done, for whoever reads that it failed.
     """
 
     query: QueryBundle
-    vector: np.ndarray
+    first: Query
+    view: View
     account: Account
-    words: dict[str, models.SparseVector]
     ids: list[PointId] = field(default_factory=list)
     nodes: list[NodeWithScore] = field(default_factory=list)
-    documents: list[Tensor] = field(default_factory=list)
+    documents: Vectors = field(default_factory=Vectors.none)
     grades: list[float] = field(default_factory=list)
     spread: list[float | None] = field(default_factory=list)
     believed: list[float | None] = field(default_factory=list)
@@ -84,11 +82,12 @@ class Feedback:
     def add(self, found: Found, grades: Grades, believed: float | None = None) -> None:
         """Take in grades, `believed` so far in [0, 1] whoever the teacher is, None for as far as the teacher."""
         self.shown.update(found.ids)
+        graded = [at for at, grade in enumerate(grades) if grade is not None]
+        self.documents = self.documents.beside(found.vectors.at(graded))
         for at, grade in enumerate(grades):
             if grade is not None:
                 self.ids.append(found.ids[at])
                 self.nodes.append(NodeWithScore(node=found.nodes[at], score=found.scores[at]))
-                self.documents.append(found.vectors[at])
                 self.grades.append(grade)
                 self.spread.append(grades.spread[at] if grades.spread else None)
                 self.believed.append(believed)
@@ -96,7 +95,7 @@ class Feedback:
     def found(self) -> Found:
         """Return what has a grade, as a search would."""
         scores = [entry.score or 0.0 for entry in self.nodes]
-        return Found(self.ids, scores, [entry.node for entry in self.nodes], torch.empty(0, 0))
+        return Found(self.ids, scores, [entry.node for entry in self.nodes], Vectors.none())
 
     def new(self, found: Found) -> Found:
         """Return those of the points whose grade is not known yet."""

@@ -13,17 +13,14 @@ from llama_index_refine.similarity import Metric, passes, score_of_similarity, s
 Ranking = list[tuple[PointId, float]]
 
 
-def admitted(found: Found, graded: Found, similarities: Tensor, metric: Metric, threshold: float | None) -> list[int]:
+def admitted(found: Found, graded: Found, near: Sequence[bool]) -> list[int]:
     """Say which graded documents the second search may return: those it found, and others that pass its threshold.
 
     :param found: what the second search found.
     :param graded: the graded documents.
-    :param similarities: (K,) theirs to the refined query.
-    :param metric: the collection's distance.
-    :param threshold: the score threshold of the searches by vector, None for none.
+    :param near: (K,) which of them pass.
     :return: their places in `graded`.
     """
-    near = passes(score_of_similarity(similarities, metric), threshold, metric).tolist()
     there = set(found.ids)
     return [at for at, point in enumerate(graded.ids) if near[at] or point in there]
 

@@ -10,7 +10,6 @@ from typing import Literal
 import numpy as np
 import torch
 from llama_index.core.schema import NodeWithScore, QueryBundle
-from numpy.typing import NDArray
 
 from llama_index_refine.graders.account import Account, Budget
 from llama_index_refine.graders.base import GraderError, Grades, on_scale
@@ -19,21 +18,21 @@ from llama_index_refine.images.sources import is_inline
 from llama_index_refine.qdrant.background import Background
 from llama_index_refine.qdrant.collection import QdrantCollection
 from llama_index_refine.qdrant.points import Found, points_of
-from llama_index_refine.qdrant.space import Space
+from llama_index_refine.qdrant.views.base import Query, View
 from llama_index_refine.refinement import Refinement
 from llama_index_refine.refining.allocation import PLENTY, split_budget
-from llama_index_refine.refining.base import TYPICAL_SIGNAL
 from llama_index_refine.refining.stopping import SETTLED
-from llama_index_refine.refining.trust import Reliability, shrink
+from llama_index_refine.refining.trust import Reliability
 from llama_index_refine.retrieval.embedding import Embedding
 from llama_index_refine.retrieval.examples import examples_of
 from llama_index_refine.retrieval.feedback import Feedback, NotRefinedError
 from llama_index_refine.retrieval.fusion import Ranking, admitted, fuse, fuse_ranked
 from llama_index_refine.retrieval.grading import Grading, Sheet
-from llama_index_refine.retrieval.lessons import Lesson, Refining
+from llama_index_refine.retrieval.lessons import Refining
+from llama_index_refine.retrieval.moving import Moving
 from llama_index_refine.retrieval.next_grades import gain_of, spread_out
 from llama_index_refine.retrieval.outcomes import billed
-from llama_index_refine.retrieval.remembering import Recollection, Remembering, within
+from llama_index_refine.retrieval.remembering import Recollection, Remembering
 from llama_index_refine.similarity import similarity
 from llama_index_refine.steps import Step, Steps
 
@@ -86,20 +85,19 @@ class FeedbackLoop:
         account = account or Account(self.budget)
         if _empty(query):
             return (yield from self._nothing(query))
-        vector = yield from self._embedded(query)
-        words = yield from self.collection.words(query.query_str)
+        asked = yield from self._asked(query)
         shares = split_budget(self.feedback_top_k, self.rounds)
-        first, shown = yield from self.collection.search_first(vector, self.similarity_top_k, shares[0], **words)
-        space = yield from self.collection.space()
-        feedback = Feedback(query, vector, account, words)
+        first, shown = yield from self.collection.search_first(asked, self.similarity_top_k, shares[0])
+        view = yield from self.collection.view(asked)
+        feedback = Feedback(query, asked, view, account)
         before = [NodeWithScore(node=node, score=score) for node, score in zip(first.nodes, first.scores, strict=True)]
         try:
-            refinement = yield from self._refined(feedback, first, shown, shares[1:], space)
+            refinement = yield from self._refined(feedback, first, shown, shares[1:])
         except Exception as error:
             asked_for = isinstance(error, GraderError) or self.on_error == "raise"
             if asked_for and not isinstance(error, NotRefinedError):
                 raise
-            refinement = Refinement.unmoved(vector, query.query_str, before)
+            refinement = Refinement.unmoved(view.row, query.query_str, before)
             refinement.reason = feedback.failed(error)
             logger.warning("Returning the first search's nodes, unrefined: %s", refinement.reason)
         return replace(
@@ -131,19 +129,22 @@ class FeedbackLoop:
             raise ValueError("query is empty")
         if (judged := on_scale(grade)) is None:
             raise ValueError(f"grade must be in [0, 1], got {grade}")
-        vector = yield from self._embedded(query)
-        space = yield from self.collection.space()
-        yield from self.remembering.judge(query, vector, space, node_id, judged, user)
+        asked = yield from self._asked(query)
+        yield from self.remembering.judge(query, asked, node_id, judged, user)
 
-    def _embedded(self, query: QueryBundle) -> Steps[np.ndarray]:
+    @property
+    def _moving(self) -> Moving:
+        return Moving(self.refining, self.trust)
+
+    def _asked(self, query: QueryBundle) -> Steps[Query]:
+        """Put a query into what its first search is for."""
         embedding = query.embedding
         if embedding is None:
             embedding = yield Step("embed", self.embedding, query)
         vector = np.asarray(embedding, dtype=np.float32)
         if not np.isfinite(vector).all():
             raise ValueError("the query's embedding holds NaN or infinity")
-        yield from self.collection.space_for(vector)
-        return vector
+        return (yield from self.collection.query(vector, query.query_str))
 
     def _nothing(self, query: QueryBundle) -> Steps[Refinement]:
         space = yield from self.collection.space()
@@ -151,14 +152,12 @@ class FeedbackLoop:
         refinement.reason = "the query is empty"
         return refinement
 
-    def _refined(
-        self, feedback: Feedback, before: Found, shown: Found, shares: Sequence[int], space: Space
-    ) -> Steps[Refinement]:
+    def _refined(self, feedback: Feedback, before: Found, shown: Found, shares: Sequence[int]) -> Steps[Refinement]:
         if len(shown.ids) < 2:
             raise NotRefinedError(f"the first search found {len(shown.ids)} nodes with a vector, and refining needs 2")
         feedback.doing = "drawing the background"
-        background = yield from self._background(space)
-        recollection = yield from self.remembering.recall(feedback, space, self.trust, background)
+        background = yield from self._background(feedback.view)
+        recollection = yield from self.remembering.recall(feedback, self.trust, background)
         settled = yield from self._first_round(feedback, recollection, shown, background)
         left = self.feedback_top_k - sum(shares) - feedback.asked
         for share in [] if settled else shares:
@@ -168,9 +167,9 @@ class FeedbackLoop:
             if share < 1 or feedback.account.exhausted():
                 break
             # What to ask next follows all that was heard; how far to go by it is decided at the end.
-            refinement = yield from self._move(feedback, background, space, trust=1.0)
+            refinement = yield from self._moving.move(feedback, background, trust=1.0)
             try:
-                more = yield from self._another_round(feedback, refinement, share, space)
+                more = yield from self._another_round(feedback, refinement, share)
             except Exception as error:
                 if isinstance(error, GraderError) or self.on_error == "raise":
                     raise
@@ -178,15 +177,16 @@ class FeedbackLoop:
                 break
             if not more:
                 break
-        refinement = yield from self._move(feedback, background, space, self._trust(feedback, space))
+        refinement = yield from self._moving.move(feedback, background, self._moving.share(feedback))
         limit = self.similarity_top_k
         feedback.doing = "the second search"
         # Every graded document may sink below the last one returned; as many must be at hand to take its place.
-        found = yield from self.collection.search(refinement.vector, limit + len(feedback.ids), **feedback.words)
-        ranking = self._fused(feedback, refinement, found, space)
+        query = feedback.view.refined(np.asarray(refinement.vector))
+        found = yield from self.collection.search(query, limit + len(feedback.ids))
+        ranking = self._fused(feedback, refinement, query, found)
         sources = [feedback.found(), before, found]
         wanted = [point for point, _ in ranking]
-        nodes = yield from self.collection.nodes_of(wanted, refinement.vector, sources, **feedback.words)
+        nodes = yield from self.collection.nodes_of(wanted, query, sources)
         refinement.nodes = [NodeWithScore(node=nodes[point], score=score) for point, score in ranking if point in nodes]
         yield from self.remembering.remember(
             feedback, recollection, refinement, found, self._settled(feedback), self.trust
@@ -215,17 +215,17 @@ class FeedbackLoop:
         """Return how many nodes the teacher might have graded: all it may, unless the budget ended before."""
         return feedback.asked if feedback.account.exhausted() else self.feedback_top_k
 
-    def _fused(self, feedback: Feedback, refinement: Refinement, found: Found, space: Space) -> Ranking:
-        graded = feedback.found()
-        own = similarity(torch.as_tensor(refinement.vector), torch.as_tensor(refinement.documents), space.metric)
+    def _fused(self, feedback: Feedback, refinement: Refinement, query: Query, found: Found) -> Ranking:
+        graded, metric = feedback.found(), feedback.view.metric
+        row, documents = np.asarray(refinement.vector), torch.as_tensor(refinement.documents)
         threshold = self.collection.options.score_threshold
-        stay = admitted(found, graded, own, space.metric, threshold)
+        stay = admitted(found, graded, feedback.view.passes(row, documents, threshold))
         graded = replace(graded, ids=[graded.ids[at] for at in stay], nodes=[])
         similarities = torch.as_tensor(refinement.fused)[stay]
-        if feedback.words:
-            gains = (similarities - own[stay]) / refinement.tau
+        if query.ranks:
+            gains = (similarities - similarity(torch.as_tensor(row), documents, metric)[stay]) / refinement.tau
             return fuse_ranked(found, graded, gains, self.similarity_top_k)
-        return fuse(found, graded, similarities, space.metric, self.similarity_top_k, threshold)
+        return fuse(found, graded, similarities, metric, self.similarity_top_k, threshold)
 
     def _take_examples(self, feedback: Feedback) -> Steps[None]:
         """Take the query's own examples for graded, as far as the searches may find them."""
@@ -236,7 +236,7 @@ class FeedbackLoop:
         feedback.doing = "fetching the examples"
         found = Found.nothing()
         if points:
-            found = yield from self.collection.fetch(points, feedback.vector, len(points))
+            found = yield from self.collection.fetch(points, feedback.first, len(points))
         if len(found.ids) < len(examples):
             missing = f"{len(examples) - len(found.ids)} of the examples cannot be found: gone, or outside the filter"
             feedback.account.note(missing)
@@ -254,12 +254,12 @@ class FeedbackLoop:
         if not missing or room < 1:
             return shown
         feedback.doing = "fetching what people have judged"
-        found = yield from self.collection.fetch(missing, feedback.vector, room)
+        found = yield from self.collection.fetch(missing, feedback.first, room)
         dropped = others[max(len(others) - len(found.ids), 0) :]
         return shown.at([at for at in range(len(shown.ids)) if at not in dropped]).beside(found)
 
-    def _background(self, space: Space) -> Steps[Background | None]:
-        if not (self.collection.background_size and self.refining.refiner_for(space.metric).wants_background):
+    def _background(self, view: View) -> Steps[Background | None]:
+        if not (self.collection.background_size and self.refining.refiner_for(view.metric).wants_background):
             return None
         background = yield from self.collection.background()
         return background
@@ -273,111 +273,53 @@ class FeedbackLoop:
         if isinstance(self.trust, Reliability):
             self.trust.hear([grade for grade in grades if grade is not None])
 
-    def _read(self, feedback: Feedback) -> NDArray[np.float64]:
-        """Return the grades as they count: uncertain ones drawn to the mean, on the scale that the teacher uses."""
-        grades = np.array(feedback.grades, dtype=np.float64)
-        said = feedback.said()
-        if said:
-            heard = np.array(shrink(grades[said].tolist(), [feedback.spread[at] for at in said]))
-            grades[said] = self.trust.calibrate(heard) if isinstance(self.trust, Reliability) else heard
-        return grades
-
-    def _trust(self, feedback: Feedback, space: Space, final: bool = True) -> float:
-        """Say how far to follow the teacher. Its record takes in a query's grades once, at the end."""
-        if not isinstance(self.trust, Reliability):
-            return self.trust
-        said = feedback.said()
-        fresh = [at for at in said if feedback.ids[at] not in feedback.recalled]
-        # What was graded before has told what it can of the teacher, unless nothing has been heard of it here.
-        if not said or (not fresh and self.trust.belief.varied):
-            return self.trust.belief.trust()
-        said = fresh or said
-        documents = torch.stack([feedback.documents[at] for at in said])
-        similarities = similarity(torch.from_numpy(feedback.vector), documents, space.metric)
-        judge = self.trust.observe if final else self.trust.foresee
-        return judge(documents.numpy(), [feedback.grades[at] for at in said], similarities.numpy())
-
-    def _move(self, feedback: Feedback, background: Background | None, space: Space, trust: float) -> Steps[Refinement]:
-        """Refine the query by all that was graded so far."""
-        vectors, population = None, None
-        if background is not None:
-            # A background document that has been graded would be counted twice, the second time as irrelevant.
-            known = feedback.shown | {loan.point for loan in feedback.carried}
-            keep = [at for at, point in enumerate(background.ids) if point not in known]
-            if keep:
-                vectors = background.vectors if len(keep) == len(background.ids) else background.vectors[keep]
-                population = max(background.population - len(feedback.shown), len(keep))
-        feedback.doing = "refining"
-        documents, grades = torch.stack(feedback.documents), torch.tensor(self._read(feedback), dtype=torch.float32)
-        query_str = feedback.query.query_str
-        signal = self.trust.signal() if isinstance(self.trust, Reliability) else TYPICAL_SIGNAL
-        shares = np.array([trust if share is None else share for share in feedback.believed], dtype=np.float32)
-        lesson = Lesson(
-            feedback.vector, documents, grades, vectors, population, space.metric, shares, signal, query_str
-        )
-        refinement: Refinement = yield Step("refine", self.refining, lesson)
-        if vectors is not None and (borrowed := feedback.borrowed()):
-            loans = torch.stack([loan.vector for loan in borrowed])
-            every = replace(
-                lesson,
-                documents=torch.cat([documents, loans]),
-                grades=torch.cat([grades, torch.tensor([loan.grade for loan in borrowed])]),
-                trust=np.r_[shares, [np.float32(loan.belief * trust) for loan in borrowed]],
-            )
-            wider: Refinement = yield Step("refine", self.refining, every)
-            refinement = within(refinement, np.asarray(wider.vector))
-        feedback.path.append(refinement.vector)
-        return refinement
-
-    def _another_round(self, feedback: Feedback, refinement: Refinement, share: int, space: Space) -> Steps[bool]:
+    def _another_round(self, feedback: Feedback, refinement: Refinement, share: int) -> Steps[bool]:
         """Grade documents that the refined ranking brings up. :return: whether there were any worth it."""
         feedback.doing = "the ranking between rounds"
-        plenty, may_stop = float(refinement.grades.mean()) > PLENTY, self._may_stop(space)
+        plenty, may_stop = float(refinement.grades.mean()) > PLENTY, self._may_stop(feedback.view)
+        query = feedback.view.refined(np.asarray(refinement.vector))
         # Where the ranking is deep, its nodes are large, or places in it count, what is graded next is fetched alone.
-        alone = (plenty or self.collection.inline or (may_stop and feedback.words)) and self.collection.can_fetch
+        alone = (plenty or self.collection.inline or (may_stop and query.ranks)) and self.collection.can_fetch
         wide = max(share, self.similarity_top_k) if may_stop else share
         if alone:
             deep = max(DEPTH if plenty else 0, wide + len(feedback.shown))
-            ranking = yield from self.collection.rank(refinement.vector, deep, **feedback.words)
+            ranking = yield from self.collection.rank(query, deep)
         else:
-            seen = feedback.shown
-            ranking = yield from self.collection.search_next(refinement.vector, wide, seen, **feedback.words)
+            ranking = yield from self.collection.search_next(query, wide, feedback.shown)
         new = [at for at, point in enumerate(ranking.ids) if point not in feedback.shown]
-        if may_stop and self._little_to_gain(feedback, refinement, ranking, new, space):
+        if may_stop and self._little_to_gain(feedback, refinement, query, ranking, new):
             feedback.saved = self.feedback_top_k - feedback.asked
             return False
         wanted = new[:share]
         if alone and plenty:
-            wanted = spread_out(feedback, refinement, ranking, new, share)
-        shown = (yield from self._fetched(feedback, refinement, ranking, wanted)) if alone else ranking.at(wanted)
+            wanted = spread_out(feedback, refinement, ranking, new, share, query.ranks)
+        shown = (yield from self._fetched(feedback, query, ranking, wanted)) if alone else ranking.at(wanted)
         if not shown.ids:
             return False
         yield from self._grade(feedback, shown)
         return True
 
-    def _fetched(
-        self, feedback: Feedback, refinement: Refinement, ranking: Found, wanted: Sequence[int]
-    ) -> Steps[Found]:
+    def _fetched(self, feedback: Feedback, query: Query, ranking: Found, wanted: Sequence[int]) -> Steps[Found]:
         feedback.doing = "fetching what is graded next"
         ids = [ranking.ids[at] for at in wanted]
-        shown = yield from self.collection.fetch(ids, refinement.vector, len(ids), **feedback.words)
+        shown = yield from self.collection.fetch(ids, query, len(ids))
         score = dict(zip(ranking.ids, ranking.scores, strict=True))
         return replace(shown, scores=[score[point] for point in shown.ids])
 
-    def _may_stop(self, space: Space) -> bool:
+    def _may_stop(self, view: View) -> bool:
         """Say whether it can be told when more grades change nothing: of a list no longer than what may be graded."""
-        own = self.refining.refiner_for(space.metric).own_grade
+        own = self.refining.refiner_for(view.metric).own_grade
         told = self.collection.can_fetch or self.collection.options.hybrid is None
         return self.early_stop and self.similarity_top_k <= self.feedback_top_k and own > 0 and told
 
     def _little_to_gain(
-        self, feedback: Feedback, refinement: Refinement, ranking: Found, new: Sequence[int], space: Space
+        self, feedback: Feedback, refinement: Refinement, query: Query, ranking: Found, new: Sequence[int]
     ) -> bool:
         left = self.feedback_top_k - feedback.asked
-        own_grade = self.refining.refiner_for(space.metric).own_grade
-        trust = self._trust(feedback, space, final=False)
-        gain = gain_of(feedback, refinement, ranking, new, left, own_grade * trust**2, self.similarity_top_k)
-        return gain < SETTLED
+        own_grade = self.refining.refiner_for(feedback.view.metric).own_grade
+        trust = self._moving.share(feedback, final=False)
+        step, limit = own_grade * trust**2, self.similarity_top_k
+        return gain_of(feedback, refinement, ranking, new, left, step, limit, query.ranks) < SETTLED
 
 
 def _empty(query: QueryBundle) -> bool:

@@ -24,6 +24,7 @@ def gain_of(
     left: int,
     own_grade: float,
     limit: int,
+    ranks: bool,
 ) -> float:
     """Say what grading on may gain, as a share of what the list is worth. See `expected_gain`.
 
@@ -34,10 +35,11 @@ def gain_of(
     :param left: how many of these may still be graded.
     :param own_grade: what a certain grade adds to its document's place, in nats.
     :param limit: how many documents are returned.
+    :param ranks: whether the ranking's scores are no similarities.
     """
     own = similarity(torch.from_numpy(refinement.vector), torch.from_numpy(refinement.documents), refinement.metric)
     moved = (torch.from_numpy(refinement.fused) - own) / refinement.tau
-    if feedback.words:
+    if ranks:
         fitted, others = standing(ranking, feedback.ids), standing(ranking, [ranking.ids[at] for at in new])
     else:
         scores = torch.tensor([ranking.scores[at] for at in new])
@@ -47,7 +49,9 @@ def gain_of(
     return expected_gain((fitted + moved).numpy(), fitted.numpy(), grades, others.numpy(), left, step, limit)
 
 
-def spread_out(feedback: Feedback, refinement: Refinement, ranking: Found, new: Sequence[int], count: int) -> list[int]:
+def spread_out(
+    feedback: Feedback, refinement: Refinement, ranking: Found, new: Sequence[int], count: int, ranks: bool
+) -> list[int]:
     """Choose what to grade where plenty is relevant. See `next_to_grade`.
 
     :param feedback: what has been graded.
@@ -55,10 +59,11 @@ def spread_out(feedback: Feedback, refinement: Refinement, ranking: Found, new: 
     :param ranking: the refined ranking.
     :param new: the places in it of documents that have not been graded.
     :param count: how many to choose.
+    :param ranks: whether the ranking's scores are no similarities.
     :return: their places in the ranking.
     """
     grades = torch.nn.functional.pad(torch.from_numpy(refinement.grades), (0, len(refinement.background)))
-    if feedback.words:
+    if ranks:
         known = standing(ranking, [*feedback.ids, *[None] * len(refinement.background)])
         candidates = standing(ranking, [ranking.ids[at] for at in new])
     else:

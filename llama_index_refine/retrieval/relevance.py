@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from llama_index_refine.ids import same_id
 from llama_index_refine.qdrant.collection import QdrantCollection
 from llama_index_refine.qdrant.points import PointId
+from llama_index_refine.qdrant.views.base import Query
+from llama_index_refine.qdrant.views.dense import DenseQuery
 from llama_index_refine.refinement import Refinement
 from llama_index_refine.refining.trust import Reliability
 from llama_index_refine.selecting.relevance import Ranking, Relevance, fit_relevance
@@ -71,6 +73,11 @@ class Evidence:
     ids: list[PointId] = field(default_factory=list)
     similarities: list[float] = field(default_factory=list)
     complete: bool = False
+
+    @property
+    def query(self) -> Query:
+        """What a search for the refined query is for."""
+        return DenseQuery(np.asarray(self.refinement.vector))
 
     def fit(self) -> Relevance:
         """Weigh the curves of relevance by the grades."""
@@ -140,7 +147,7 @@ class Calibration:
         """Read the next page of the ranking."""
         space, count = (yield from self.collection.space()), len(evidence.ids)
         limit = min(max(count, FIRST_PAGE), LONGEST_PAGE)
-        page = yield from self.collection.page(evidence.refinement.vector, count, limit)
+        page = yield from self.collection.page(evidence.query, count, limit)
         values = similarity_of_score(torch.tensor(page.scores, dtype=torch.float64), space.metric)
         evidence.ids += page.ids
         evidence.similarities += values.tolist()

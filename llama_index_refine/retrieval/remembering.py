@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ from llama_index_refine.memory.transfer import MAYBE, carry, led, similarity_of
 from llama_index_refine.qdrant.background import Background
 from llama_index_refine.qdrant.collection import QdrantCollection
 from llama_index_refine.qdrant.points import Found, PointId, points_of
-from llama_index_refine.qdrant.space import Space
+from llama_index_refine.qdrant.views.base import Query
 from llama_index_refine.refinement import Refinement
 from llama_index_refine.refining.newton import divergence
 from llama_index_refine.refining.trust import Reliability
@@ -87,12 +86,11 @@ class Remembering:
     embed_model: Callable[[], BaseEmbedding]
 
     def recall(
-        self, feedback: Feedback, space: Space, trust: Reliability | float, background: Background | None
+        self, feedback: Feedback, trust: Reliability | float, background: Background | None
     ) -> Steps[Recollection]:
         """Find what is remembered for a query, and of the teacher.
 
         :param feedback: the query.
-        :param space: the collection's vectors.
         :param trust: the teacher's record; a new one takes over what is known of the teacher.
         :param background: a sample of the collection, without which no query counts as similar.
         :return: what was found; nothing where the memory failed.
@@ -100,14 +98,15 @@ class Remembering:
         found = Recollection()
         if self.memory is None:
             return found
-        found.name, found.scope = _name(feedback.query), self._scope(feedback.query, space).key
+        vector, scope = _vector(feedback.first), (yield from self._scope(feedback.query))
+        found.name, found.scope = _name(feedback.query), scope.key
         try:
             if isinstance(trust, Reliability) and not trust.belief.queries:
                 yield from self.memory.meet(self.grader().memory_fingerprint(), trust)
-            same, similar = yield from self.memory.recall(found.scope, found.name, _floats(feedback.vector))
-            if same is not None and _alike(same.vector, feedback.vector):
+            same, similar = yield from self.memory.recall(found.scope, found.name, vector)
+            if same is not None and _alike(same.vector, vector):
                 found.same = same
-            found.similar, found.similarities = _near(feedback.vector, similar, background)
+            found.similar, found.similarities = _near(vector, similar, background)
         except Exception as error:
             _warn("could not be read", error)
         return found
@@ -161,12 +160,12 @@ class Remembering:
         new = new.at([at for at, point in enumerate(new.ids) if same_id(str(point)) not in passed])
         # What was just behind the last one is no news.
         front = max(1, round(FRONT * len(same.ranking)))
-        ranking = yield from self.collection.rank(same.refined, front, **feedback.words)
+        ranking = yield from self.collection.rank(feedback.view.refined(same.refined), front)
         seen = {*same.ranking} - recollection.gone
         known = {*feedback.shown, *new.ids}
         ids = [point for point in ranking.ids if point not in known and same_id(str(point)) not in seen]
         if ids:
-            new = new.beside((yield from self.collection.fetch(ids, feedback.vector, len(ids), **feedback.words)))
+            new = new.beside((yield from self.collection.fetch(ids, feedback.first, len(ids))))
         return new.at(range(min(limit, len(new.ids))))
 
     def borrow(self, feedback: Feedback, recollection: Recollection) -> Steps[None]:
@@ -183,7 +182,7 @@ class Remembering:
         for at, node in enumerate(found.nodes):
             one = lent[same_id(node.node_id)]
             if content_of(node) in one.contents and found.ids[at] not in feedback.shown:
-                feedback.carried.append(Loan(found.ids[at], found.vectors[at], one.grade, one.belief))
+                feedback.carried.append(Loan(found.ids[at], found.vectors.at([at]), one.grade, one.belief))
 
     def remember(
         self,
@@ -212,7 +211,7 @@ class Remembering:
         query = RememberedQuery(
             scope=recollection.scope,
             query_str=recollection.name,
-            vector=_floats(feedback.vector),
+            vector=_vector(feedback.first),
             grades=tuple(self._given(feedback, earlier, self.memory)),
             time=self.memory.clock(),
             asked=settled,
@@ -230,28 +229,25 @@ class Remembering:
         except Exception as error:
             _warn("could not be written", error)
 
-    def judge(
-        self, query: QueryBundle, vector: np.ndarray, space: Space, node_id: str, grade: float, user: str | None
-    ) -> Steps[None]:
+    def judge(self, query: QueryBundle, asked: Query, node_id: str, grade: float, user: str | None) -> Steps[None]:
         """Keep a person's judgement.
 
         :param query: the query.
-        :param vector: (d,)
-        :param space: the collection's vectors.
+        :param asked: what its search is for.
         :param node_id: the node.
         :param grade: its relevance in [0, 1].
         :param user: who says so; None for the memory's.
         :raises ValueError: there is no memory, or no search of this retriever can find the node.
         """
         memory = self._required()
-        found = yield from self._found(vector, points_of(node_id), 1, {})
+        found = yield from self._found(asked, points_of(node_id), 1)
         if not found.ids:
             raise ValueError(f"node_id {node_id!r} cannot be found: it is gone, or outside the retriever's filter")
         now, who = memory.clock(), user if user is not None else memory.user
         judged = grade_of(found.nodes[0], grade, people=True, time=now, user=who)
-        scope = self._scope(query, space).key
+        scope = yield from self._scope(query)
         yield from memory.remember(
-            RememberedQuery(scope, _name(query), _floats(vector), (judged,), now, filters=self._filters())
+            RememberedQuery(scope.key, _name(query), _vector(asked), (judged,), now, filters=self._filters())
         )
 
     def _required(self) -> RefinementMemory:
@@ -281,14 +277,15 @@ class Remembering:
 
     def _fetched(self, feedback: Feedback, node_ids: list[str], limit: int) -> Steps[Found]:
         points = [point for node_id in node_ids for point in points_of(node_id) if point not in feedback.shown]
-        return (yield from self._found(feedback.vector, points, limit, feedback.words))
+        return (yield from self._found(feedback.first, points, limit))
 
-    def _found(self, vector: np.ndarray, points: list[PointId], limit: int, words: dict[str, Any]) -> Steps[Found]:
+    def _found(self, query: Query, points: list[PointId], limit: int) -> Steps[Found]:
         if not points:
             return Found.nothing()
-        return (yield from self.collection.fetch(points, vector, max(limit, len(points)), **words))
+        return (yield from self.collection.fetch(points, query, max(limit, len(points))))
 
-    def _scope(self, query: QueryBundle, space: Space) -> Scope:
+    def _scope(self, query: QueryBundle) -> Steps[Scope]:
+        space = yield from self.collection.space()
         model = "given with the query" if query.embedding is not None else _model(self.embed_model())
         store = self.collection.store
         filters = f"{self._filters()} {self.collection.options.shard_key!r}"
@@ -331,7 +328,7 @@ def _near(
     """Keep the queries that are similar, with how much."""
     if background is None or len(background.ids) < 2 or not queries:
         return [], []
-    documents = background.vectors.numpy().astype(np.float64)
+    documents = background.vectors.dense.numpy().astype(np.float64)
     similarities = similarity_of(vector.astype(np.float64), queries, documents).tolist()
     near = [(query, cosine) for query, cosine in zip(queries, similarities, strict=True) if cosine > MAYBE]
     return [query for query, _ in near], [cosine for _, cosine in near]
@@ -353,6 +350,12 @@ def _alike(one: np.ndarray, other: np.ndarray) -> bool:
         return False
     lengths = float(np.linalg.norm(one) * np.linalg.norm(other))
     return lengths > 0 and float(one @ other) >= SAME_VECTOR * lengths
+
+
+def _vector(query: Query) -> np.ndarray:
+    """Return the vector by which queries are compared."""
+    assert query.dense is not None
+    return _floats(query.dense)
 
 
 def _floats(vector: np.ndarray) -> np.ndarray:

@@ -240,7 +240,7 @@ class Selecting:
         hand.asked += len(places)
         ids = [evidence.ids[place] for place in places]
         try:
-            found = yield from self.calibration.collection.fetch(ids, evidence.refinement.vector, len(ids))
+            found = yield from self.calibration.collection.fetch(ids, evidence.query, len(ids))
             sheet = Sheet(hand.query, found.nodes, hand.account)
             grades = yield Step("grade", self.grading, sheet)
         except Exception as error:
@@ -317,7 +317,7 @@ class Selecting:
         deepest = max(wanted.values(), default=-1)
         for start in range(0, deepest + 1, NODES):
             page = yield from self.calibration.collection.page(
-                evidence.refinement.vector, start, min(NODES, deepest + 1 - start), with_payload=True
+                evidence.query, start, min(NODES, deepest + 1 - start), with_payload=True
             )
             for at, point in enumerate(page.ids):
                 if name_of(point) in wanted:

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from qdrant_client import models
 
 from llama_index_refine import RefinedRetriever
-from llama_index_refine.qdrant.background import Background, agree, draw
+from llama_index_refine.qdrant.background import Background, draw
 from llama_index_refine.qdrant.known import Shelf
 from llama_index_refine.qdrant.options import SearchOptions
 from llama_index_refine.qdrant.queries import Queries
 from llama_index_refine.qdrant.space import Space
+from llama_index_refine.qdrant.vectors import Vectors, agree
 from llama_index_refine.similarity import METRICS, score_of_similarity, similarity
 from tests.places import EACH, PLACES, SIZE, TOPICS, LabelGrader, open_place, points, question
 
@@ -185,7 +186,7 @@ def test_numbers_that_a_filter_admits_seldom_are_met_too():
 def test_scores_tell_whether_vectors_and_distance_are_the_same(metric):
     generator = torch.Generator().manual_seed(0)
     vectors, query = torch.randn(5, 8, generator=generator), torch.randn(8, generator=generator)
-    background = Background(vectors, [*range(5)], 100)
+    background = Background(Vectors(vectors), [*range(5)], 100)
 
     def found(rows, ids=range(5), by=metric):
         scores = score_of_similarity(similarity(query, rows, by), by).tolist()
@@ -206,6 +207,6 @@ def test_no_vectors_agree_with_no_scores():
 
 
 def test_all_of_it_is_looked_at_in_turn():
-    background = Background(torch.randn(12, 2), [*range(12)], 100)
+    background = Background(Vectors(torch.randn(12, 2)), [*range(12)], 100)
     assert {point for turn in range(12) for point in background.a_few(turn).ids} == {*range(12)}
     assert all(background.a_few(turn).ids for turn in range(50))

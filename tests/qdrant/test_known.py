@@ -12,6 +12,7 @@ import torch
 from llama_index_refine.qdrant.background import Background
 from llama_index_refine.qdrant.known import ENTRIES, Known, Shelf
 from llama_index_refine.qdrant.space import Space
+from llama_index_refine.qdrant.vectors import Vectors
 
 
 class Client:
@@ -61,7 +62,7 @@ def test_a_background_from_another_space_is_dropped():
     known = Known()
     space = Space("", 4, "cosine")
     known.learn(space)
-    known.background = Background(torch.zeros(1, 4), [1], 1)
+    known.background = Background(Vectors(torch.zeros(1, 4)), [1], 1)
     known.learn(Space("", 4, "cosine"))
     assert known.background is not None
     known.learn(Space("", 8, "cosine"))

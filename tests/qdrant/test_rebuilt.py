@@ -135,7 +135,7 @@ def test_the_first_query_of_hybrid_mode_after_a_rebuild_is_right(place, kind, mo
     # Fused ranks tie, and which of those that tie comes first is left to chance: what is known must be the same.
     assert known[0].space == known[1].space
     assert known[0].background.ids == known[1].background.ids
-    assert np.allclose(known[0].background.vectors, known[1].background.vectors, atol=1e-5)
+    assert np.allclose(known[0].background.vectors.dense, known[1].background.vectors.dense, atol=1e-5)
 
 
 def test_another_distance_is_noticed_without_a_background(place, monkeypatch):

@@ -5,13 +5,14 @@ import torch
 from llama_index.core.schema import TextNode
 
 from llama_index_refine.qdrant.points import Found
+from llama_index_refine.qdrant.vectors import Vectors
 from llama_index_refine.retrieval.fusion import fuse
-
-EMPTY = torch.empty(0, 0)
 
 
 def found(**scores: float) -> Found:
-    return Found(list(scores), list(scores.values()), [TextNode(id_=name, text=name) for name in scores], EMPTY)
+    return Found(
+        list(scores), list(scores.values()), [TextNode(id_=name, text=name) for name in scores], Vectors.none()
+    )
 
 
 def ids(ranking):

@@ -1,0 +1,87 @@
+"""What a kind of vector has to know."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from llama_index_refine.qdrant.space import Space
+from llama_index_refine.qdrant.vectors import Vectors
+from llama_index_refine.similarity import Metric
+
+Row = NDArray[np.float32]
+
+
+class Query(ABC):
+    """What a search is for, whatever restricts it."""
+
+    # Whether scores say only in which order points come, and not how near they are.
+    ranks = False
+
+    @property
+    def dense(self) -> Row | None:
+        """(d,) the dense vector that is searched for, None for none."""
+        return None
+
+    @abstractmethod
+    def fields(self, space: Space, restricted: dict[str, Any], depth: int) -> dict[str, Any]:
+        """Write it as fields of a `QueryRequest`.
+
+        :param space: what is searched.
+        :param restricted: "filter", "params" and "score_threshold" of the search.
+        :param depth: how deep rankings are that become one.
+        :return: the fields.
+        """
+
+    @abstractmethod
+    def view(self, space: Space) -> View:
+        """Return how refining it sees the collection.
+
+        :param space: what is searched.
+        """
+
+    def larger_is_nearer(self, space: Space) -> bool:
+        """Say whether a larger score is a nearer point's."""
+        return True
+
+    def agrees(self, vectors: Vectors, scores: Sequence[float], space: Space) -> bool:
+        """Say whether scores of points are what it makes of their vectors; True where that cannot be told."""
+        return True
+
+    def misfit(self, space: Space) -> str | None:
+        """Say why it cannot search there, None where it can."""
+        return None
+
+
+class View(ABC):
+    """How one query sees the collection while it is refined: documents and the query are rows of numbers."""
+
+    # The distance between rows.
+    metric: Metric
+
+    @property
+    @abstractmethod
+    def row(self) -> Row:
+        """(D,) the first query, as wide as the rows that were last made."""
+
+    @abstractmethod
+    def rows(self, *some: Vectors) -> list[Tensor]:
+        """Return (n, D) rows for each of some vectors, all of one width."""
+
+    @abstractmethod
+    def refined(self, row: Row) -> Query:
+        """Return the query of the search for a refined row, (D,)."""
+
+    @abstractmethod
+    def passes(self, row: Row, rows: Tensor, threshold: float | None) -> list[bool]:
+        """Say which documents a search for a row may return: those whose score is better than its score threshold.
+
+        :param row: (D,) the query.
+        :param rows: (n, D) the documents.
+        :param threshold: the threshold, None for none.
+        """
