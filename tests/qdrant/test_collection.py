@@ -23,6 +23,7 @@ from qdrant_client import QdrantClient, models
 from llama_index_refine import RefinedRetriever
 from llama_index_refine.qdrant.collection import QdrantCollection
 from llama_index_refine.qdrant.options import SearchOptions
+from llama_index_refine.qdrant.views.dense import DenseQuery
 from llama_index_refine.retrieval.running import run
 from tests.places import EACH, SIZE, TOPICS, LabelGrader, hits, points, question, sparse_query, vectors
 
@@ -75,7 +76,7 @@ def test_a_refined_query_is_rounded_for_whole_numbers_rather_than_cut_off(place)
     name = place.create(params)
     place.write(name, [models.PointStruct(id=at, vector=[at, 1], payload={"text": "a"}) for at in range(3)])
     collection = retriever(place, name, text_key="text")._collection
-    (outcome,) = run([collection.search(np.array([1.9, -3.0]), 3)])
+    (outcome,) = run([collection.search(DenseQuery(np.array([1.9, -3.0])), 3)])
     assert outcome.result.scores == [4.0, 2.0, 0.0]
 
 
@@ -252,7 +253,7 @@ def test_nested_filters_hold_for_both_searches_and_the_background(place):
     # Qdrant estimates how many points a filter admits.
     there = sum(admitted(number) for number in range(TOPICS * EACH))
     assert outcome.result.population == pytest.approx(there, rel=0.2)
-    assert all(map(admitted, numbers_of(outcome.result.vectors)))
+    assert all(map(admitted, numbers_of(outcome.result.vectors.dense)))
 
 
 def test_raw_filters_node_ids_and_doc_ids_narrow_the_search(place):
