@@ -74,6 +74,8 @@ class RefinedClassifier:
         collection = retriever._collection
         if collection.options.hybrid is not None:
             raise ValueError("retriever must not be in hybrid mode: its scores are ranks, and labels need similarities")
+        if collection.options.multivector is not None:
+            raise ValueError("retriever must not have a multivector_query_fn: labels are compared by one vector a text")
         wide = QdrantCollection(collection.store, collection.options, SAMPLE)
         sample, space, population = map(finished, run([wide.background(), wide.space(), wide.population()]))
         if not population:

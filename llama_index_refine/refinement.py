@@ -27,11 +27,13 @@ class Refinement:
 
     Arrays are float32, of the kind (numpy or torch) in which the query came; a retriever's are numpy.
 
-    :param query: (d,) the vector before.
-    :param vector: (d,) the refined vector; the query itself where nothing was refined.
-    :param documents: (K, d) the graded documents.
+    :param query: (d,) the vector before; (T, d), with a vector a token, where a multivector is searched.
+    :param vector: (d,) the refined vector; the query itself where nothing was refined. (T, d) of a multivector, whose
+        tokens are of length 1 on average where the distance is cosine's, which takes each as if it were.
+    :param documents: (K, d) the graded documents; of a multivector (K, T, d): for each of the query's tokens, the
+        vector of the document that it matched best.
     :param grades: (K,) their grades in [0, 1].
-    :param background: (N, d) documents taken as irrelevant.
+    :param background: (N, d) documents taken as irrelevant; (N, T, d) of a multivector.
     :param target: (K + N,) the distribution the student was drawn to; graded documents first, as in the next two.
     :param student_before: (K + N,) the student's distribution at `query`.
     :param student_after: (K + N,) and at `vector`.
@@ -45,7 +47,8 @@ class Refinement:
     :param converged: whether the optimum was reached to within the tolerance.
     :param seconds: time the optimisation took; of a batch, the whole batch's.
     :param metric: the distance that the vectors are compared by: cosine, dot or euclid.
-    :param path: (d,) the refined vector after each round, the last one being `vector`.
+    :param path: the refined vector after each round, the last one being `vector`.
+    :param prefetch_vector: (d,) the refined vector of prefetch_vector_name, None where there is none.
     :param query_str: the query's text.
     :param image_path: the query's image, None where it has none.
     :param image_folders: the folders whose images may be shown, because the teacher may read them.
@@ -86,6 +89,7 @@ class Refinement:
     seconds: float
     metric: Metric = "cosine"
     path: Sequence[Array] = ()
+    prefetch_vector: Array | None = None
     query_str: str = ""
     image_path: str | None = None
     image_folders: Sequence[Path] = ()

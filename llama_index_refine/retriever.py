@@ -23,10 +23,12 @@ from llama_index_refine.graders.account import Budget
 from llama_index_refine.graders.base import BaseGrader
 from llama_index_refine.memory.memory import RefinementMemory
 from llama_index_refine.qdrant.collection import QdrantCollection
+from llama_index_refine.qdrant.multivector import MatrixEncoder, read_multivector
 from llama_index_refine.qdrant.options import QdrantKwargs, read_hybrid, read_options
 from llama_index_refine.refinement import Refinement
 from llama_index_refine.refining.base import BaseRefiner
 from llama_index_refine.refining.trust import Reliability
+from llama_index_refine.retrieval.arguments import check_choices, check_numbers, check_parts, check_together
 from llama_index_refine.retrieval.decomposing import split_by
 from llama_index_refine.retrieval.embedding import Embedding
 from llama_index_refine.retrieval.events import span, spanned_by_base
@@ -81,6 +83,10 @@ class RefinedRetriever(Selects, Judges, BaseRetriever):
     :param alpha: in hybrid mode the dense search's share, in [0, 1]; None for equal shares.
     :param sparse_top_k: in hybrid mode, how many nodes the sparse search contributes; None for as many as the dense.
     :param hybrid_top_k: in hybrid mode, the most nodes to return; None for similarity_top_k.
+    :param multivector_query_fn: turns texts into matrices, one a text with a vector a token, and has a multivector
+        searched: documents are compared by MaxSim, as ColBERT's are.
+    :param prefetch_vector_name: the dense vector whose nearest documents alone are compared by MaxSim; both queries are
+        refined. None compares all documents.
     :param vector_store_kwargs: Qdrant's own options, for both searches and the background. See `QdrantKwargs`.
     :param docstore: where nodes that are not text are kept whole, as a `VectorStoreIndex` does; None for nowhere else.
     :param node_metadata: note on each returned node its `refine_grade` and its `refine_rank_before`, hidden from LLMs.
@@ -116,6 +122,8 @@ class RefinedRetriever(Selects, Judges, BaseRetriever):
         alpha: float | None = None,
         sparse_top_k: int | None = None,
         hybrid_top_k: int | None = None,
+        multivector_query_fn: MatrixEncoder | None = None,
+        prefetch_vector_name: str | None = None,
         vector_store_kwargs: QdrantKwargs | None = None,
         docstore: BaseDocumentStore | None = None,
         node_metadata: bool = False,
@@ -124,25 +132,9 @@ class RefinedRetriever(Selects, Judges, BaseRetriever):
         objects: list[IndexNode] | None = None,
         verbose: bool = False,
     ) -> None:
-        for name, value, least in (
-            ("feedback_top_k", feedback_top_k, 2),
-            ("rounds", rounds, 1),
-            ("background_size", background_size, 0),
-        ):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
-        if isinstance(trust, (int, float)) and not 0 <= trust <= 1:
-            raise ValueError(f"trust must be in [0, 1], got {trust}")
-        if on_error not in ("fallback", "raise"):
-            raise ValueError(f"on_error must be 'fallback' or 'raise', got {on_error!r}")
-        if score not in ("similarity", "probability"):
-            raise ValueError(f"score must be 'similarity' or 'probability', got {score!r}")
-        if grader is not None and not isinstance(grader, BaseGrader):
-            raise ValueError(f"grader must be a BaseGrader, got {type(grader).__name__}; for an LLM, LLMGrader(llm)")
-        if memory is not None and not isinstance(memory, RefinementMemory):
-            raise ValueError(f"memory must be a RefinementMemory, got {type(memory).__name__}: RefinementMemory(store)")
-        if not isinstance(vector_store, QdrantVectorStore):
-            raise ValueError(f"vector_store must be a QdrantVectorStore, got {type(vector_store).__name__}")
+        check_numbers(feedback_top_k=feedback_top_k, rounds=rounds, background_size=background_size, trust=trust)
+        check_choices(on_error=on_error, score=score)
+        check_parts(vector_store, grader, memory)
         self.similarity_top_k = similarity_top_k
         self.feedback_top_k = feedback_top_k
         self.rounds = rounds
@@ -157,10 +149,11 @@ class RefinedRetriever(Selects, Judges, BaseRetriever):
         self._grader = grader
         fusion = (vector_store_kwargs or {}).get("fusion", "rrf")
         hybrid = read_hybrid(vector_store, vector_store_query_mode, alpha, sparse_top_k, hybrid_top_k, fusion)
-        if hybrid is not None and score == "probability":
-            raise ValueError("score='probability' needs similarities, and vector_store_query_mode='hybrid' fuses ranks")
+        depth = (vector_store_kwargs or {}).get("prefetch_limit")
+        multivector = read_multivector(multivector_query_fn, prefetch_vector_name, hybrid is not None, depth)
+        check_together(hybrid, multivector, score, memory, refiner)
         self.score = score
-        options = read_options(vector_store, filters, node_ids, doc_ids, hybrid, vector_store_kwargs)
+        options = read_options(vector_store, filters, node_ids, doc_ids, hybrid, vector_store_kwargs, multivector)
         self._collection = QdrantCollection(vector_store, options, background_size)
         self._embedding = Embedding(lambda: self.embed_model)
         self._grading = Grading(lambda: self.grader)
@@ -372,6 +365,8 @@ class RefinedRetriever(Selects, Judges, BaseRetriever):
     def _select_steps(self, query: QueryType, target: Target) -> Steps[Selection]:
         if self._collection.options.hybrid is not None:
             raise ValueError("select needs similarities, and vector_store_query_mode='hybrid' fuses ranks")
+        if self._collection.options.multivector is not None:
+            raise ValueError("select reads the whole ranking, which takes too long by multivector_query_fn")
         loop = self._loop()
         selecting = Selecting(loop, self._grading, Calibration(self._collection, loop.trust), self.on_error)
         selection = yield from selecting.steps(with_examples(query), target)

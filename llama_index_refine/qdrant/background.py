@@ -10,12 +10,12 @@ from typing import Any
 from uuid import UUID
 
 from qdrant_client import models
-from torch import Tensor
 
 from llama_index_refine.qdrant.points import PointId, Points, scores_of
 from llama_index_refine.qdrant.queries import Queries
-from llama_index_refine.qdrant.vectors import TOLERANCE, Vectors, agree
-from llama_index_refine.similarity import Metric
+from llama_index_refine.qdrant.space import Space
+from llama_index_refine.qdrant.vectors import TOLERANCE, Vectors
+from llama_index_refine.qdrant.views.base import Query
 from llama_index_refine.steps import Step
 
 # Two slices of the collection hold at least so many points for each that is wanted, on average.
@@ -60,19 +60,18 @@ class Background:
         few = range(len(self.ids))[first : first + count]
         return Background(self.vectors.at(few), [self.ids[at] for at in few], self.population)
 
-    def unchanged(self, found: Points, query: Tensor, metric: Metric) -> bool:
+    def unchanged(self, found: Points, query: Query, space: Space) -> bool:
         """Say whether Qdrant's scores are those of these documents as they were.
 
         :param found: what a search among these points found.
-        :param query: (d,) the query, as Qdrant was given it.
-        :param metric: the distance.
+        :param query: what for.
+        :param space: what was searched.
         :return: False where a document is gone, its vector is another, or the distance is.
         """
         place = {point: at for at, point in enumerate(self.ids)}
         if {point.id for point in found} != place.keys():
             return False
-        vectors = self.vectors.at([place[point.id] for point in found])
-        return agree(vectors.dense, scores_of(found), query, metric)
+        return query.agrees(self.vectors.at([place[point.id] for point in found]), scores_of(found), space)
 
     def is_still(self, found: Points, vectors: Vectors) -> bool:
         """Say whether these documents are what they were.

@@ -57,6 +57,7 @@ class Connection:
             store.collection_name,
             store.dense_vector_name,
             store.sparse_vector_name if options.hybrid else None,
+            (options.multivector is not None, options.multivector and options.multivector.prefetch),
             options.filter.model_dump_json() if options.filter else None,
             repr(options.shard_key),
             self._sample,
@@ -77,7 +78,7 @@ class Connection:
         info = yield from self._ask("describe", self._describe, None)
         options, store = self._options, self._store
         sparse = store.sparse_vector_name if options.hybrid else None
-        space = read_space(info, store.collection_name, store.dense_vector_name, sparse)
+        space = read_space(info, store.collection_name, store.dense_vector_name, sparse, options.multivector)
         if options.hybrid and options.hybrid.fusion == "dbsf" and space.metric == "euclid":
             raise ValueError("fusion='dbsf' adds up scores, and Euclid's are distances: use 'rrf'")
         limits = read_limits(info)
@@ -122,13 +123,14 @@ class Connection:
         client = self._store._client or self._store._aclient
         return isinstance(getattr(client, "_client", None), QdrantLocal | AsyncQdrantLocal)
 
-    def retrieve(self, ids: Sequence[PointId]) -> Generator[Step, Any, Points]:
+    def retrieve(self, ids: Sequence[PointId], names: Sequence[str]) -> Generator[Step, Any, Points]:
         """Fetch points with their vectors by id, whatever the filter says.
 
         :param ids: the points.
+        :param names: the vectors to bring, empty for the only one where it has no name.
         :return: those that are there.
         """
-        arguments = {"ids": list(ids), "with_payload": False, "with_vectors": True}
+        arguments = {"ids": list(ids), "with_payload": False, "with_vectors": [*names] if any(names) else True}
         points: Points = yield from self._ask("background", self._retrieve_points, arguments)
         return points
 

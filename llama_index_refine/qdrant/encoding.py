@@ -1,4 +1,4 @@
-"""The sparse query of hybrid mode."""
+"""What texts are encoded as, beside dense vectors: the sparse query of hybrid mode, and matrices."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 from qdrant_client import models
+
+from llama_index_refine.qdrant.multivector import MatrixEncoder
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,3 +36,53 @@ class SparseEncoding:
     async def arun(self, items: Sequence[str]) -> Sequence[Any]:
         """Encode in a worker thread: the function is blocking and may be a model."""
         return await asyncio.to_thread(self.run, items)
+
+
+@dataclass(frozen=True, eq=False)
+class MatrixEncoding:
+    """Makes matrices, with a vector a token. An item is a list of texts, its result (T, d): the tokens of all of them.
+
+    :param encode: makes a matrix of each text.
+    """
+
+    encode: MatrixEncoder
+
+    def run(self, items: Sequence[Sequence[str]]) -> Sequence[Any]:
+        """Encode all texts in one go."""
+        texts = [text for item in items for text in item]
+        matrices = self.encode(texts)
+        if not hasattr(matrices, "__len__") or len(matrices) != len(texts):
+            many = len(matrices) if hasattr(matrices, "__len__") else type(matrices).__name__
+            raise ValueError(f"multivector_query_fn must return a matrix for each of {len(texts)} texts, got {many}")
+        rest = iter(matrices)
+        return [_stacked([next(rest) for _ in item]) for item in items]
+
+    async def arun(self, items: Sequence[Sequence[str]]) -> Sequence[Any]:
+        """Encode in a worker thread: the function is blocking and may be a model."""
+        return await asyncio.to_thread(self.run, items)
+
+
+def as_matrix(name: str, given: Any) -> np.ndarray:
+    """Read a query's matrix.
+
+    :param name: what it is, for the error.
+    :param given: a list of lists, or an array.
+    :return: (T, d) float32.
+    :raises ValueError: it is no matrix, empty, or holds what is not finite.
+    """
+    try:
+        matrix = np.asarray(given, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be a matrix of numbers, with a vector a token: {error}") from error
+    if matrix.ndim != 2 or not matrix.size:
+        raise ValueError(f"{name} must be a matrix, (T, d) with a vector a token, got the shape {matrix.shape}")
+    if not np.isfinite(matrix).all():
+        raise ValueError(f"{name} holds NaN or infinity")
+    return matrix
+
+
+def _stacked(matrices: Sequence[Any]) -> Any:
+    try:
+        return np.concatenate([as_matrix("what multivector_query_fn returns for a text", one) for one in matrices])
+    except ValueError as error:
+        return error

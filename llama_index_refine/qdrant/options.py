@@ -12,6 +12,7 @@ from llama_index.vector_stores.qdrant.utils import relative_score_fusion
 from qdrant_client import models
 
 from llama_index_refine.qdrant.filters import read_filter
+from llama_index_refine.qdrant.multivector import Multivector
 
 FusionName = Literal["rrf", "dbsf"]
 
@@ -28,6 +29,7 @@ class QdrantKwargs(TypedDict, total=False):
       replica, so that a node that is down fails each request; the others go on.
     - timeout: seconds that one request may take; None for the client's own timeout.
     - fusion: how hybrid mode fuses, "rrf" (default) or "dbsf".
+    - prefetch_limit: how many points prefetch_vector_name finds for MaxSim to compare, at least 1; 100 by default.
     """
 
     qdrant_filters: models.Filter | None
@@ -38,6 +40,7 @@ class QdrantKwargs(TypedDict, total=False):
     consistency: models.ReadConsistency | Literal["majority", "quorum", "all"] | None
     timeout: int | None
     fusion: FusionName
+    prefetch_limit: int
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,7 @@ class SearchOptions:
     :param consistency: how many replicas must agree.
     :param timeout: seconds that Qdrant may take for one request.
     :param hybrid: how a sparse search takes part; None for a dense search alone.
+    :param multivector: how documents that are matrices are searched; None where they are vectors.
     """
 
     filter: models.Filter | None = None
@@ -95,6 +99,7 @@ class SearchOptions:
     consistency: Any = None
     timeout: int | None = None
     hybrid: Hybrid | None = None
+    multivector: Multivector | None = None
 
 
 def read_options(
@@ -104,6 +109,7 @@ def read_options(
     doc_ids: Sequence[str] | None = None,
     hybrid: Hybrid | None = None,
     kwargs: QdrantKwargs | None = None,
+    multivector: Multivector | None = None,
 ) -> SearchOptions:
     """Put a retriever's arguments into Qdrant's words.
 
@@ -113,6 +119,7 @@ def read_options(
     :param doc_ids: search the nodes of these documents only.
     :param hybrid: how a sparse search takes part.
     :param kwargs: Qdrant's own options.
+    :param multivector: how documents that are matrices are searched.
     :return: the options.
     :raises ValueError: an option that is not known, out of range, or at odds with another.
     """
@@ -134,6 +141,7 @@ def read_options(
         consistency=_consistency(given.get("consistency")),
         timeout=timeout,
         hybrid=hybrid,
+        multivector=multivector,
     )
 
 

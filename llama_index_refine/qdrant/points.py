@@ -176,12 +176,33 @@ def scores_of(points: Points) -> list[float]:
 
 def with_vectors(points: Points, space: Space) -> tuple[Points, Vectors]:
     """Return the points that have what it takes to refine by them, and their vectors."""
+    if space.multivector:
+        return _with_matrices(points, space)
     rows = [_dense(point.vector, space) for point in points]
     kept = [(point, row) for point, row in zip(points, rows, strict=True) if row is not None]
     if not kept:
         return [], Vectors(torch.empty(0, space.size))
     dense = torch.from_numpy(np.array([row for _, row in kept], dtype=np.float32))
     return [point for point, _ in kept], Vectors(dense)
+
+
+def _with_matrices(points: Points, space: Space) -> tuple[Points, Vectors]:
+    """Return the points that have a multivector, and a dense vector too where that chooses them."""
+    stage = space.prefetch
+    rows = [(_matrix(point.vector, space), _dense(point.vector, stage) if stage else []) for point in points]
+    kept = [at for at, (matrix, dense) in enumerate(rows) if matrix is not None and dense is not None]
+    dense = np.array([rows[at][1] for at in kept], dtype=np.float32).reshape(len(kept), stage.size if stage else 0)
+    matrices = tuple(torch.from_numpy(matrix) for at in kept if (matrix := rows[at][0]) is not None)
+    return [points[at] for at in kept], Vectors(torch.from_numpy(dense), matrices)
+
+
+def _matrix(vector: Any, space: Space) -> np.ndarray | None:
+    if isinstance(vector, dict):
+        vector = vector.get(space.name)
+    if not isinstance(vector, list) or not all(isinstance(row, list) and len(row) == space.size for row in vector):
+        return None
+    matrix = np.array(vector, dtype=np.float32)
+    return matrix if len(matrix) and (matrix.any() or space.metric != "cosine") else None
 
 
 def _dense(vector: Any, space: Space) -> list[float] | None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-import torch
-
 from llama_index_refine.qdrant.background import Background
 from llama_index_refine.qdrant.connection import Connection
 from llama_index_refine.qdrant.points import Found, Points, with_vectors
@@ -50,13 +48,13 @@ class Probing:
         :param probed: what is there of the probe, where the search's request brought it.
         """
         if probe and self.connection.is_local:
-            there = yield from self.connection.retrieve(probe.ids)
+            there = yield from self.connection.retrieve(probe.ids, space.names)
             if not probe.is_still(*with_vectors(there, space)):
                 return False
         elif probe:
-            if query.dense is None:
+            if query.telling is None:
                 return probe.is_still(*with_vectors(probed, space))
-            return probe.unchanged(probed, torch.tensor(space.query(query.dense)), space.metric)
+            return probe.unchanged(probed, query.telling, space)
         # Scores by compressed vectors are never quite right: no need to wonder at each query.
         wonder = time.monotonic() - self.connection.known.doubted > self.check_after
         return not wonder or query.agrees(shown.vectors, shown.scores, space)

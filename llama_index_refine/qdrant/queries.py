@@ -20,10 +20,12 @@ class Queries:
 
     :param space: the vector space.
     :param options: what restricts and steers them.
+    :param bare: whether points that are listed or sampled come without their vectors.
     """
 
     space: Space
     options: SearchOptions
+    bare: bool = False
 
     def nearest(
         self,
@@ -73,36 +75,32 @@ class Queries:
     def probe(self, query: Query, ids: Sequence[PointId]) -> models.QueryRequest:
         """Ask for what shows whether points are what they were, as far as the filter admits them.
 
-        That is their scores by their full dense vectors, or the vectors themselves where none of them is dense.
+        That is their scores by their full vectors, or the vectors themselves where scores do not tell.
 
         :param query: what is searched for.
         :param ids: the points.
         :return: the query.
         """
-        if query.dense is None:
+        if query.telling is None:
             return self.listed(len(ids), named(ids))
-        return self._request(
-            len(ids),
-            query=self.space.query(query.dense),
-            using=self.space.name or None,
-            filter=narrowed(self.options.filter, named(ids)),
-            params=models.SearchParams(quantization=models.QuantizationSearchParams(ignore=True)),
-        )
+        full = models.SearchParams(quantization=models.QuantizationSearchParams(ignore=True))
+        restricted = {"filter": narrowed(self.options.filter, named(ids)), "params": full}
+        return self._request(len(ids), **query.telling.fields(self.space, restricted, len(ids)))
 
     def listed(self, limit: int, condition: Any = None) -> models.QueryRequest:
-        """Ask for points with their vectors, in the order of their ids.
+        """Ask for points in the order of their ids.
 
         :param limit: the most points.
         :param condition: what they must meet beside the filter.
         :return: the query.
         """
         admitted = self.options.filter if condition is None else narrowed(self.options.filter, condition)
-        return self._request(limit, with_vector=True, filter=admitted)
+        return self._request(limit, with_vector=not self.bare, filter=admitted)
 
     def sample(self, limit: int) -> models.QueryRequest:
-        """Ask for points drawn at random, with their vectors."""
+        """Ask for points drawn at random."""
         random = models.SampleQuery(sample=models.Sample.RANDOM)
-        return self._request(limit, with_vector=True, query=random, filter=self.options.filter)
+        return self._request(limit, with_vector=not self.bare, query=random, filter=self.options.filter)
 
     def _request(
         self, limit: int, with_payload: bool = False, with_vector: bool = False, **query: Any
@@ -110,7 +108,7 @@ class Queries:
         return models.QueryRequest(
             limit=limit,
             with_payload=with_payload,
-            with_vector=([self.space.name] if self.space.name else True) if with_vector else False,
+            with_vector=(self.space.names if self.space.name else True) if with_vector else False,
             shard_key=self.options.shard_key,
             **query,
         )

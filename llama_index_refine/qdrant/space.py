@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from llama_index.vector_stores.qdrant.base import DEFAULT_DENSE_VECTOR_NAME, DEFAULT_SPARSE_VECTOR_NAME
 from qdrant_client import models
 from torch import Tensor
 
+from llama_index_refine.qdrant.multivector import Multivector
 from llama_index_refine.similarity import Metric
 
 METRIC_OF: dict[models.Distance, Metric] = {
@@ -28,6 +30,8 @@ class Space:
     :param metric: the distance.
     :param sparse: the name of the sparse vector that is searched with it, None for none.
     :param whole: whether Qdrant stores its numbers as integers from 0 to 255.
+    :param multivector: whether each document is a matrix of such vectors, compared by MaxSim.
+    :param prefetch: the dense vector whose nearest points alone are compared by MaxSim; None for all points.
     """
 
     name: str
@@ -35,54 +39,115 @@ class Space:
     metric: Metric
     sparse: str | None = None
     whole: bool = False
+    multivector: bool = False
+    prefetch: Space | None = None
 
-    def query(self, vector: np.ndarray | Tensor) -> list[float]:
+    @property
+    def names(self) -> list[str]:
+        """The names of the vectors by which documents are refined, empty for the one that has none."""
+        return [self.name, *(self.prefetch.names if self.prefetch else [])]
+
+    def query(self, vector: np.ndarray | Tensor) -> list[Any]:
         """Write a query vector as Qdrant reads it.
 
-        :param vector: (d,) in the collection's space.
+        :param vector: (d,) in the collection's space; (T, d) for a multivector.
         :return: its numbers; rounded where Qdrant would otherwise cut off what is behind the point.
         """
         numbers = np.asarray(vector)
-        values: list[float] = (numbers.round().clip(0, 255) if self.whole else numbers).tolist()
+        values: list[Any] = (numbers.round().clip(0, 255) if self.whole else numbers).tolist()
         return values
 
 
-def read_space(info: models.CollectionInfo, collection: str, wanted: str, sparse: str | None = None) -> Space:
+def read_space(
+    info: models.CollectionInfo,
+    collection: str,
+    wanted: str,
+    sparse: str | None = None,
+    multivector: Multivector | None = None,
+) -> Space:
     """Find the vector to search in a collection's description.
 
     :param info: the description.
     :param collection: the collection's name, for the errors.
-    :param wanted: the vector's name; LlamaIndex's default name stands for the only vector there is.
+    :param wanted: the vector's name; LlamaIndex's default name stands for the only vector of its kind.
     :param sparse: the sparse vector's name; None where none is searched.
+    :param multivector: how a multivector is searched; None where none is.
     :return: the space.
-    :raises ValueError: no such vector, several of which none was named, or one that cannot be searched by one vector.
+    :raises ValueError: no such vector, several of which none was named, or one that cannot be searched in this way.
     """
-    vectors = info.config.params.vectors or {}
+    params = info.config.params
+    vectors = params.vectors or {}
     named = vectors if isinstance(vectors, dict) else {"": vectors}
-    name = _choose(wanted, DEFAULT_DENSE_VECTOR_NAME, named, f"collection {collection!r}", "vector_name")
-    params = named[name]
-    if params.multivector_config is not None:
-        raise ValueError(
-            f"vector {name!r} of collection {collection!r} is a multivector; refining needs one vector a point"
-        )
-    if params.distance not in METRIC_OF:
-        raise ValueError(
-            f"collection {collection!r} measures {params.distance.value} distance, which cannot be refined: only "
-            "Cosine, Dot and Euclid can"
-        )
+    there = _Vectors(collection, named, params.sparse_vectors or {})
+    space = there.space(wanted, "vector_name", multivector is not None)
+    if multivector is not None and multivector.prefetch is not None:
+        space = replace(space, prefetch=there.space(multivector.prefetch, "prefetch_vector_name", False))
     if sparse is not None:
-        there = info.config.params.sparse_vectors or {}
-        whose = f"collection {collection!r} has, of sparse vectors,"
-        sparse = _choose(sparse, DEFAULT_SPARSE_VECTOR_NAME, there, whose, "sparse_vector_name")
-    return Space(name, params.size, METRIC_OF[params.distance], sparse, params.datatype == models.Datatype.UINT8)
+        sparse = _choose(sparse, there.sparse, collection)
+    return replace(space, sparse=sparse)
 
 
-def _choose(wanted: str, default: str, there: Collection[str], whose: str, argument: str) -> str:
+@dataclass(frozen=True)
+class _Vectors:
+    """What a collection has.
+
+    :param collection: its name.
+    :param named: its vectors by name, empty for the one that has none.
+    :param sparse: the names of its sparse vectors.
+    """
+
+    collection: str
+    named: Mapping[str, models.VectorParams]
+    sparse: Collection[str]
+
+    def space(self, wanted: str, argument: str, multivector: bool) -> Space:
+        """Describe one vector. :raises ValueError: it is not there, or of another kind."""
+        alike = [name for name, params in self.named.items() if _is_multivector(params) == multivector]
+        name = alike[0] if wanted == DEFAULT_DENSE_VECTOR_NAME and len(alike) == 1 else wanted
+        if name not in self.named:
+            named = "name one with" if wanted == DEFAULT_DENSE_VECTOR_NAME else f"there is no {wanted!r}; set"
+            raise ValueError(f"collection {self.collection!r} has the vectors {self._labels}: {named} {argument}")
+        params = self.named[name]
+        if _is_multivector(params) and not multivector:
+            what = "give multivector_query_fn to search it" if argument == "vector_name" else "only a dense one chooses"
+            raise ValueError(
+                f"vector {name!r} of collection {self.collection!r} is a multivector: {what}, or set {argument}; there "
+                f"are {self._labels}"
+            )
+        if multivector and not _is_multivector(params):
+            raise ValueError(
+                f"multivector_query_fn is given, and {name!r} of collection {self.collection!r} is one vector a point: "
+                f"leave it out, or set vector_name; there are {self._labels}"
+            )
+        if params.distance not in METRIC_OF:
+            raise ValueError(
+                f"collection {self.collection!r} measures {params.distance.value} distance, which cannot be refined: "
+                "only Cosine, Dot and Euclid can"
+            )
+        whole = params.datatype == models.Datatype.UINT8
+        return Space(name, params.size, METRIC_OF[params.distance], whole=whole, multivector=multivector)
+
+    @property
+    def _labels(self) -> str:
+        """What there is, with what searches it where that is not a vector."""
+        kinds = {name: " (a multivector, for multivector_query_fn)" for name, params in self.named.items()}
+        kinds = {name: kind if _is_multivector(self.named[name]) else "" for name, kind in kinds.items()}
+        kinds |= dict.fromkeys(self.sparse, " (sparse, for sparse_query_fn)")
+        return ", ".join(f"{name!r}{kinds[name]}" for name in sorted(kinds)) or "none"
+
+
+def _is_multivector(params: models.VectorParams) -> bool:
+    """Say whether a point has several of these vectors, compared by MaxSim, which is the only way Qdrant knows."""
+    return params.multivector_config is not None
+
+
+def _choose(wanted: str, there: Collection[str], collection: str) -> str:
+    """Find the sparse vector of hybrid mode."""
     if wanted in there:
         return wanted
-    if wanted == default and len(there) == 1:
+    default = wanted == DEFAULT_SPARSE_VECTOR_NAME
+    if default and len(there) == 1:
         return next(iter(there))
-    names = ", ".join(repr(name) for name in sorted(there)) or "none"
-    has = "" if whose.endswith(",") else " has the vectors"
-    ask = f"name one with {argument}" if wanted == default else f"there is no {wanted!r}; set {argument}"
-    raise ValueError(f"{whose}{has} {names}: {ask}")
+    names = ", ".join(map(repr, sorted(there))) or "none"
+    ask = "name one with" if default else f"there is no {wanted!r}; set"
+    raise ValueError(f"collection {collection!r} has, of sparse vectors, {names}: {ask} sparse_vector_name")

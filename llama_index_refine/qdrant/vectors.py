@@ -18,10 +18,12 @@ TOLERANCE = 0.005
 class Vectors:
     """What n points have stored under the vectors that are searched. A `View` makes rows of it.
 
-    :param dense: (n, d) float32.
+    :param dense: (n, d) float32, (n, 0) where no dense vector is searched.
+    :param matrices: n multivectors, (n_i, d) float32 each; none where no multivector is searched.
     """
 
     dense: Tensor
+    matrices: tuple[Tensor, ...] = ()
 
     @classmethod
     def none(cls) -> Vectors:
@@ -33,12 +35,14 @@ class Vectors:
 
     def at(self, places: Sequence[int]) -> Vectors:
         """Return those of some of the points."""
-        return Vectors(self.dense[list(places)])
+        return Vectors(self.dense[list(places)], tuple(self.matrices[at] for at in places if self.matrices))
 
     def beside(self, other: Vectors) -> Vectors:
         """Return these and then those of other points."""
         some = [vectors for vectors in (self, other) if len(vectors)]
-        return Vectors(torch.cat([vectors.dense for vectors in some])) if len(some) == 2 else (some or [self])[0]
+        if len(some) < 2:
+            return (some or [self])[0]
+        return Vectors(torch.cat([self.dense, other.dense]), (*self.matrices, *other.matrices))
 
     def near(self, others: Vectors, tolerance: float) -> bool:
         """Say whether the points still have the vectors that they had.
@@ -46,10 +50,16 @@ class Vectors:
         :param others: theirs before, in the same order.
         :param tolerance: how far each may be off, as a share of its length.
         """
-        if self.dense.shape != others.dense.shape:
+        if len(self.matrices) != len(others.matrices):
             return False
-        apart = (self.dense - others.dense).norm(dim=-1)
-        return bool((apart <= tolerance * others.dense.norm(dim=-1)).all())
+        pairs = zip((self.dense, *self.matrices), (others.dense, *others.matrices), strict=True)
+        return all(_near(now, before, tolerance) for now, before in pairs)
+
+
+def _near(now: Tensor, before: Tensor, tolerance: float) -> bool:
+    if now.shape != before.shape:
+        return False
+    return bool(((now - before).norm(dim=-1) <= tolerance * before.norm(dim=-1)).all())
 
 
 def agree(vectors: Tensor, scores: Sequence[float], query: Tensor, metric: Metric) -> bool:

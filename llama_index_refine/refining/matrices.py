@@ -66,19 +66,30 @@ def unstacked(found: Refinement, size: int, metric: Metric, kind: Callable[[Tens
     :param kind: brings a tensor into the kind that the caller wants.
     :return: the same with matrices.
     """
-    unit = token_length(torch.as_tensor(found.vector), size, metric)
+    found = in_units(found, token_length(torch.as_tensor(found.vector), size, metric))
 
     def cut(values: Any) -> Any:
         rows = torch.as_tensor(values)
         return kind(rows.reshape(*rows.shape[:-1], rows.shape[-1] // size, size))
 
     matrices = {name: cut(getattr(found, name)) for name in ("query", "documents", "background")}
-    moved = {name: kind(torch.as_tensor(getattr(found, name)) / unit) for name in ("fused", "held_out")}
-    same = {name: kind(getattr(found, name)) for name in ("grades", "target", "student_before", "student_after")}
-    vector = cut(torch.as_tensor(found.vector) / unit)
-    return replace(
-        found, **matrices, **moved, **same, vector=vector, path=[vector], tau=found.tau / unit, metric=metric
-    )
+    names = ("grades", "target", "student_before", "student_after", "fused", "held_out")
+    same = {name: kind(getattr(found, name)) for name in names}
+    vector = cut(found.vector)
+    return replace(found, **matrices, **same, vector=vector, path=[vector], metric=metric)
+
+
+def in_units(found: Refinement, unit: float) -> Refinement:
+    """Divide a refined row's length, and with it all its similarities, which are inner products.
+
+    :param found: the refinement.
+    :param unit: the length that is to count as one.
+    :return: the same refinement in other units.
+    """
+    if unit == 1:
+        return found
+    names = ("vector", "fused", "held_out")
+    return replace(found, **{name: getattr(found, name) / unit for name in names}, tau=found.tau / unit)
 
 
 def _matrices(name: str, given: Any, tokens: Tensor) -> list[Tensor]:

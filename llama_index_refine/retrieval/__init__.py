@@ -8,6 +8,7 @@
 - For a memory: `remembering` finds what was graded before, lets similar queries lend, and keeps the new; `judges` has
   the ways to keep what people say.
 - For several questions in one: `decomposing` splits a query and fuses what its parts find.
+- At its beginning: `arguments` says what a retriever may be made with.
 - What it carries: `feedback` is what was graded so far, `examples` what the query itself brought, `records` each
   teacher's standing.
 - At its ends: `outcomes` hands over what came of it, `index` takes over a `VectorStoreIndex`, `events` and `notes` tell

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from llama_index.core.schema import NodeWithScore, QueryBundle
 
 from llama_index_refine.graders.account import Account
@@ -12,7 +13,8 @@ from llama_index_refine.graders.base import Grades
 from llama_index_refine.qdrant.errors import in_a_sentence
 from llama_index_refine.qdrant.points import Found, PointId
 from llama_index_refine.qdrant.vectors import Vectors
-from llama_index_refine.qdrant.views.base import Query, View
+from llama_index_refine.qdrant.views.base import Query, Row, View
+from llama_index_refine.refinement import Refinement
 
 
 class NotRefinedError(Exception):
@@ -65,6 +67,7 @@ class Feedback:
     shown: set[PointId] = field(default_factory=set)
     asked: int = 0
     path: list[Any] = field(default_factory=list)
+    ahead: Row | None = None
     rounds: int = 0
     saved: int = 0
     doing: str = ""
@@ -113,6 +116,10 @@ class Feedback:
         """
         found = sum(self.grades) / len(self.grades) if self.grades else 0.0
         return min(len(self.borrowed()), feedback_top_k // 2) if found >= LITTLE else 0
+
+    def refined(self, refinement: Refinement) -> Query:
+        """Return what the next search is for, after the query moved."""
+        return self.view.refined(np.asarray(refinement.vector), self.ahead)
 
     def said(self) -> list[int]:
         """Return the places of the grades that the teacher gave."""

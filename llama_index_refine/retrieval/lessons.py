@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -29,6 +30,7 @@ class Lesson:
     background: Tensor | None
     population: int | None
     metric: Metric
+    distance: Metric
     trust: NDArray[np.float32]
     signal: float
     query_str: str = ""
@@ -37,7 +39,7 @@ class Lesson:
     def shape(self) -> tuple[Any, ...]:
         """What must agree for lessons to be refined together."""
         background = None if self.background is None else len(self.background)
-        return len(self.query), len(self.grades), self.population, self.metric, background
+        return len(self.query), len(self.grades), self.population, self.metric, self.distance, background
 
 
 @dataclass(frozen=True)
@@ -46,20 +48,26 @@ class Refining:
 
     refiner: BaseRefiner | None = None
 
-    def refiner_for(self, metric: Metric) -> BaseRefiner:
-        """Return the refiner for a distance.
+    def refiner_for(self, metric: Metric, distance: Metric) -> BaseRefiner:
+        """Return the refiner for rows.
 
-        :param metric: the collection's distance.
-        :return: the one given, or one for that distance.
-        :raises ValueError: the one given is for another.
+        :param metric: the distance between rows.
+        :param distance: the collection's.
+        :return: the one given, or one for these rows.
+        :raises ValueError: the one given is for another collection's distance.
         """
         if self.refiner is None:
             return QueryRefiner(metric)
-        if self.refiner.metric != metric:
+        if self.refiner.metric != distance:
             raise ValueError(
-                f"refiner is for {self.refiner.metric}, the collection is {metric}: use QueryRefiner(metric={metric!r})"
+                f"refiner is for {self.refiner.metric}, the collection is {distance}: use "
+                f"QueryRefiner(metric={distance!r})"
             )
-        return self.refiner
+        if metric == distance:
+            return self.refiner
+        fitting = copy(self.refiner)
+        fitting.metric = metric
+        return fitting
 
     def run(self, items: Sequence[Lesson]) -> Sequence[Any]:
         """Refine lessons of one shape in one batch."""
@@ -86,7 +94,7 @@ class Refining:
 
     def _refine(self, lessons: Sequence[Lesson]) -> list[Refinement]:
         first = lessons[0]
-        refiner = self.refiner_for(first.metric)
+        refiner = self.refiner_for(first.metric, first.distance)
         if len(lessons) == 1:
             return [
                 refiner.refine(

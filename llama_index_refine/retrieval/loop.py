@@ -29,7 +29,7 @@ from llama_index_refine.retrieval.feedback import Feedback, NotRefinedError
 from llama_index_refine.retrieval.fusion import Ranking, admitted, fuse, fuse_ranked
 from llama_index_refine.retrieval.grading import Grading, Sheet
 from llama_index_refine.retrieval.lessons import Refining
-from llama_index_refine.retrieval.moving import Moving
+from llama_index_refine.retrieval.moving import Moving, shaped
 from llama_index_refine.retrieval.next_grades import gain_of, spread_out
 from llama_index_refine.retrieval.outcomes import billed
 from llama_index_refine.retrieval.remembering import Recollection, Remembering
@@ -101,12 +101,11 @@ class FeedbackLoop:
             refinement.reason = feedback.failed(error)
             logger.warning("Returning the first search's nodes, unrefined: %s", refinement.reason)
         return replace(
-            billed(refinement, account),
+            billed(shaped(refinement, feedback), account),
             query_str=query.query_str,
             image_path=query.image_path,
             image_folders=self.grading.grader().image_folders,
             nodes_before=before,
-            path=feedback.path,
             grades=np.array(feedback.grades if refinement.refined else [], dtype=np.float32),
             graded_nodes=feedback.nodes,
             ungraded=len(feedback.shown) - len(feedback.ids),
@@ -139,12 +138,9 @@ class FeedbackLoop:
     def _asked(self, query: QueryBundle) -> Steps[Query]:
         """Put a query into what its first search is for."""
         embedding = query.embedding
-        if embedding is None:
+        if embedding is None and self.collection.embeds:
             embedding = yield Step("embed", self.embedding, query)
-        vector = np.asarray(embedding, dtype=np.float32)
-        if not np.isfinite(vector).all():
-            raise ValueError("the query's embedding holds NaN or infinity")
-        return (yield from self.collection.query(vector, query.query_str))
+        return (yield from self.collection.query(embedding, query))
 
     def _nothing(self, query: QueryBundle) -> Steps[Refinement]:
         space = yield from self.collection.space()
@@ -181,7 +177,7 @@ class FeedbackLoop:
         limit = self.similarity_top_k
         feedback.doing = "the second search"
         # Every graded document may sink below the last one returned; as many must be at hand to take its place.
-        query = feedback.view.refined(np.asarray(refinement.vector))
+        query = feedback.refined(refinement)
         found = yield from self.collection.search(query, limit + len(feedback.ids))
         ranking = self._fused(feedback, refinement, query, found)
         sources = [feedback.found(), before, found]
@@ -259,7 +255,9 @@ class FeedbackLoop:
         return shown.at([at for at in range(len(shown.ids)) if at not in dropped]).beside(found)
 
     def _background(self, view: View) -> Steps[Background | None]:
-        if not (self.collection.background_size and self.refining.refiner_for(view.metric).wants_background):
+        if not (
+            self.collection.background_size and self.refining.refiner_for(view.metric, view.distance).wants_background
+        ):
             return None
         background = yield from self.collection.background()
         return background
@@ -277,7 +275,7 @@ class FeedbackLoop:
         """Grade documents that the refined ranking brings up. :return: whether there were any worth it."""
         feedback.doing = "the ranking between rounds"
         plenty, may_stop = float(refinement.grades.mean()) > PLENTY, self._may_stop(feedback.view)
-        query = feedback.view.refined(np.asarray(refinement.vector))
+        query = feedback.refined(refinement)
         # Where the ranking is deep, its nodes are large, or places in it count, what is graded next is fetched alone.
         alone = (plenty or self.collection.inline or (may_stop and query.ranks)) and self.collection.can_fetch
         wide = max(share, self.similarity_top_k) if may_stop else share
@@ -308,7 +306,7 @@ class FeedbackLoop:
 
     def _may_stop(self, view: View) -> bool:
         """Say whether it can be told when more grades change nothing: of a list no longer than what may be graded."""
-        own = self.refining.refiner_for(view.metric).own_grade
+        own = self.refining.refiner_for(view.metric, view.distance).own_grade
         told = self.collection.can_fetch or self.collection.options.hybrid is None
         return self.early_stop and self.similarity_top_k <= self.feedback_top_k and own > 0 and told
 
@@ -316,7 +314,8 @@ class FeedbackLoop:
         self, feedback: Feedback, refinement: Refinement, query: Query, ranking: Found, new: Sequence[int]
     ) -> bool:
         left = self.feedback_top_k - feedback.asked
-        own_grade = self.refining.refiner_for(feedback.view.metric).own_grade
+        view = feedback.view
+        own_grade = self.refining.refiner_for(view.metric, view.distance).own_grade
         trust = self._moving.share(feedback, final=False)
         step, limit = own_grade * trust**2, self.similarity_top_k
         return gain_of(feedback, refinement, ranking, new, left, step, limit, query.ranks) < SETTLED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,8 +11,10 @@ from numpy.typing import NDArray
 
 from llama_index_refine.qdrant.background import Background
 from llama_index_refine.qdrant.vectors import Vectors
+from llama_index_refine.qdrant.views.base import Row, View
 from llama_index_refine.refinement import Refinement
 from llama_index_refine.refining.base import TYPICAL_SIGNAL
+from llama_index_refine.refining.matrices import in_units
 from llama_index_refine.refining.trust import Reliability, shrink
 from llama_index_refine.retrieval.feedback import Feedback
 from llama_index_refine.retrieval.lessons import Lesson, Refining
@@ -60,6 +63,7 @@ class Moving:
             rest if len(others) else None,
             population,
             view.metric,
+            view.distance,
             shares,
             signal,
             feedback.query.query_str,
@@ -74,8 +78,20 @@ class Moving:
             )
             wider: Refinement = yield Step("refine", self.refining, every)
             refinement = within(refinement, np.asarray(wider.vector))
+        refinement = in_units(refinement, view.unit(np.asarray(refinement.vector)))
+        if view.ahead is not None:
+            feedback.ahead = yield from self._ahead(view.ahead, lesson, feedback.documents, others)
         feedback.path.append(refinement.vector)
         return refinement
+
+    def _ahead(self, view: View, lesson: Lesson, documents: Vectors, others: Vectors) -> Steps[Row]:
+        """Refine the search that chooses what is compared, by the same grades."""
+        rows, rest = view.rows(documents, others)
+        own = replace(
+            lesson, query=view.row, documents=rows, background=rest if len(others) else None, metric=view.metric
+        )
+        refinement: Refinement = yield Step("refine", self.refining, own)
+        return np.asarray(refinement.vector)
 
     def share(self, feedback: Feedback, final: bool = True) -> float:
         """Say how far to follow the teacher.
@@ -105,3 +121,29 @@ class Moving:
             heard = np.array(shrink(grades[said].tolist(), [feedback.spread[at] for at in said]))
             grades[said] = self.trust.calibrate(heard) if isinstance(self.trust, Reliability) else heard
         return grades
+
+
+def shaped(refinement: Refinement, feedback: Feedback) -> Refinement:
+    """Write a refinement's rows as what they are: vectors, or matrices.
+
+    :param refinement: how the query moved.
+    :param feedback: what it was moved by.
+    :return: the same for whoever asked.
+    """
+    view = feedback.view
+    refinement = replace(refinement, path=feedback.path, prefetch_vector=feedback.ahead)
+    if len(view.shape) == 1:
+        return refinement
+
+    def cut(rows: Any) -> NDArray[np.float32]:
+        return np.asarray(rows).reshape(*np.shape(rows)[:-1], *view.shape)
+
+    return replace(
+        refinement,
+        query=cut(refinement.query),
+        vector=cut(refinement.vector),
+        documents=cut(refinement.documents),
+        background=cut(refinement.background),
+        path=[cut(row) for row in refinement.path],
+        metric=view.distance,
+    )

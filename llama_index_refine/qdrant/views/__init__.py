@@ -2,5 +2,5 @@
 
 `base` says what a kind has to know: how its query is written for Qdrant, how what points have stored becomes rows that
 a refiner moves a query among, and how the refined row becomes a query again. `dense` is one vector, `hybrid` a dense
-and a sparse one.
+and a sparse one, `matrices` a multivector.
 """

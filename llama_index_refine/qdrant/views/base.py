@@ -28,6 +28,11 @@ class Query(ABC):
         """(d,) the dense vector that is searched for, None for none."""
         return None
 
+    @property
+    def telling(self) -> Query | None:
+        """The part of it whose scores tell how near points are, whatever chose them; None where none does."""
+        return None
+
     @abstractmethod
     def fields(self, space: Space, restricted: dict[str, Any], depth: int) -> dict[str, Any]:
         """Write it as fields of a `QueryRequest`.
@@ -61,8 +66,9 @@ class Query(ABC):
 class View(ABC):
     """How one query sees the collection while it is refined: documents and the query are rows of numbers."""
 
-    # The distance between rows.
+    # The distance between rows, and the collection's.
     metric: Metric
+    distance: Metric
 
     @property
     @abstractmethod
@@ -73,9 +79,27 @@ class View(ABC):
     def rows(self, *some: Vectors) -> list[Tensor]:
         """Return (n, D) rows for each of some vectors, all of one width."""
 
+    @property
+    def ahead(self) -> View | None:
+        """How the search sees the collection that chooses what this one compares, None where there is none."""
+        return None
+
     @abstractmethod
-    def refined(self, row: Row) -> Query:
-        """Return the query of the search for a refined row, (D,)."""
+    def refined(self, row: Row, ahead: Row | None = None) -> Query:
+        """Return the query of the search for a refined row.
+
+        :param row: (D,) the row.
+        :param ahead: the refined row of the search ahead, None where that is still the first.
+        """
+
+    def unit(self, row: Row) -> float:
+        """Return the length that counts as one in the scores of a search for a refined row, (D,)."""
+        return 1.0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape in which a row is written for whoever reads the refinement."""
+        return self.row.shape
 
     @abstractmethod
     def passes(self, row: Row, rows: Tensor, threshold: float | None) -> list[bool]:

@@ -29,6 +29,11 @@ class DenseQuery(Query):
         """(d,) the vector."""
         return self.vector
 
+    @property
+    def telling(self) -> Query:
+        """All of it."""
+        return self
+
     def fields(self, space: Space, restricted: dict[str, Any], depth: int) -> dict[str, Any]:
         """Write it. See `Query`."""
         return {"query": space.query(self.vector), "using": space.name or None, **restricted}
@@ -64,7 +69,7 @@ class DenseView(View):
 
     def __init__(self, first: DenseQuery, space: Space) -> None:
         self._first = first
-        self.metric = space.metric
+        self.metric = self.distance = space.metric
 
     @property
     def row(self) -> Row:
@@ -75,7 +80,7 @@ class DenseView(View):
         """Return the vectors."""
         return [vectors.dense for vectors in some]
 
-    def refined(self, row: Row) -> Query:
+    def refined(self, row: Row, ahead: Row | None = None) -> Query:
         """Return the query for a vector."""
         return DenseQuery(row)
 

@@ -32,6 +32,11 @@ class HybridQuery(Query):
         """(d,) the dense search's vector."""
         return self.near.vector
 
+    @property
+    def telling(self) -> Query:
+        """The dense search."""
+        return self.near
+
     def fields(self, space: Space, restricted: dict[str, Any], depth: int) -> dict[str, Any]:
         """Write both as prefetches. See `Query`."""
         prefetch = [models.Prefetch(**self.near.fields(space, restricted, depth), limit=depth)]
@@ -62,6 +67,6 @@ class HybridView(DenseView):
         super().__init__(first.near, space)
         self._whole = first
 
-    def refined(self, row: Row) -> Query:
+    def refined(self, row: Row, ahead: Row | None = None) -> Query:
         """Return the query for a vector and the same words."""
         return replace(self._whole, near=DenseQuery(row))

@@ -1,0 +1,132 @@
+"""A matrix, with a vector a token, compared by MaxSim."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from qdrant_client import models
+from torch import Tensor
+
+from llama_index_refine.maxsim import document_rows, maxsim, query_row, row_metric, token_length
+from llama_index_refine.qdrant.space import Space
+from llama_index_refine.qdrant.vectors import TOLERANCE, Vectors
+from llama_index_refine.qdrant.views.base import Query, Row, View
+from llama_index_refine.qdrant.views.dense import DenseQuery, DenseView
+from llama_index_refine.similarity import passes, score_of_similarity, similarity, similarity_of_score
+
+
+@dataclass(frozen=True, eq=False)
+class MatrixQuery(Query):
+    """The nearest to a matrix, of all points or of those nearest to a vector.
+
+    :param matrix: (T, d)
+    :param near: the search that chooses which points are compared, None to compare all.
+    :param least: how many points that search finds at least.
+    """
+
+    matrix: Row
+    near: DenseQuery | None = None
+    least: int = 0
+
+    @property
+    def telling(self) -> Query:
+        """The matrix, whatever chose the points."""
+        return replace(self, near=None)
+
+    def fields(self, space: Space, restricted: dict[str, Any], depth: int) -> dict[str, Any]:
+        """Write it, the search that chooses as a prefetch. See `Query`."""
+        comparing = {"query": space.query(self.matrix), "using": space.name or None}
+        if self.near is None or space.prefetch is None:
+            return {**comparing, **restricted}
+        # A score threshold is MaxSim's.
+        chosen = self.near.fields(space.prefetch, {**restricted, "score_threshold": None}, depth)
+        prefetch = [models.Prefetch(**chosen, limit=max(depth, self.least))]
+        whole = {name: restricted.get(name) for name in ("params", "score_threshold")}
+        return {**comparing, **whole, "prefetch": prefetch}
+
+    def view(self, space: Space) -> MatrixView:
+        """See `Query`."""
+        return MatrixView(self, space)
+
+    def larger_is_nearer(self, space: Space) -> bool:
+        """Say no for distances."""
+        return space.metric != "euclid"
+
+    def agrees(self, vectors: Vectors, scores: Sequence[float], space: Space) -> bool:
+        """Say whether the scores are those of the matrices."""
+        query = torch.tensor(space.query(self.matrix))
+        expected = maxsim(query, vectors.matrices, space.metric)
+        given = similarity_of_score(torch.tensor(scores, dtype=torch.float32), space.metric)
+        scale = torch.tensor([_range(query, matrix, space.metric) for matrix in vectors.matrices])
+        return bool(((given - expected).abs() <= TOLERANCE * scale).all())
+
+    def misfit(self, space: Space) -> str | None:
+        """Say whether tokens have another size, or the vector of the search that chooses has."""
+        if self.matrix.shape[1] != space.size:
+            return (
+                f"the query's matrix has vectors of {self.matrix.shape[1]} dimensions, the multivector {space.name!r} "
+                f"of the collection has {space.size}: set multivector_query_fn to the model that made the collection's"
+            )
+        return self.near.misfit(space.prefetch) if self.near is not None and space.prefetch is not None else None
+
+
+class MatrixView(View):
+    """A row is, for each token of the query, the vector of the document that it matched best at the first query.
+
+    :param first: the first query.
+    :param space: what is searched.
+    """
+
+    def __init__(self, first: MatrixQuery, space: Space) -> None:
+        self._first = first
+        self._matrix = torch.tensor(space.query(first.matrix), dtype=torch.float32)
+        self._space = space
+        self.distance = space.metric
+        self.metric = row_metric(space.metric)
+
+    @property
+    def row(self) -> Row:
+        """(T * d,) the tokens."""
+        return np.asarray(query_row(self._matrix, self.distance))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(T, d)."""
+        return self._first.matrix.shape
+
+    @property
+    def ahead(self) -> View | None:
+        """The search that chooses."""
+        first, space = self._first, self._space
+        return DenseView(first.near, space.prefetch) if first.near is not None and space.prefetch is not None else None
+
+    def rows(self, *some: Vectors) -> list[Tensor]:
+        """Stack the matches."""
+        return [document_rows(self._matrix, vectors.matrices, self.distance) for vectors in some]
+
+    def refined(self, row: Row, ahead: Row | None = None) -> Query:
+        """Return the query for a matrix, and for the vector that chooses."""
+        near = self._first.near if ahead is None else DenseQuery(ahead)
+        return replace(self._first, matrix=row.reshape(self.shape), near=near)
+
+    def unit(self, row: Row) -> float:
+        """Return the tokens' mean length where Qdrant makes each of length 1."""
+        return token_length(torch.as_tensor(row), self._space.size, self.distance)
+
+    def passes(self, row: Row, rows: Tensor, threshold: float | None) -> list[bool]:
+        """See `View`."""
+        near = similarity(torch.as_tensor(row), rows, self.metric)
+        admitted: list[bool] = passes(score_of_similarity(near, self.metric), threshold, self.metric).tolist()
+        return admitted
+
+
+def _range(query: Tensor, document: Tensor, metric: str) -> float:
+    """Return how large a MaxSim of the two may be."""
+    if metric == "cosine":
+        return float(len(query))
+    longest, lengths = document.norm(dim=-1).max(), query.norm(dim=-1)
+    return float((longest * lengths).sum() if metric == "dot" else (longest.square() + lengths.square()).sum() / 2)

@@ -1,0 +1,75 @@
+"""What a retriever may be made with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llama_index.vector_stores.qdrant import QdrantVectorStore
+
+from llama_index_refine.graders.base import BaseGrader
+from llama_index_refine.memory.memory import RefinementMemory
+from llama_index_refine.qdrant.multivector import Multivector
+from llama_index_refine.qdrant.options import Hybrid
+from llama_index_refine.refining.base import BaseRefiner
+
+_LEAST = {"feedback_top_k": 2, "rounds": 1, "background_size": 0}
+
+
+def check_numbers(trust: Any, **counts: int) -> None:
+    """See that numbers are in their range.
+
+    :param trust: how far to follow the teacher, where that is a number.
+    :param counts: feedback_top_k, rounds and background_size.
+    :raises ValueError: one is not.
+    """
+    for name, value in counts.items():
+        if value < _LEAST[name]:
+            raise ValueError(f"{name} must be at least {_LEAST[name]}, got {value}")
+    if isinstance(trust, (int, float)) and not 0 <= trust <= 1:
+        raise ValueError(f"trust must be in [0, 1], got {trust}")
+
+
+def check_choices(on_error: Any, score: Any) -> None:
+    """See that words are among those that mean something. :raises ValueError: one is not."""
+    if on_error not in ("fallback", "raise"):
+        raise ValueError(f"on_error must be 'fallback' or 'raise', got {on_error!r}")
+    if score not in ("similarity", "probability"):
+        raise ValueError(f"score must be 'similarity' or 'probability', got {score!r}")
+
+
+def check_parts(vector_store: Any, grader: Any, memory: Any) -> None:
+    """See that parts are of the kind that belongs there. :raises ValueError: one is not."""
+    if grader is not None and not isinstance(grader, BaseGrader):
+        raise ValueError(f"grader must be a BaseGrader, got {type(grader).__name__}; for an LLM, LLMGrader(llm)")
+    if memory is not None and not isinstance(memory, RefinementMemory):
+        raise ValueError(f"memory must be a RefinementMemory, got {type(memory).__name__}: RefinementMemory(store)")
+    if not isinstance(vector_store, QdrantVectorStore):
+        raise ValueError(f"vector_store must be a QdrantVectorStore, got {type(vector_store).__name__}")
+
+
+def check_together(
+    hybrid: Hybrid | None,
+    multivector: Multivector | None,
+    score: str,
+    memory: RefinementMemory | None,
+    refiner: BaseRefiner | None,
+) -> None:
+    """See that arguments do not exclude each other.
+
+    :param hybrid: how a sparse search takes part.
+    :param multivector: how documents that are matrices are searched.
+    :param score: what the nodes' scores are.
+    :param memory: what past queries have taught.
+    :param refiner: how the query moves.
+    :raises ValueError: two of them do.
+    """
+    if hybrid is not None and score == "probability":
+        raise ValueError("score='probability' needs similarities, and vector_store_query_mode='hybrid' fuses ranks")
+    if multivector is None:
+        return
+    if score == "probability":
+        raise ValueError("score='probability' reads the whole ranking, which takes too long by multivector_query_fn")
+    if memory is not None:
+        raise ValueError("memory compares queries by one vector, and multivector_query_fn makes them matrices")
+    if refiner is not None and not refiner.takes_matrices:
+        raise ValueError(f"refiner is a {type(refiner).__name__}, which refines no matrices: leave it out")
