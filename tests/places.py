@@ -169,6 +169,27 @@ def points(name: str = "", positive: bool = False, uuids: bool = False, sparse: 
     return made
 
 
+def matrices() -> list[np.ndarray]:
+    """A multivector for each document: its row of `vectors` and one to four others that say nothing."""
+    rng = np.random.default_rng(8)
+    return [np.vstack([row, rng.normal(size=(rng.integers(1, 5), SIZE))]) for row in vectors()]
+
+
+def with_matrices(name: str, dense: str = "") -> list[models.PointStruct]:
+    """The documents with a multivector, and beside it with a dense vector where that has a name."""
+    made = points(dense)
+    for point, matrix in zip(made, matrices(), strict=True):
+        own = {name: matrix.tolist()} if name else matrix.tolist()
+        point.vector = {**point.vector, **own} if dense else own
+    return made
+
+
+def matrix_query(texts: list[str]) -> list[list[list[float]]]:
+    """The matrix of a query that is a number: a token that points between its topic and the next, and one elsewhere."""
+    elsewhere = np.random.default_rng(9).normal(size=SIZE).tolist()
+    return [[question(int(text)).embedding or [], elsewhere] for text in texts]
+
+
 def sparse_query(texts: list[str]) -> tuple[list[list[int]], list[list[float]]]:
     """The sparse vector of a query that is a number: the word of that number."""
     return [[int(text)] if text.isdecimal() else [] for text in texts], [[1.0] * text.isdecimal() for text in texts]

@@ -103,10 +103,14 @@ class _Vectors:
     def space(self, wanted: str, argument: str, multivector: bool) -> Space:
         """Describe one vector. :raises ValueError: it is not there, or of another kind."""
         alike = [name for name, params in self.named.items() if _is_multivector(params) == multivector]
-        name = alike[0] if wanted == DEFAULT_DENSE_VECTOR_NAME and len(alike) == 1 else wanted
+        default = wanted == DEFAULT_DENSE_VECTOR_NAME
+        name = alike[0] if default and len(alike) == 1 else wanted
         if name not in self.named:
-            named = "name one with" if wanted == DEFAULT_DENSE_VECTOR_NAME else f"there is no {wanted!r}; set"
-            raise ValueError(f"collection {self.collection!r} has the vectors {self._labels}: {named} {argument}")
+            what = f"there is no {wanted!r}; set {argument}"
+            if default:
+                none = "there is no multivector" if multivector else "none of them is searched by one vector"
+                what = f"name one with {argument}" if alike else none
+            raise ValueError(f"collection {self.collection!r} has the vectors {self._labels}: {what}")
         params = self.named[name]
         if _is_multivector(params) and not multivector:
             what = "give multivector_query_fn to search it" if argument == "vector_name" else "only a dense one chooses"

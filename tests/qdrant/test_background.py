@@ -20,6 +20,7 @@ from llama_index_refine.qdrant.options import SearchOptions
 from llama_index_refine.qdrant.queries import Queries
 from llama_index_refine.qdrant.space import Space
 from llama_index_refine.qdrant.vectors import Vectors, agree
+from llama_index_refine.qdrant.views.dense import DenseQuery
 from llama_index_refine.similarity import METRICS, score_of_similarity, similarity
 from tests.places import EACH, PLACES, SIZE, TOPICS, LabelGrader, open_place, points, question
 
@@ -192,14 +193,15 @@ def test_scores_tell_whether_vectors_and_distance_are_the_same(metric):
         scores = score_of_similarity(similarity(query, rows, by), by).tolist()
         return [models.ScoredPoint(id=at, version=0, score=score) for at, score in zip(ids, scores, strict=False)]
 
-    assert background.unchanged(found(vectors), query, metric)
-    assert background.unchanged(found(vectors.half().float()), query, metric)
-    assert background.unchanged([*reversed(found(vectors))], query, metric)
-    assert not background.unchanged(found(vectors)[:4], query, metric)
-    assert not background.unchanged(found(vectors.flip(0)), query, metric)
-    assert not background.unchanged(found(vectors, ids=range(1, 6)), query, metric)
+    asked, space = DenseQuery(query.numpy()), Space("", query.shape[-1], metric)
+    assert background.unchanged(found(vectors), asked, space)
+    assert background.unchanged(found(vectors.half().float()), asked, space)
+    assert background.unchanged([*reversed(found(vectors))], asked, space)
+    assert not background.unchanged(found(vectors)[:4], asked, space)
+    assert not background.unchanged(found(vectors.flip(0)), asked, space)
+    assert not background.unchanged(found(vectors, ids=range(1, 6)), asked, space)
     for other in set(METRICS) - {metric}:
-        assert not background.unchanged(found(vectors, by=other), query, metric)
+        assert not background.unchanged(found(vectors, by=other), asked, space)
 
 
 def test_no_vectors_agree_with_no_scores():

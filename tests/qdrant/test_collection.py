@@ -134,14 +134,6 @@ def test_a_query_of_another_size_is_refused_before_a_search(place):
         retriever(place, name).retrieve(QueryBundle("0", embedding=[1.0, 2.0, 3.0]))
 
 
-def test_a_multivector_is_refused(place):
-    multi = models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM)
-    params = models.VectorParams(size=SIZE, distance=models.Distance.COSINE, multivector_config=multi)
-    name = place.create({"colbert": params})
-    with pytest.raises(ValueError, match=r"'colbert' .* is a multivector; refining needs one vector a point"):
-        retriever(place, name).retrieve(question(0))
-
-
 def test_manhattan_distance_is_refused(place):
     name = place.create(models.VectorParams(size=SIZE, distance=models.Distance.MANHATTAN))
     with pytest.raises(ValueError, match="Manhattan distance, which cannot be refined"):

@@ -1,0 +1,417 @@
+"""Documents that are matrices, compared by MaxSim, wherever the collection lives."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+import pytest
+import torch
+from llama_index.core.schema import QueryBundle
+from llama_index.core.storage.kvstore import SimpleKVStore
+from qdrant_client import AsyncQdrantClient, models
+
+from llama_index_refine import QueryRefiner, RefinedRetriever, RefinementMemory
+from llama_index_refine.classifier import RefinedClassifier
+from llama_index_refine.maxsim import maxsim
+from llama_index_refine.retrieval.running import run
+from tests.places import (
+    EACH,
+    SIZE,
+    TOPICS,
+    LabelGrader,
+    Place,
+    hits,
+    matrices,
+    matrix_query,
+    points,
+    question,
+    vectors,
+    with_matrices,
+)
+
+MAX_SIM = models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM)
+DENSE = models.VectorParams(size=SIZE, distance=models.Distance.COSINE)
+
+
+def tokens(distance: str = "Cosine") -> models.VectorParams:
+    return models.VectorParams(size=SIZE, distance=models.Distance(distance), multivector_config=MAX_SIM)
+
+
+def both(place, distance: str = "Cosine") -> str:
+    """A collection with a dense vector and a multivector."""
+    name = place.create({"dense": DENSE, "tokens": tokens(distance)})
+    place.write(name, with_matrices("tokens", "dense"))
+    return name
+
+
+def retriever(place, name, **kwargs) -> RefinedRetriever:
+    fixed = {"grader": LabelGrader(), "on_error": "raise", "trust": 1.0, "multivector_query_fn": matrix_query}
+    options = {"text_key": "meta.abstract", "similarity_top_k": 20, **fixed, **kwargs}
+    return RefinedRetriever.from_collection(place.client, name, **options)
+
+
+def found(refined: RefinedRetriever, queries) -> tuple[int, int]:
+    """How many nodes of the right topic both searches return, over some queries that are topics."""
+    before, after = 0, 0
+    for topic, query in enumerate(queries):
+        refinement = refined.refine(query)
+        assert refinement.refined
+        assert len({entry.node.node_id for entry in refinement.nodes}) == refined.similarity_top_k
+        before += hits(refinement.nodes_before, topic)
+        after += hits(refinement.nodes, topic)
+    return before, after
+
+
+@pytest.mark.parametrize("distance", ["Cosine", "Dot", "Euclid"])
+@pytest.mark.parametrize("vector_name", ["", "tokens"])
+def test_a_multivector_is_searched_and_refined(place, distance, vector_name):
+    params = tokens(distance)
+    name = place.create({vector_name: params} if vector_name else params)
+    place.write(name, with_matrices(vector_name))
+    refined = retriever(place, name)
+    before, after = found(refined, ["0", "1", "2"])
+    assert after > before
+    (outcome,) = run([refined._collection.space()])
+    space = outcome.result
+    assert (space.name, space.size, space.metric, space.multivector) == (vector_name, SIZE, distance.lower(), True)
+
+
+@pytest.mark.parametrize("distance", ["Cosine", "Dot", "Euclid"])
+def test_scores_and_vectors_are_maxsim(place, distance):
+    """The first search's scores, and those of the second at the refined matrix, of documents that were not graded."""
+    name = place.create(tokens(distance))
+    place.write(name, with_matrices(""))
+    refinement = retriever(place, name, rounds=1, feedback_top_k=6).refine("1")
+    documents = [torch.from_numpy(matrix).float() for matrix in matrices()]
+
+    def scores(matrix: np.ndarray) -> np.ndarray:
+        similarities = maxsim(torch.from_numpy(np.asarray(matrix, dtype=np.float32)), documents, distance.lower())
+        return np.asarray((-2 * similarities).sqrt() if distance == "Euclid" else similarities)
+
+    first, second = scores(np.array(matrix_query(["1"])[0])), scores(refinement.vector)
+    graded = {entry.node.node_id for entry in refinement.graded_nodes}
+    for entry in refinement.nodes_before:
+        assert entry.score == pytest.approx(first[entry.node.metadata["number"]], abs=1e-3)
+    others = [entry for entry in refinement.nodes if entry.node.node_id not in graded]
+    assert others
+    for entry in others:
+        assert entry.score == pytest.approx(second[entry.node.metadata["number"]], abs=1e-3)
+    assert refinement.vector.shape == refinement.query.shape == (2, SIZE)
+    assert refinement.documents.shape == (6, 2, SIZE)
+    assert refinement.background.shape[1:] == (2, SIZE)
+    assert refinement.metric == distance.lower()
+    assert refinement.prefetch_vector is None
+
+
+def test_after_a_dense_search_both_queries_are_refined(place):
+    name = both(place)
+    options = {"vector_name": "tokens", "prefetch_vector_name": "dense", "vector_store_kwargs": {"prefetch_limit": 40}}
+    refined = retriever(place, name, **options)
+    before, after = found(refined, [question(topic) for topic in range(3)])
+    assert after > before
+    refinement = refined.refine(question(0))
+    assert refinement.vector.shape == (2, SIZE)
+    assert refinement.prefetch_vector.shape == (SIZE,)
+    topic = vectors()[0::TOPICS].mean(0)
+    near = [float(one @ topic / np.linalg.norm(one)) for one in (question(0).embedding, refinement.prefetch_vector)]
+    assert near[1] > near[0]
+
+
+def test_what_the_dense_search_misses_is_not_compared(place):
+    name = both(place)
+    options = {"vector_name": "tokens", "prefetch_vector_name": "dense", "trust": 0.0, "feedback_top_k": 2}
+    few = retriever(place, name, **options, similarity_top_k=4, vector_store_kwargs={"prefetch_limit": 5})
+    rows = vectors()
+    query = np.array(question(0).embedding)
+    nearest = np.argsort(-(rows @ query) / np.linalg.norm(rows, axis=1))[:5]
+    assert {entry.node.metadata["number"] for entry in few.retrieve(question(0))} <= {*nearest.tolist()}
+
+
+@pytest.mark.parametrize("prefetch", [None, "dense"])
+def test_no_trust_returns_the_first_search(place, prefetch):
+    name = both(place)
+    refined = retriever(place, name, vector_name="tokens", prefetch_vector_name=prefetch, trust=0.0)
+    refinement = refined.refine(question(2) if prefetch else "2")
+    assert refinement.refined
+    ids = [[entry.node.node_id for entry in nodes] for nodes in (refinement.nodes_before, refinement.nodes)]
+    assert ids[0] == ids[1]
+    scores = [[entry.score for entry in nodes] for nodes in (refinement.nodes_before, refinement.nodes)]
+    assert scores[1] == pytest.approx(scores[0], abs=1e-3)
+
+
+def test_filters_thresholds_and_examples_hold(place):
+    name = both(place)
+    admitted = models.Filter(must=[models.FieldCondition(key="tenant", match=models.MatchValue(value="a"))])
+    kwargs = {"qdrant_filters": admitted}
+    plain = retriever(place, name, vector_name="tokens", vector_store_kwargs=kwargs)
+    nodes = plain.retrieve("1")
+    assert {entry.node.metadata["tenant"] for entry in nodes} == {"a"}
+    worst = sorted(entry.score for entry in nodes)[len(nodes) // 2]
+    kwargs = {**kwargs, "score_threshold": worst}
+    strict = retriever(place, name, vector_name="tokens", vector_store_kwargs=kwargs, feedback_top_k=4)
+    assert all(entry.score > worst for entry in strict.retrieve("1"))
+    like = [str(topic) for topic in range(1, 4 * TOPICS, TOPICS)]
+    refinement = plain.refine("1", like=like)
+    assert {*like} & {entry.node_id for entry in refinement.graded_nodes}
+
+
+@pytest.mark.parametrize("prefetch", [None, "dense"])
+def test_all_ways_to_call_agree(place, prefetch):
+    name = both(place)
+    queries = [question(topic) if prefetch else str(topic) for topic in range(3)]
+
+    def fresh() -> RefinedRetriever:
+        return retriever(place, name, vector_name="tokens", prefetch_vector_name=prefetch)
+
+    ids = lambda nodes: [entry.node.node_id for entry in nodes]  # noqa: E731
+    one = [ids(fresh().retrieve(query)) for query in queries]
+    assert [ids(nodes) for nodes in fresh().retrieve_batch(queries)] == one
+    assert [ids(nodes) for nodes in asyncio.run(fresh().aretrieve_batch(queries))] == one
+    assert ids(asyncio.run(fresh().aretrieve(queries[0]))) == one[0]
+
+
+def test_only_graded_matrices_cross_the_network(place):
+    """A search brings as many matrices as are graded next, and the background is drawn once, of few documents."""
+    if place.server is None:
+        pytest.skip("counts what a server of ours answers")
+    name = place.create(tokens())
+    place.write(name, with_matrices(""))
+    refined = retriever(place, name, rounds=1, feedback_top_k=6)
+    refined.retrieve("0")
+    (outcome,) = run([refined._collection.background()])
+    assert len(outcome.result.ids) == 15
+    asked = len(place.server.calls)
+    refined.retrieve("1")
+    brought = 0
+    for kind, body in place.server.calls[asked:]:
+        if kind == "query":
+            brought += _matrices_asked_for(body, place.kind)
+    assert brought == 6
+
+
+def _matrices_asked_for(body, kind: str) -> int:
+    if kind == "rest":
+        return sum(one["limit"] for one in body["searches"] if one.get("with_vector"))
+    return sum(one.limit for one in body.query_points if one.with_vectors.enable or one.with_vectors.include.names)
+
+
+def test_a_matrix_may_come_with_the_query(place):
+    name = place.create(tokens())
+    place.write(name, with_matrices(""))
+    plain = retriever(place, name)
+
+    def never(texts: list[str]) -> list[list[list[float]]]:
+        raise AssertionError(texts)
+
+    given = retriever(place, name, multivector_query_fn=never)
+    matrix = matrix_query(["1"])[0]
+    nodes = given.retrieve(QueryBundle("1", embedding=matrix))
+    assert [entry.node_id for entry in nodes] == [entry.node_id for entry in plain.retrieve("1")]
+    with pytest.raises(ValueError, match=r"the query's embedding must be a matrix, \(T, d\)"):
+        given.retrieve(QueryBundle("1", embedding=[1.0] * SIZE))
+    with pytest.raises(ValueError, match=r"matrix has vectors of 3 dimensions, the multivector '' .* has 16"):
+        given.retrieve(QueryBundle("1", embedding=[[1.0, 2.0, 3.0]]))
+    with pytest.raises(ValueError, match="the query's embedding holds NaN"):
+        given.retrieve(QueryBundle("1", embedding=[[float("nan")] * SIZE]))
+
+
+def test_a_document_without_a_multivector_is_passed_over(place):
+    name = both(place)
+    place.write(name, [models.PointStruct(id=1000, vector={"dense": question(0).embedding}, payload={"topic": "0"})])
+    for prefetch in (None, "dense"):
+        refined = retriever(place, name, vector_name="tokens", prefetch_vector_name=prefetch)
+        nodes = refined.retrieve(question(0) if prefetch else "0")
+        assert len(nodes) == 20
+        assert "1000" not in {entry.node_id for entry in nodes}
+
+
+def test_the_errors_say_what_a_collection_has_and_what_it_is_for(place):
+    name = place.create(
+        {"dense": DENSE, "late": tokens(), "later": tokens()},
+        sparse_vectors_config={"bm25": models.SparseVectorParams()},
+    )
+    what = (
+        r"'bm25' \(sparse, for sparse_query_fn\), 'dense', 'late' \(a multivector, for multivector_query_fn\), "
+        r"'later' \(a multivector, for multivector_query_fn\)"
+    )
+    for options, message in (
+        ({}, f"has the vectors {what}: name one with vector_name"),
+        ({"vector_name": "dense"}, f"'dense' .* is one vector a point: leave it out, or set vector_name; .* {what}"),
+        ({"vector_name": "lat"}, f"{what}: there is no 'lat'; set vector_name"),
+        (
+            {"vector_name": "late", "prefetch_vector_name": "later"},
+            "'later' .* only a dense one chooses",
+        ),
+        ({"vector_name": "late", "prefetch_vector_name": "x"}, "there is no 'x'; set prefetch_vector_name"),
+        (
+            {"vector_name": "late", "multivector_query_fn": None},
+            f"'late' .* is a multivector: give multivector_query_fn to search it, or set vector_name; .* {what}",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            retriever(place, name, **options).retrieve("0" if len(options) < 2 else question(0))
+    only = place.create({"late": tokens()})
+    with pytest.raises(ValueError, match=r"'late' .*: none of them is searched by one vector"):
+        retriever(place, only, multivector_query_fn=None).retrieve(question(0))
+
+
+def test_a_dense_vector_beside_a_multivector_is_searched_as_any(place):
+    name = both(place)
+    before, after = found(retriever(place, name, multivector_query_fn=None), map(question, range(3)))
+    assert after > before
+
+
+@pytest.mark.parametrize("place", ["memory", "grpc"], indirect=True)
+def test_a_collection_rebuilt_with_another_model_is_noticed(place):
+    """The matrices of a background that no longer are those of its documents are drawn again."""
+    name = place.create(tokens())
+    place.write(name, with_matrices(""))
+    refined = retriever(place, name)
+    refined.retrieve("0")
+    (outcome,) = run([refined._collection.background()])
+    turned = with_matrices("")
+    for point in turned:
+        point.vector = [row[::-1] for row in point.vector]
+    place.write(name, turned)
+    refined.refine("0")
+    (again,) = run([refined._collection.background()])
+    assert again.result.ids == outcome.result.ids
+    first, second = (one.result.vectors.matrices[0] for one in (outcome, again))
+    np.testing.assert_allclose(second.numpy(), first.flip(-1).numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("place", ["memory"], indirect=True)
+@pytest.mark.parametrize(
+    ("returns", "message"),
+    [
+        (lambda texts: [], "must return a matrix for each of 1 texts, got 0"),
+        (lambda texts: None, "must return a matrix for each of 1 texts, got NoneType"),
+        (lambda texts: [[1.0] * SIZE], r"must be a matrix, \(T, d\)"),
+        (lambda texts: [[]], r"must be a matrix, \(T, d\)"),
+        (lambda texts: [[["a"]]], "must be a matrix of numbers"),
+        (lambda texts: [[[1.0], [1.0, 2.0]]], "must be a matrix of numbers"),
+        (lambda texts: [[[float("inf")] * SIZE]], "holds NaN or infinity"),
+        (lambda texts: [[[1.0] * 3]], "vectors of 3 dimensions"),
+    ],
+)
+def test_what_the_function_returns_is_looked_at(place, returns, message):
+    name = place.create(tokens())
+    place.write(name, with_matrices(""))
+    with pytest.raises(ValueError, match=message):
+        retriever(place, name, multivector_query_fn=returns).retrieve("0")
+
+
+@pytest.mark.parametrize("place", ["memory"], indirect=True)
+def test_tensors_and_several_texts_make_one_matrix(place):
+    name = place.create(tokens())
+    place.write(name, with_matrices(""))
+    refined = retriever(
+        place, name, multivector_query_fn=lambda texts: [torch.tensor(one) for one in matrix_query(texts)]
+    )
+    refinement = refined.refine(QueryBundle("0", custom_embedding_strs=["0", "1"]))
+    assert refinement.query.shape == (4, SIZE)
+    with pytest.raises(ValueError, match="the query has no text"):
+        refined.retrieve(QueryBundle("", image_path="picture.png"))
+
+
+@pytest.mark.parametrize("place", ["memory"], indirect=True)
+def test_one_bad_query_does_not_fail_its_batch(place):
+    name = place.create(tokens())
+    place.write(name, with_matrices(""))
+
+    def sometimes(texts: list[str]) -> list[list[list[float]]]:
+        return [[[1.0]] if text == "4" else matrix_query([text])[0] for text in texts]
+
+    results = retriever(place, name, multivector_query_fn=sometimes).refine_batch(["0", "4"], return_exceptions=True)
+    assert results[0].refined
+    assert isinstance(results[1], ValueError)
+
+
+@pytest.mark.parametrize("place", ["memory"], indirect=True)
+def test_queries_of_different_lengths_share_a_batch(place):
+    name = place.create(tokens())
+    place.write(name, with_matrices(""))
+
+    def longer(texts: list[str]) -> list[list[list[float]]]:
+        return [matrix_query([text])[0] * (1 + int(text)) for text in texts]
+
+    refined = retriever(place, name, multivector_query_fn=longer)
+    shapes = [refinement.vector.shape for refinement in refined.refine_batch(["0", "1", "2"])]
+    assert shapes == [(2, SIZE), (4, SIZE), (6, SIZE)]
+
+
+@pytest.mark.parametrize("place", ["memory"], indirect=True)
+def test_an_empty_query_searches_nothing(place):
+    name = place.create(tokens())
+    place.write(name, with_matrices(""))
+    refinement = retriever(place, name).refine("  ")
+    assert refinement.reason == "the query is empty"
+
+
+@pytest.mark.parametrize("place", ["memory"], indirect=True)
+def test_a_refiner_of_ones_own_is_for_the_collections_distance(place):
+    name = both(place)
+    options = {"vector_name": "tokens", "prefetch_vector_name": "dense", "refiner": QueryRefiner(reach=3.0)}
+    assert retriever(place, name, **options).refine(question(0)).refined
+    with pytest.raises(ValueError, match="refiner is for dot, the collection is cosine"):
+        retriever(place, name, vector_name="tokens", refiner=QueryRefiner("dot")).refine("0")
+
+
+@pytest.mark.parametrize("place", ["memory"], indirect=True)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"multivector_query_fn": None, "prefetch_vector_name": "dense"}, "prefetch_vector_name has no effect"),
+        ({"multivector_query_fn": "model"}, "multivector_query_fn must be a function"),
+        ({"vector_store_kwargs": {"prefetch_limit": 10}}, "prefetch_limit has no effect"),
+        (
+            {"prefetch_vector_name": "dense", "vector_store_kwargs": {"prefetch_limit": 0}},
+            "prefetch_limit must be at least 1",
+        ),
+        ({"score": "probability"}, "score='probability' .* multivector_query_fn"),
+        ({"memory": RefinementMemory(SimpleKVStore())}, "memory .* multivector_query_fn"),
+        ({"refiner": QueryRefiner.paper()}, "refiner is a PublishedRefiner, which refines no matrices"),
+        (
+            {
+                "vector_store_query_mode": "hybrid",
+                "sparse_query_fn": lambda texts: ([[0]] * len(texts), [[1.0]] * len(texts)),
+            },
+            "multivector_query_fn .* leave out vector_store_query_mode='hybrid'",
+        ),
+    ],
+)
+def test_what_cannot_go_together_is_refused_at_construction(place, options, message):
+    name = place.create({"dense": DENSE, "tokens": tokens()})
+    with pytest.raises(ValueError, match=message):
+        retriever(place, name, vector_name="tokens", **options)
+
+
+@pytest.mark.parametrize("place", ["memory"], indirect=True)
+def test_selections_and_labels_take_vectors(place):
+    name = place.create(tokens())
+    place.write(name, with_matrices(""))
+    refined = retriever(place, name)
+    with pytest.raises(ValueError, match=r"select .* multivector_query_fn"):
+        refined.select("0")
+    with pytest.raises(ValueError, match="retriever must not have a multivector_query_fn"):
+        RefinedClassifier(refined).fit(["0", "1"])
+
+
+@pytest.mark.parametrize("place", ["memory"], indirect=True)
+def test_an_asynchronous_client_alone_is_enough(place):
+    name = place.create(tokens())
+    place.write(name, with_matrices(""))
+
+    async def retrieved() -> list[str]:
+        client = AsyncQdrantClient(":memory:")
+        await client.create_collection(name, tokens())
+        await client.upsert(name, with_matrices(""))
+        nodes = await retriever(Place("memory", client, client), name).aretrieve("0")
+        return [entry.node_id for entry in nodes]
+
+    assert asyncio.run(retrieved()) == [entry.node_id for entry in retriever(place, name).retrieve("0")]
+
+
+def test_points_and_matrices_of_the_tests_fit_together():
+    assert len(matrices()) == len(points()) == TOPICS * EACH
