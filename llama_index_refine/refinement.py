@@ -187,7 +187,7 @@ class Refinement:
         :param nodes: what the first search found.
         :return: the refinement; whoever makes it says the `reason`.
         """
-        none, rows = query[:0], query[None][:0]
+        none, rows = query.ravel()[:0], query[None][:0]
         return cls(
             query=query,
             vector=query,

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from llama_index_refine.display.moves import clean
-from llama_index_refine.display.record import as_array
+from llama_index_refine.display.record import as_array, as_rows
 from llama_index_refine.similarity import Metric, score_of_similarity, similarity
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def draw(refinement: Refinement) -> Figure:
     except ImportError as error:
         raise ImportError('plotting needs matplotlib: pip install "llama-index-refine[plot]"') from error
 
+    refinement = as_rows(refinement)
     figure = pyplot.figure(figsize=(13, 4.4), layout="constrained")
     # The figure is the caller's: pyplot shall neither keep it alive nor show it a second time in a notebook.
     pyplot.close(figure)

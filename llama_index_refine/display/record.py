@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,6 +39,21 @@ def to_dict(refinement: Refinement, vectors: bool, texts: bool) -> dict[str, Any
         record |= {name: _finite(as_array(getattr(refinement, name)).tolist()) for name in _VECTORS}
         record["path"] = [_finite(as_array(vector).tolist()) for vector in refinement.path]
     return record
+
+
+def as_rows(refinement: Refinement) -> Refinement:
+    """Write what was compared by MaxSim as the rows in which that is linear, a query's tokens one after the other."""
+    if as_array(refinement.query).ndim < 2:
+        return refinement
+
+    def flat(matrices: Any) -> np.ndarray:
+        array = as_array(matrices)
+        return array.reshape(*array.shape[:-2], array.shape[-2] * array.shape[-1])
+
+    names = ("query", "vector", "documents", "background")
+    rows: dict[str, Any] = {name: flat(getattr(refinement, name)) for name in names}
+    path = [flat(stop) for stop in refinement.path]
+    return replace(refinement, **rows, path=path, metric="euclid" if refinement.metric == "euclid" else "dot")
 
 
 def as_array(values: Any) -> np.ndarray:

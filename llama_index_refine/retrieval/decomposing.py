@@ -167,7 +167,7 @@ def _together(query: QueryBundle, parts: Sequence[Refinement], account: Account,
         metric=parts[0].metric,
         grades=np.concatenate([whole.grades, *(np.asarray(part.grades) for part in graded)]),
         graded_nodes=[entry for part in graded for entry in part.graded_nodes],
-        documents=np.concatenate([whole.documents, *(np.asarray(part.documents) for part in graded)]),
+        documents=_beside([whole.documents, *(part.documents for part in graded)]),
         ungraded=sum(part.ungraded for part in parts),
         rounds=max(part.rounds for part in parts),
         saved_grades=sum(part.saved_grades for part in parts),
@@ -179,3 +179,9 @@ def _together(query: QueryBundle, parts: Sequence[Refinement], account: Account,
 
 def _texts(questions: Sequence[Any]) -> list[str]:
     return list(dict.fromkeys(text for question in questions if (text := question.sub_question.strip())))
+
+
+def _beside(documents: Sequence[Any]) -> np.ndarray:
+    """Put the parts' documents together; none where each part has rows of its own, as its tokens' matches are."""
+    alike = len({np.shape(rows)[1:] for rows in documents}) == 1 and np.ndim(documents[0]) == 2
+    return np.concatenate([np.asarray(rows) for rows in documents]) if alike else np.asarray(documents[0])[:0]

@@ -187,6 +187,24 @@ def test_plot_draws_all_documents(metric):
     assert f"{refined.kl_before:.2f} → {refined.kl_after:.2f}" in student.get_title()
 
 
+@pytest.mark.parametrize("metric", ["cosine", "dot", "euclid"])
+@pytest.mark.parametrize("background", [True, False])
+def test_plot_and_record_of_matrices(metric, background):
+    random = np.random.default_rng(1)
+    documents = [random.normal(size=(1 + at % 3, 6)) for at in range(13)]
+    query, grades = random.normal(size=(2, 6)), np.linspace(0, 1, 8)
+    refined = QueryRefiner(metric).refine(query, documents[:8], grades, documents[8:] if background else None)
+    above, below, path, *_ = refined.plot().axes
+    for axes in (above, below):
+        assert sum(patch.get_height() for patch in top(axes)) == (13 if background else 8)
+    assert bool(above.xaxis_inverted()) == (metric == "euclid")
+    assert len(path.lines[0].get_xdata()) == 2
+    record = refined.to_dict(vectors=True)
+    assert np.shape(record["vector"]) == np.shape(record["path"][0]) == (2, 6)
+    assert np.shape(record["documents"]) == (8, 2, 6)
+    assert record["metric"] == metric
+
+
 def top(axes):
     """The bars of all groups; stacked, each bar's height is its own group's count."""
     return [patch for container in axes.containers for patch in container]

@@ -7,6 +7,7 @@ import asyncio
 import numpy as np
 import pytest
 import torch
+from llama_index.core.question_gen.types import BaseQuestionGenerator, SubQuestion
 from llama_index.core.schema import QueryBundle
 from llama_index.core.storage.kvstore import SimpleKVStore
 from qdrant_client import AsyncQdrantClient, models
@@ -29,6 +30,7 @@ from tests.places import (
     vectors,
     with_matrices,
 )
+from tests.small_index import BrokenGrader
 
 MAX_SIM = models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM)
 DENSE = models.VectorParams(size=SIZE, distance=models.Distance.COSINE)
@@ -339,6 +341,43 @@ def test_queries_of_different_lengths_share_a_batch(place):
     refined = retriever(place, name, multivector_query_fn=longer)
     shapes = [refinement.vector.shape for refinement in refined.refine_batch(["0", "1", "2"])]
     assert shapes == [(2, SIZE), (4, SIZE), (6, SIZE)]
+
+
+@pytest.mark.parametrize("place", ["memory"], indirect=True)
+@pytest.mark.parametrize("prefetch", [None, "dense"])
+def test_without_a_teacher_the_first_search_stands(place, prefetch):
+    name = both(place)
+    options = {"vector_name": "tokens", "prefetch_vector_name": prefetch, "grader": BrokenGrader()}
+    refinement = retriever(place, name, **options, on_error="fallback").refine(question(0) if prefetch else "0")
+    assert "the teacher is out" in refinement.reason
+    assert list(refinement.nodes) == list(refinement.nodes_before)
+    assert refinement.query.shape == refinement.vector.shape == (2, SIZE)
+    assert refinement.documents.shape == (0, 2, SIZE)
+
+
+@pytest.mark.parametrize("place", ["memory"], indirect=True)
+def test_a_query_of_several_questions_has_a_matrix_for_each(place):
+    name = place.create(tokens())
+    place.write(name, with_matrices(""))
+    parts = [SubQuestion(sub_question=text, tool_name="retriever") for text in ("0", "1")]
+
+    class Generator(BaseQuestionGenerator):
+        def generate(self, tools, query):
+            return parts
+
+        async def agenerate(self, tools, query):
+            return parts
+
+        def _get_prompts(self):
+            return {}
+
+        def _update_prompts(self, prompts):
+            pass
+
+    refinement = retriever(place, name, decompose=Generator()).refine("0 and 1")
+    assert [part.vector.shape for part in refinement.parts] == [(2, SIZE)] * 2
+    topics = {entry.node.metadata["topic"] for entry in refinement.nodes[:10]}
+    assert {"0", "1"} <= topics
 
 
 @pytest.mark.parametrize("place", ["memory"], indirect=True)

@@ -1,0 +1,206 @@
+"""Multivectors: MaxSim on token vectors, refined through the retriever, beside the same grades used otherwise.
+
+    python -m results.multivectors data/argkp --out results/multivectors.md
+
+Documents are matrices of all-MiniLM-L6-v2's token vectors, each of length 1, in a Qdrant collection in memory. All
+documents of a query's group are compared and ranked; in the second table a dense search first chooses --prefetch of
+them, and ten are returned.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from llama_index.core import MockEmbedding
+from qdrant_client import QdrantClient, models
+from sentence_transformers import SentenceTransformer
+
+from llama_index_refine import RefinedRetriever
+from llama_index_refine.evaluation.corpus import Corpus, filters_of, read_vectors
+from llama_index_refine.evaluation.datasets import Dataset, load_folder
+from llama_index_refine.evaluation.embeddings import PACKAGED, SentenceTransformerEmbedding
+from llama_index_refine.evaluation.metrics import CUTOFF, score_rankings
+from llama_index_refine.evaluation.peers.matrices import MatrixEvidence, MatrixGradient, MatrixRerank, MaxSim
+from llama_index_refine.evaluation.teachers import make_teacher, node_id
+from llama_index_refine.graders.base import BaseGrader
+from llama_index_refine.refining.trust import Reliability
+
+TEACHERS = ("gold", "noisy")
+PEERS = (MaxSim(), MatrixRerank(), MatrixGradient())
+GRADED = 20
+WRITTEN = 64
+
+Matrix = np.ndarray
+Rankings = dict[str, list[str]]
+
+
+def encoder() -> Callable[[Sequence[str]], list[Matrix]]:
+    """Return what makes of each text the vectors of its tokens, (T, d), of length 1."""
+    model: SentenceTransformer = SentenceTransformerEmbedding(PACKAGED)._model
+
+    def encode(texts: Sequence[str]) -> list[Matrix]:
+        found = model.encode(list(texts), output_value="token_embeddings", show_progress_bar=False)
+        matrices = [np.asarray(one.cpu(), dtype=np.float32) for one in found]
+        return [matrix / np.linalg.norm(matrix, axis=1, keepdims=True) for matrix in matrices]
+
+    return encode
+
+
+def write(corpus: Corpus, matrices: Sequence[Matrix], distance: models.Distance) -> QdrantClient:
+    """Write a collection with each document's vector and matrix."""
+    client = QdrantClient(":memory:")
+    size = {"dense": corpus.document_vectors.shape[1], "tokens": matrices[0].shape[1]}
+    late = models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM)
+    client.create_collection(
+        "docs",
+        {
+            "dense": models.VectorParams(size=size["dense"], distance=models.Distance.COSINE),
+            "tokens": models.VectorParams(size=size["tokens"], distance=distance, multivector_config=late),
+        },
+    )
+    rows = list(zip(corpus.dataset.documents, corpus.document_vectors, matrices, strict=True))
+    for start in range(0, len(rows), WRITTEN):
+        points = [
+            models.PointStruct(
+                id=node_id(document.id),
+                vector={"dense": vector.tolist(), "tokens": matrix.tolist()},
+                payload={"text": document.text, "document": document.id, "group": list(document.groups)},
+            )
+            for document, vector, matrix in rows[start : start + WRITTEN]
+        ]
+        client.upsert("docs", points)
+    return client
+
+
+def refined(corpus: Corpus, client: QdrantClient, teacher: BaseGrader, encode: Any, **options: Any) -> dict[str, Any]:
+    """Ask all queries of a corpus; the rankings before and after, and milliseconds a query beside the teacher."""
+    retrievers: dict[tuple[str | None, str | None], RefinedRetriever] = {}
+    rankings: dict[str, Rankings] = {"before": {}, "after": {}}
+    record, seconds = Reliability(), []
+    for row, query in enumerate(corpus.queries):
+        where = query.group, query.exclude
+        if where not in retrievers:
+            retrievers[where] = RefinedRetriever.from_collection(
+                client,
+                "docs",
+                text_key="text",
+                vector_name="tokens",
+                multivector_query_fn=encode,
+                embed_model=MockEmbedding(embed_dim=corpus.query_vectors.shape[1]),
+                grader=teacher,
+                feedback_top_k=GRADED,
+                filters=filters_of(query),
+                trust=record,
+                on_error="raise",
+                **options,
+            )
+        bundle = corpus.bundle(row)
+        if "prefetch_vector_name" not in options:
+            bundle.embedding = None
+        found = retrievers[where].refine(bundle)
+        for name, nodes in (("before", found.nodes_before), ("after", found.nodes)):
+            rankings[name][query.id] = [str(entry.node.metadata["document"]) for entry in nodes]
+        seconds.append({stage: spent for stage, spent in found.timings.items() if stage != "grade"})
+    stages = sorted({stage for one in seconds for stage in one})
+    spent = {stage: 1e3 * float(np.median([one.get(stage, 0.0) for one in seconds])) for stage in stages}
+    return {**rankings, "milliseconds": spent}
+
+
+def peers(corpus: Corpus, matrices: Sequence[Matrix], teacher: BaseGrader, encode: Any) -> dict[str, Rankings]:
+    """Rank by what else can be done with the same grades."""
+    rankings: dict[str, Rankings] = {peer.name: {} for peer in PEERS}
+    for row, query in enumerate(corpus.queries):
+        pool = corpus.dataset.pool(query)
+        first = MatrixEvidence(
+            encode([query.text])[0], [matrices[at] for at in pool], np.empty(0, np.intp), np.empty(0)
+        )
+        top = np.argsort(-MaxSim().scores(first), kind="stable")[:GRADED]
+        grades = teacher.grade(corpus.bundle(row), [corpus.nodes[pool[place]] for place in top])
+        evidence = MatrixEvidence(first.query, first.documents, top, np.array(grades, dtype=np.float32))
+        for peer in PEERS:
+            order = np.argsort(-peer.scores(evidence), kind="stable")[:CUTOFF]
+            rankings[peer.name][query.id] = [corpus.dataset.documents[pool[place]].id for place in order]
+    return rankings
+
+
+def mean(metric: str, rankings: Rankings, corpus: Corpus) -> float:
+    """The mean of a metric over the queries."""
+    labels = {query.id: corpus.dataset.qrels[query.id] for query in corpus.queries}
+    return float(np.mean(list(score_rankings(rankings, labels)[metric].values())))
+
+
+def main() -> None:
+    """Measure and write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", nargs="+", type=Path)
+    parser.add_argument("--max-queries", type=int, default=25)
+    parser.add_argument("--prefetch", type=int, default=40)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    warnings.filterwarnings("ignore", "Local mode is not recommended", UserWarning)
+    encode = encoder()
+    whole, after, times = [], [], []
+    for folder in args.data:
+        dataset: Dataset = load_folder(folder)
+        corpus = read_vectors(dataset, PACKAGED, dataset.sample(args.max_queries, 1))
+        matrices = encode([document.text for document in dataset.documents])
+        clients = {one.value: write(corpus, matrices, one) for one in (models.Distance.COSINE, models.Distance.DOT)}
+        for name in TEACHERS:
+            teacher = make_teacher(name, dataset)
+            found = peers(corpus, matrices, teacher, encode)
+            for distance, client in clients.items():
+                measured = refined(corpus, client, teacher, encode, similarity_top_k=CUTOFF)
+                found[f"refined, {distance}"] = measured["after"]
+                if name == TEACHERS[0]:
+                    times.append((f"{dataset.name}, {distance}", measured["milliseconds"]))
+            for method, rankings in found.items():
+                values = [mean(metric, rankings, corpus) for metric in ("MAP", "nDCG@10")]
+                whole.append(f"| {dataset.name} | {name} | {method} | {values[0]:.3f} | {values[1]:.3f} |")
+                print(whole[-1], flush=True)
+            kwargs = {"prefetch_vector_name": "dense", "vector_store_kwargs": {"prefetch_limit": args.prefetch}}
+            measured = refined(corpus, clients["Cosine"], teacher, encode, **kwargs)
+            values = [mean("nDCG@10", measured[when], corpus) for when in ("before", "after")]
+            after.append(f"| {dataset.name} | {name} | {values[0]:.3f} | {values[1]:.3f} |")
+            print(after[-1], flush=True)
+    lines = [
+        "# Multivectors",
+        "",
+        f"`python -m results.multivectors {' '.join(f'data/{folder.name}' for folder in args.data)}`: "
+        f"{args.max_queries} queries a collection, {GRADED} graded documents, all-MiniLM-L6-v2's token vectors of "
+        f"length 1, Qdrant in memory; {platform.system()}, {platform.machine()}, Python {platform.python_version()}.",
+        "",
+        "All documents are compared by MaxSim. `gradient` is the published procedure on the matrix: Adam, "
+        f"{MatrixGradient().steps} steps of {MatrixGradient().rate:g}. After `refined` stands the collection's "
+        "distance. By Cosine, Qdrant makes each token of the refined query of length 1; by Dot, their lengths weigh.",
+        "",
+        "| collection | teacher | method | MAP | nDCG@10 |",
+        "|---|---|---|---:|---:|",
+        *whole,
+        "",
+        f"After a dense search for {args.prefetch} documents, which MaxSim compares; both queries are refined:",
+        "",
+        "| collection | teacher | nDCG@10 of the first search | refined |",
+        "|---|---|---:|---:|",
+        *after,
+        "",
+        "Milliseconds a query beside the teacher, medians. `search` is Qdrant's local mode, which compares with every "
+        "document in Python; `refine` is this package:",
+        "",
+        "| collection | " + " | ".join(times[0][1]) + " |",
+        "|---|" + "---:|" * len(times[0][1]),
+        *[f"| {name} | " + " | ".join(f"{value:.1f}" for value in spent.values()) + " |" for name, spent in times],
+    ]
+    text = "\n".join([*lines, ""])
+    print(text)
+    if args.out:
+        args.out.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
