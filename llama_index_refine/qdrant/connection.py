@@ -42,7 +42,12 @@ class Connection:
     def __init__(self, store: QdrantVectorStore, options: SearchOptions, sample: int) -> None:
         self._store = store
         self._options = options
-        self._sample = sample
+        self._restrictions = (
+            (options.multivector is not None, options.multivector and options.multivector.prefetch),
+            options.filter.model_dump_json() if options.filter else None,
+            repr(options.shard_key),
+            sample,
+        )
         self._query_points = QueryPoints(store)
         self._sample_points = SamplePoints(store)
         self._retrieve_points = RetrievePoints(store)
@@ -57,10 +62,7 @@ class Connection:
             store.collection_name,
             store.dense_vector_name,
             store.sparse_vector_name if options.hybrid else None,
-            (options.multivector is not None, options.multivector and options.multivector.prefetch),
-            options.filter.model_dump_json() if options.filter else None,
-            repr(options.shard_key),
-            self._sample,
+            *self._restrictions,
         )
         return shelf.entry(store._client or store._aclient, key)
 

@@ -76,8 +76,12 @@ class Shelf:
         :return: the entry, which its users fill.
         """
         with self._lock:
-            entries = self._of_client.setdefault(client, OrderedDict())
-            known = entries.setdefault(key, Known())
+            entries = self._of_client.get(client)
+            if entries is None:
+                entries = self._of_client[client] = OrderedDict()
+            known = entries.get(key)
+            if known is None:
+                known = entries[key] = Known()
             entries.move_to_end(key)
             if len(entries) > ENTRIES:
                 entries.popitem(last=False)

@@ -64,6 +64,8 @@ class Limits:
         :return: the same as far as it goes.
         """
         params = options.search_params
+        if params is None and options.timeout is None:
+            return options
         if params is not None:
             changes: dict[str, Any] = {"hnsw_ef": _at_most(params.hnsw_ef, self.search_max_hnsw_ef)}
             if self.search_allow_exact is False and params.exact:

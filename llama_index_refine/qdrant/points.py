@@ -87,7 +87,7 @@ class NodeReader:
 
     def _read(self, point: Any) -> BaseNode:
         """Have the store read the payload, so that the node is that of its own query."""
-        plain = point.model_copy(update={"vector": None})
+        plain = point if point.vector is None else point.model_copy(update={"vector": None})
         try:
             (node,) = self._store.parse_to_query_result([plain]).nodes or []
         except Exception as error:

@@ -21,6 +21,13 @@ METRIC_OF: dict[models.Distance, Metric] = {
 }
 
 
+class Numbers(list[Any]):
+    """Numbers that nobody changes, so that a deep copy, as qdrant-client makes of each request, may share them."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Numbers:
+        return self
+
+
 @dataclass(frozen=True)
 class Space:
     """The vector space that is searched.
@@ -47,15 +54,23 @@ class Space:
         """The names of the vectors by which documents are refined, empty for the one that has none."""
         return [self.name, *(self.prefetch.names if self.prefetch else [])]
 
-    def query(self, vector: np.ndarray | Tensor) -> list[Any]:
+    def query(self, vector: np.ndarray | Tensor) -> models.NearestQuery:
         """Write a query vector as Qdrant reads it.
 
         :param vector: (d,) in the collection's space; (T, d) for a multivector.
-        :return: its numbers; rounded where Qdrant would otherwise cut off what is behind the point.
+        :return: the query.
+        """
+        # Checking each number would cost more than writing them.
+        return models.NearestQuery.model_construct(nearest=Numbers(self.stored(vector).tolist()))
+
+    def stored(self, vector: np.ndarray | Tensor) -> np.ndarray:
+        """Return a query vector as Qdrant compares it.
+
+        :param vector: (d,) in the collection's space; (T, d) for a multivector.
+        :return: the same, rounded where Qdrant would otherwise cut off what is behind the point.
         """
         numbers = np.asarray(vector)
-        values: list[Any] = (numbers.round().clip(0, 255) if self.whole else numbers).tolist()
-        return values
+        return numbers.round().clip(0, 255) if self.whole else numbers
 
 
 def read_space(

@@ -9,13 +9,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from llama_index.core.schema import BaseNode, QueryBundle
 
 from llama_index_refine.graders.account import Account
 from llama_index_refine.graders.base import BaseGrader, Grades, on_scale
-from llama_index_refine.retrieval.events import GradingEvent, dispatcher
+from llama_index_refine.retrieval.events import GradingEvent, tell
 
 # Queries that are graded side by side when a batch is run blocking; each has its own concurrent calls.
 GRADING_THREADS = 16
@@ -56,7 +57,7 @@ class Grading:
         before, began = _spent(sheet.account), time.perf_counter()
         with sheet.account.active():
             grades = checked(self.grader().grade(sheet.query, sheet.nodes), len(sheet.nodes))
-        dispatcher.event(_graded(sheet, grades, before, time.perf_counter() - began))
+        tell(partial(_graded, sheet, grades, before, time.perf_counter() - began))
         return grades
 
     async def _agrade(self, sheet: Sheet) -> Grades:
@@ -66,7 +67,7 @@ class Grading:
             grading = self.grader().agrade(sheet.query, sheet.nodes)
             given = await asyncio.wait_for(grading, None if left is None else left + GRACE_SECONDS)
         grades = checked(given, len(sheet.nodes))
-        dispatcher.event(_graded(sheet, grades, before, time.perf_counter() - began))
+        tell(partial(_graded, sheet, grades, before, time.perf_counter() - began))
         return grades
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 from llama_index_refine.refinement import Refinement
 from llama_index_refine.refining.base import BaseRefiner
 from llama_index_refine.refining.refiner import QueryRefiner
-from llama_index_refine.retrieval.events import RefiningEvent, dispatcher
+from llama_index_refine.retrieval.events import RefiningEvent, tell
 from llama_index_refine.similarity import Metric
 
 
@@ -78,7 +79,7 @@ class Refining:
             results |= zip(places, self._refined(lessons), strict=True)
         for place, lesson in enumerate(items):
             if isinstance(results[place], Refinement):
-                dispatcher.event(_taught(lesson, results[place]))
+                tell(partial(_taught, lesson, results[place]))
         return [results[place] for place in range(len(items))]
 
     async def arun(self, items: Sequence[Lesson]) -> Sequence[Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from llama_index_refine.graders.account import Account
 from llama_index_refine.refinement import Refinement
-from llama_index_refine.retrieval.events import RefinementEvent, dispatcher
+from llama_index_refine.retrieval.events import RefinementEvent, tell
 from llama_index_refine.retrieval.running import Outcome
 
 
@@ -20,7 +20,7 @@ def result_of(outcome: Outcome) -> Refinement:
     :raises Exception: what ended the retrieval.
     """
     refinement: Refinement = replace(finished(outcome), timings=outcome.seconds)
-    dispatcher.event(RefinementEvent.of(refinement))
+    tell(lambda: RefinementEvent.of(refinement))
     return refinement
 
 

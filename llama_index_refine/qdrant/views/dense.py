@@ -48,7 +48,7 @@ class DenseQuery(Query):
 
     def agrees(self, vectors: Vectors, scores: Sequence[float], space: Space) -> bool:
         """Say whether the scores are those of the vectors."""
-        return agree(vectors.dense, scores, torch.tensor(space.query(self.vector)), space.metric)
+        return agree(vectors.dense, scores, torch.as_tensor(space.stored(self.vector)), space.metric)
 
     def misfit(self, space: Space) -> str | None:
         """Say whether the vector has another size."""

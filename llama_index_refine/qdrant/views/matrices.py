@@ -58,7 +58,7 @@ class MatrixQuery(Query):
 
     def agrees(self, vectors: Vectors, scores: Sequence[float], space: Space) -> bool:
         """Say whether the scores are those of the matrices."""
-        query = torch.tensor(space.query(self.matrix))
+        query = torch.as_tensor(space.stored(self.matrix))
         expected = maxsim(query, vectors.matrices, space.metric)
         given = similarity_of_score(torch.tensor(scores, dtype=torch.float32), space.metric)
         scale = torch.tensor([_range(query, matrix, space.metric) for matrix in vectors.matrices])
@@ -83,7 +83,7 @@ class MatrixView(View):
 
     def __init__(self, first: MatrixQuery, space: Space) -> None:
         self._first = first
-        self._matrix = torch.tensor(space.query(first.matrix), dtype=torch.float32)
+        self._matrix = torch.tensor(space.stored(first.matrix), dtype=torch.float32)
         self._space = space
         self.distance = space.metric
         self.metric = row_metric(space.metric)
