@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import platform
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +52,10 @@ def encoder() -> Callable[[Sequence[str]], list[Matrix]]:
     return encode
 
 
-def write(corpus: Corpus, matrices: Sequence[Matrix], distance: models.Distance) -> QdrantClient:
-    """Write a collection with each document's vector and matrix."""
+def write(corpus: Corpus, matrices: Mapping[int, Matrix], distance: models.Distance) -> QdrantClient:
+    """Write a collection with the vector and the matrix of each document that a query searches."""
     client = QdrantClient(":memory:")
-    size = {"dense": corpus.document_vectors.shape[1], "tokens": matrices[0].shape[1]}
+    size = {"dense": corpus.document_vectors.shape[1], "tokens": next(iter(matrices.values())).shape[1]}
     late = models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM)
     client.create_collection(
         "docs",
@@ -64,16 +64,14 @@ def write(corpus: Corpus, matrices: Sequence[Matrix], distance: models.Distance)
             "tokens": models.VectorParams(size=size["tokens"], distance=distance, multivector_config=late),
         },
     )
-    rows = list(zip(corpus.dataset.documents, corpus.document_vectors, matrices, strict=True))
+    rows = list(matrices)
     for start in range(0, len(rows), WRITTEN):
-        points = [
-            models.PointStruct(
-                id=node_id(document.id),
-                vector={"dense": vector.tolist(), "tokens": matrix.tolist()},
-                payload={"text": document.text, "document": document.id, "group": list(document.groups)},
-            )
-            for document, vector, matrix in rows[start : start + WRITTEN]
-        ]
+        points = []
+        for row in rows[start : start + WRITTEN]:
+            document = corpus.dataset.documents[row]
+            vector = {"dense": corpus.document_vectors[row].tolist(), "tokens": matrices[row].tolist()}
+            payload = {"text": document.text, "document": document.id, "group": list(document.groups)}
+            points.append(models.PointStruct(id=node_id(document.id), vector=vector, payload=payload))
         client.upsert("docs", points)
     return client
 
@@ -112,7 +110,7 @@ def refined(corpus: Corpus, client: QdrantClient, teacher: BaseGrader, encode: A
     return {**rankings, "milliseconds": spent}
 
 
-def peers(corpus: Corpus, matrices: Sequence[Matrix], teacher: BaseGrader, encode: Any) -> dict[str, Rankings]:
+def peers(corpus: Corpus, matrices: Mapping[int, Matrix], teacher: BaseGrader, encode: Any) -> dict[str, Rankings]:
     """Rank by what else can be done with the same grades."""
     rankings: dict[str, Rankings] = {peer.name: {} for peer in PEERS}
     for row, query in enumerate(corpus.queries):
@@ -149,7 +147,8 @@ def main() -> None:
     for folder in args.data:
         dataset: Dataset = load_folder(folder)
         corpus = read_vectors(dataset, PACKAGED, dataset.sample(args.max_queries, 1))
-        matrices = encode([document.text for document in dataset.documents])
+        searched = sorted({int(row) for query in corpus.queries for row in dataset.pool(query)})
+        matrices = dict(zip(searched, encode([dataset.documents[row].text for row in searched]), strict=True))
         clients = {one.value: write(corpus, matrices, one) for one in (models.Distance.COSINE, models.Distance.DOT)}
         for name in TEACHERS:
             teacher = make_teacher(name, dataset)

@@ -276,8 +276,9 @@ class FeedbackLoop:
         feedback.doing = "the ranking between rounds"
         plenty, may_stop = float(refinement.grades.mean()) > PLENTY, self._may_stop(feedback.view)
         query = feedback.refined(refinement)
-        # Where the ranking is deep, its nodes are large, or places in it count, what is graded next is fetched alone.
-        alone = (plenty or self.collection.inline or (may_stop and query.ranks)) and self.collection.can_fetch
+        # Where the ranking is deep, what it brings large, or places in it count, what is graded next is fetched alone.
+        sparing = may_stop and (query.ranks or feedback.view.heavy)
+        alone = (plenty or self.collection.inline or sparing) and self.collection.can_fetch
         wide = max(share, self.similarity_top_k) if may_stop else share
         if alone:
             deep = max(DEPTH if plenty else 0, wide + len(feedback.shown))

@@ -31,6 +31,7 @@ from tests.places import (
     with_matrices,
 )
 from tests.small_index import BrokenGrader
+from tests.strict_mode import StrictMode
 
 MAX_SIM = models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM)
 DENSE = models.VectorParams(size=SIZE, distance=models.Distance.COSINE)
@@ -173,23 +174,42 @@ def test_all_ways_to_call_agree(place, prefetch):
     assert ids(asyncio.run(fresh().aretrieve(queries[0]))) == one[0]
 
 
-def test_only_graded_matrices_cross_the_network(place):
+@pytest.mark.parametrize("rounds", [1, 3])
+def test_only_graded_matrices_cross_the_network(place, rounds):
     """A search brings as many matrices as are graded next, and the background is drawn once, of few documents."""
     if place.server is None:
         pytest.skip("counts what a server of ours answers")
     name = place.create(tokens())
     place.write(name, with_matrices(""))
-    refined = retriever(place, name, rounds=1, feedback_top_k=6)
+    refined = retriever(place, name, rounds=rounds, feedback_top_k=12, similarity_top_k=12)
     refined.retrieve("0")
     (outcome,) = run([refined._collection.background()])
     assert len(outcome.result.ids) == 15
     asked = len(place.server.calls)
-    refined.retrieve("1")
+    refinement = refined.refine("1")
+    assert (refinement.rounds > 1) == (rounds > 1)
     brought = 0
     for kind, body in place.server.calls[asked:]:
         if kind == "query":
             brought += _matrices_asked_for(body, place.kind)
-    assert brought == 6
+    assert brought == len(refinement.grades)
+
+
+@pytest.mark.parametrize("place", ["rest", "grpc", "server", "server-grpc"], indirect=True)
+@pytest.mark.parametrize("limits", [{"condition_max_size": 5}, {"filter_max_conditions": 0}, {"max_query_limit": 15}])
+@pytest.mark.parametrize("prefetch", [None, "dense"])
+def test_keeps_to_strict_mode(place, limits, prefetch):
+    config = models.StrictModeConfig(enabled=True, unindexed_filtering_retrieve=True, **limits)
+    if place.server:
+        place.server.strict = StrictMode(config)
+    strict = {} if place.server else {"strict_mode_config": config}
+    name = place.create({"dense": DENSE, "tokens": tokens()}, **strict)
+    place.write(name, with_matrices("tokens", "dense"))
+    refined = retriever(place, name, vector_name="tokens", prefetch_vector_name=prefetch, similarity_top_k=10)
+    for topic in range(2):
+        refinement = refined.refine(question(topic) if prefetch else str(topic))
+        assert refinement.refined
+        assert len(refinement.background) > 2
 
 
 def _matrices_asked_for(body, kind: str) -> int:

@@ -69,6 +69,8 @@ class View(ABC):
     # The distance between rows, and the collection's.
     metric: Metric
     distance: Metric
+    # Whether what documents have stored is too much to bring for any but those that are graded.
+    heavy = False
 
     @property
     @abstractmethod

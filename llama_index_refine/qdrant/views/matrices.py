@@ -81,6 +81,8 @@ class MatrixView(View):
     :param space: what is searched.
     """
 
+    heavy = True
+
     def __init__(self, first: MatrixQuery, space: Space) -> None:
         self._first = first
         self._matrix = torch.tensor(space.stored(first.matrix), dtype=torch.float32)
