@@ -221,6 +221,19 @@ def test_own_grade_decides_among_documents_that_the_rest_cannot_tell_apart():
     assert refinement.fused[0] > refinement.fused[1]
 
 
+@pytest.mark.parametrize(("relevant", "times"), [(1, 4.0), (3, 1 + 2 * np.log(0.35 / 0.15)), (7, 1.0), (14, 1.0)])
+def test_a_yes_counts_the_more_the_fewer_there_are(relevant, times):
+    query, documents, _, around = lesson()
+    grades = np.arange(20) < relevant
+    refiner = QueryRefiner(own_grade=0.5)
+    refinement = refiner.refine(query, documents, grades.astype(np.float32), around)
+    moved = (refinement.fused - refinement.held_out) / refinement.tau
+    fitted = documents @ refinement.vector / np.linalg.norm(refinement.vector) / refinement.tau
+    enough = fitted - refinement.held_out / refinement.tau
+    np.testing.assert_allclose(moved[grades], np.maximum(0.5 * times, enough[grades]), atol=1e-3)
+    np.testing.assert_allclose(moved[~grades], np.minimum(-0.5, enough[~grades]), atol=1e-3)
+
+
 def test_published_procedure_step_by_step():
     """Written out once more from the paper: Adam by hand, no autograd."""
     query, documents, grades, _ = lesson()
