@@ -1,8 +1,13 @@
-"""The edge between a caller's arrays and float32 torch tensors."""
+"""The edge between a caller's arrays and those that are computed with.
+
+Vectors are numpy arrays on the CPU, where a problem is so small that what it costs is the number of calls, of which
+numpy's are the cheapest, and torch tensors on every other device. What works on them is written in what both have.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -37,12 +42,40 @@ def to_tensor(
     return tensor
 
 
-def to_numpy(tensor: Tensor) -> NDArray[np.float64]:
+# (..., d) float32: an array on the CPU, a tensor on another device.
+Rows = Any
+
+
+def to_rows(tensor: Tensor) -> Rows:
+    """Return what is computed with: on the CPU the same numbers as an array, elsewhere the tensor."""
+    return tensor.numpy() if tensor.device.type == "cpu" else tensor
+
+
+def rows_like(values: NDArray[Any], example: Rows) -> Rows:
+    """Bring an array to where other rows are."""
+    if isinstance(example, Tensor):
+        return torch.from_numpy(values).to(example)
+    return np.asarray(values, dtype=np.float32)
+
+
+def joined(parts: Sequence[Rows], axis: int) -> Rows:
+    """Put arrays or tensors one after the other along an axis."""
+    return torch.cat(list(parts), dim=axis) if isinstance(parts[0], Tensor) else np.concatenate(parts, axis=axis)
+
+
+def lengths_of(rows: Rows) -> Rows:
+    """(...) lengths of (..., d) vectors."""
+    if isinstance(rows, Tensor):
+        return torch.linalg.vector_norm(rows, dim=-1)
+    return np.einsum("...i,...i->...", rows, rows) ** 0.5
+
+
+def to_numpy(values: Rows) -> NDArray[np.float64]:
     """Convert to float64 on the CPU."""
-    return np.asarray(tensor.cpu().numpy(), dtype=np.float64)
+    return np.asarray(values.cpu().numpy() if isinstance(values, Tensor) else values, dtype=np.float64)
 
 
-def like(values: Tensor | NDArray[Any], example: Any) -> Any:
+def like(values: Rows, example: Any) -> Any:
     """Give a result back in the kind that the caller used, float32.
 
     :param values: the result.

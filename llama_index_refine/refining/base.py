@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from llama_index_refine.refinement import Refinement
-from llama_index_refine.refining.arrays import like, to_numpy, to_tensor
+from llama_index_refine.refining.arrays import Rows, like, rows_like, to_numpy, to_rows, to_tensor
 from llama_index_refine.refining.geometry import Normal, normal_form
 from llama_index_refine.refining.matrices import is_matrix, refine_matrix
 from llama_index_refine.refining.newton import Array, divergence
@@ -58,7 +58,7 @@ class Solution:
     :param converged: (B,)
     """
 
-    vectors: Tensor
+    vectors: Rows
     tau: Array
     target: Array
     log_before: Array
@@ -183,21 +183,22 @@ class BaseRefiner(ABC):
         signal: Tensor,
     ) -> list[Refinement]:
         began = time.perf_counter()
-        _check(documents, grades, background, population, trust, signal)
-        grades = grades.clamp(0, 1)
+        given, follow, signals = to_numpy(grades), to_numpy(trust), to_numpy(signal)
+        _check(documents, given, background, population, follow, signals)
+        given = given.clip(0, 1)
         if background is None:
             background = documents.new_zeros(0, documents.shape[-1])
         graded, size = documents.shape[1], background.shape[-2]
         log_weights = np.zeros(graded + size)
         if size and population is not None:
             log_weights[graded:] = math.log(math.sqrt(max(population, size)) / size)
-        form = normal_form(queries, documents, background, self.metric)
+        form = normal_form(to_rows(queries), to_rows(documents), to_rows(background), self.metric)
         marks, shares = np.zeros((2, len(queries), graded + size))
-        marks[:, :graded], shares[:, :graded] = to_numpy(grades), to_numpy(trust)
-        solution = self._solve(Problem(form, marks, shares, to_numpy(signal), log_weights))
+        marks[:, :graded], shares[:, :graded] = given, follow
+        solution = self._solve(Problem(form, marks, shares, signals, log_weights))
         vectors = form.to_collection(solution.vectors)
         fused, held_out = (
-            form.similarity(torch.from_numpy(scores).to(vectors), solution.vectors)
+            form.similarity(rows_like(scores, vectors), solution.vectors)
             for scores in (solution.fused, solution.held_out)
         )
         tau = solution.tau * to_numpy(form.unit(solution.vectors))
@@ -211,7 +212,7 @@ class BaseRefiner(ABC):
                 query=like(queries[at], example),
                 vector=like(vectors[at], example),
                 documents=like(documents[at], example),
-                grades=like(grades[at], example),
+                grades=like(given[at], example),
                 background=like(background if background.ndim == 2 else background[at], example),
                 target=like(solution.target[at], example),
                 student_before=like(before[at], example),
@@ -221,7 +222,7 @@ class BaseRefiner(ABC):
                 kl_before=float(kl_before[at]),
                 kl_after=float(kl_after[at]),
                 tau=float(tau[at]),
-                trust=float(trust[at].mean()),
+                trust=float(follow[at].mean()),
                 iterations=int(solution.iterations[at]),
                 converged=bool(solution.converged[at]),
                 seconds=seconds,
@@ -238,11 +239,11 @@ class BaseRefiner(ABC):
 
 def _check(
     documents: Tensor,
-    grades: Tensor,
+    grades: Array,
     background: Tensor | None,
     population: int | None,
-    trust: Tensor,
-    signal: Tensor,
+    trust: Array,
+    signal: Array,
 ) -> None:
     if documents.shape[1] + (background is not None) < 2:
         raise ValueError(
@@ -250,7 +251,7 @@ def _check(
             "differ from"
         )
     for name, values in (("grades", grades), ("trust", trust)):
-        least, most = (float(value) for value in values.aminmax())
+        least, most = float(values.min()), float(values.max())
         # An average of grades may leave the range by a rounding.
         if least < -ROUNDING or most > 1 + ROUNDING:
             raise ValueError(f"{name} must be in [0, 1], got {least} to {most}")

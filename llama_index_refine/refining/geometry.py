@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from llama_index_refine.refining.arrays import Rows, joined, lengths_of, to_numpy
 from llama_index_refine.similarity import Metric
 
 
@@ -22,47 +21,48 @@ class Normal:
     :param start: (B, d) where the query stands.
     :param graded: (B, K, d) rows of the graded documents.
     :param background: (N, d) rows of the background, or (B, N, d) where each query has its own; N may be 0.
-    :param offset: (B, K + N) what a document scores whatever the query.
+    :param offset: (B, K + N) what a document scores whatever the query, or (B, 1) where all score the same.
     :param origin: (B, d) and scale (B,): the query in the collection's space is origin + scale * x.
     """
 
     metric: Metric
-    start: Tensor
-    graded: Tensor
-    background: Tensor
-    offset: Tensor
-    origin: Tensor
-    scale: Tensor
+    start: Rows
+    graded: Rows
+    background: Rows
+    offset: Rows
+    origin: Rows
+    scale: Rows
 
-    def to_collection(self, x: Tensor) -> Tensor:
+    def to_collection(self, x: Rows) -> Rows:
         """(B, d) vectors of the normal form, in the collection's space."""
         return self.origin + self.scale[:, None] * x
 
-    def scores(self, x: Tensor) -> Tensor:
+    def scores(self, x: Rows) -> Rows:
         """(B, K + N) scores of all documents at x, (B, d)."""
         graded = (self.graded @ x[:, :, None])[:, :, 0]
         shared = self.background.ndim == 2
-        background = x @ self.background.mT if shared else (self.background @ x[:, :, None])[:, :, 0]
-        return torch.cat([graded, background], dim=1) + self.offset
+        background = x @ self.background.T if shared else (self.background @ x[:, :, None])[:, :, 0]
+        return joined([graded, background], 1) + self.offset
 
     def gram(self) -> NDArray[np.float64]:
         """(B, M, M) inner products of the rows, M = K + N."""
-        across = self.graded @ self.background.mT
-        within = (self.background @ self.background.mT).expand(len(self.start), -1, -1)
-        upper = torch.cat([self.graded @ self.graded.mT, across], dim=2)
-        products: NDArray[np.float64] = (
-            torch.cat([upper, torch.cat([across.mT, within], dim=2)], dim=1).double().cpu().numpy()
-        )
+        batch, count = self.graded.shape[:2]
+        every = count + self.background.shape[-2]
+        products = np.empty((batch, every, every))
+        across = to_numpy(self.graded @ self.background.swapaxes(-1, -2))
+        products[:, :count, :count] = to_numpy(self.graded @ self.graded.swapaxes(-1, -2))
+        products[:, :count, count:], products[:, count:, :count] = across, across.swapaxes(-1, -2)
+        products[:, count:, count:] = to_numpy(self.background @ self.background.swapaxes(-1, -2))
         return products
 
-    def combine(self, weights: Tensor) -> Tensor:
+    def combine(self, weights: Rows) -> Rows:
         """(B, d) sums of the rows by weights, (B, M)."""
         count = self.graded.shape[1]
         graded, rest = (weights[:, None, :count] @ self.graded)[:, 0], weights[:, count:]
         shared = self.background.ndim == 2
         return graded + (rest @ self.background if shared else (rest[:, None] @ self.background)[:, 0])
 
-    def similarity(self, scores: Tensor, x: Tensor) -> Tensor:
+    def similarity(self, scores: Rows, x: Rows) -> Rows:
         """Turn scores at x into similarities to that vector, in the collection's units.
 
         :param scores: (B, n) scores of the normal form.
@@ -70,18 +70,17 @@ class Normal:
         :return: (B, n) as `similarity` gives them.
         """
         if self.metric == "euclid":
-            scores = scores - x.square().sum(-1, keepdim=True) / 2
+            scores = scores - (x * x).sum(-1)[:, None] / 2
         return self.unit(x)[:, None] * scores
 
-    def unit(self, x: Tensor) -> Tensor:
+    def unit(self, x: Rows) -> Rows:
         """(B,) similarity in the collection's units per score of the normal form, at x."""
         if self.metric == "cosine":
-            lengths: Tensor = x.norm(dim=-1)
-            return lengths.reciprocal()
-        return self.scale if self.metric == "dot" else self.scale.square()
+            return 1 / lengths_of(x)
+        return self.scale if self.metric == "dot" else self.scale**2
 
 
-def normal_form(query: Tensor, documents: Tensor, background: Tensor, metric: Metric) -> Normal:
+def normal_form(query: Rows, documents: Rows, background: Rows, metric: Metric) -> Normal:
     """Write the collection's similarity as rows.x + offset.
 
     cosine: documents at unit length, so that the order by rows.x is the order by cosine. dot: as it is. In both the
@@ -96,22 +95,22 @@ def normal_form(query: Tensor, documents: Tensor, background: Tensor, metric: Me
     :return: the normal form.
     :raises ValueError: a zero vector that has no direction.
     """
-    origin, scale = torch.zeros_like(query), _lengths("query", query, metric != "euclid")
+    origin, scale = 0 * query, _lengths("query", query, metric != "euclid")
     if metric == "euclid":
         documents, background = documents - query[:, None], background - query[:, None]
-        origin, scale = query, documents.square().sum(-1).mean(-1).sqrt().clamp_min(1e-30)
+        origin, scale = query, (documents * documents).sum(-1).mean(-1).clip(1e-30) ** 0.5
         documents, background = documents / scale[:, None, None], background / scale[:, None, None]
-        offset = -torch.cat([documents, background], dim=1).square().sum(-1) / 2
-        return Normal(metric, torch.zeros_like(query), documents, background, offset, origin, scale)
+        rows = joined([documents, background], 1)
+        return Normal(metric, 0 * query, documents, background, -(rows * rows).sum(-1) / 2, origin, scale)
     if metric == "cosine":
         documents = documents / _lengths("documents", documents)[..., None]
         background = background / _lengths("background", background)[..., None]
-    offset = query.new_zeros(len(query), documents.shape[1] + background.shape[-2])
-    return Normal(metric, query / scale[:, None], documents, background, offset, origin, scale)
+    start = query / scale[:, None]
+    return Normal(metric, start, documents, background, 0 * start[:, :1], origin, scale)
 
 
-def _lengths(name: str, vectors: Tensor, needed: bool = True) -> Tensor:
-    lengths: Tensor = torch.linalg.vector_norm(vectors, dim=-1)
-    if needed and lengths.numel() and not float(lengths.min()) > 0:
+def _lengths(name: str, vectors: Rows, needed: bool = True) -> Rows:
+    lengths = lengths_of(vectors)
+    if needed and len(lengths) and not float(lengths.min()) > 0:
         raise ValueError(f"{name} holds a zero vector, which has no direction")
     return lengths

@@ -64,7 +64,7 @@ def minimise(gram: Array, logits: Array, target: Array, pull: float, max_iterati
         student = np.exp(log_student)
         slope = pull * weights + student - target
         curvature = student[:, :, None] * (gram - student[:, None, :] @ gram)
-        np.einsum("bii->bi", curvature)[...] += pull
+        diagonal(curvature)[...] += pull
         step = np.linalg.solve(curvature, slope[:, :, None])
         step_push = (gram @ step)[:, :, 0]
         step = step[:, :, 0]
@@ -106,12 +106,18 @@ def held_out(gram: Array, logits: Array, log_student: Array, target: Array, vari
     prior = variance * gram
     columns = prior[:, :, :count]
     noisy = prior.copy()
-    np.einsum("bii->bi", noisy)[...] += 1 / curvature
+    diagonal(noisy)[...] += 1 / curvature
     explained = np.einsum("bij,bij->bj", columns, np.linalg.solve(noisy, columns))
-    posterior = np.einsum("bii->bi", prior)[:, :count] - explained
+    posterior = diagonal(prior)[:, :count] - explained
     kept = np.maximum(1 - posterior * curvature[:, :count], 0.05)
     own_share: Array = posterior / kept * (target - student)[:, :count]
     return logits[:, :count] - own_share
+
+
+def diagonal(matrices: Array) -> Array:
+    """(B, M) a view of the diagonals of (B, M, M)."""
+    view: Array = np.einsum("bii->bi", matrices)
+    return view
 
 
 def log_softmax(logits: Array) -> Array:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from llama_index_refine.refining.arrays import to_numpy
+from llama_index_refine.refining.arrays import to_numpy, to_rows
 from llama_index_refine.refining.base import BaseRefiner, Problem, Solution
 
 
@@ -33,9 +33,10 @@ class PublishedRefiner(BaseRefiner):
 
     def _solve(self, problem: Problem) -> Solution:
         form = problem.form
-        rows = torch.cat([form.graded, form.background.expand(len(form.start), *form.background.shape[-2:])], dim=1)
-        target = torch.from_numpy(problem.grades).to(form.start).softmax(-1)
-        start = form.to_collection(form.start)
+        graded, background = torch.as_tensor(form.graded), torch.as_tensor(form.background)
+        rows = torch.cat([graded, background.expand(len(graded), *background.shape[-2:])], dim=1)
+        target = torch.from_numpy(problem.grades).to(graded).softmax(-1)
+        start = torch.as_tensor(form.to_collection(form.start))
         vectors = start.clone().requires_grad_()
         adam = torch.optim.Adam([vectors], lr=self.rate)
         for _ in range(self.steps):
@@ -44,12 +45,13 @@ class PublishedRefiner(BaseRefiner):
             adam.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             adam.step()
-        refined = vectors.detach() / form.scale[:, None]
+        refined = vectors.detach() / torch.as_tensor(form.scale)[:, None]
         before, after = (F.cosine_similarity(rows, x[:, None], dim=-1).log_softmax(-1) for x in (start, refined))
         many = len(start)
-        scores = to_numpy(form.scores(refined)[:, : form.graded.shape[1]])
+        moved = to_rows(refined)
+        scores = to_numpy(form.scores(moved)[:, : form.graded.shape[1]])
         return Solution(
-            refined,
+            moved,
             np.ones(many),
             to_numpy(target),
             to_numpy(before),

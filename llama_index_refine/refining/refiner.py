@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from llama_index_refine.refining.arrays import to_numpy
+from llama_index_refine.refining.arrays import rows_like, to_numpy
 from llama_index_refine.refining.base import BaseRefiner, Problem, Solution
-from llama_index_refine.refining.newton import Array, held_out, log_softmax, minimise
+from llama_index_refine.refining.newton import Array, diagonal, held_out, log_softmax, minimise
 from llama_index_refine.similarity import Metric
 
 # Without a background a share of the documents' spread stands in for the scatter of the background's similarities.
@@ -94,9 +94,11 @@ class QueryRefiner(BaseRefiner):
         form, graded = problem.form, problem.form.graded.shape[1]
         start, products = to_numpy(form.scores(form.start)), form.gram()
         means = products.mean(1)
-        gram = products - means[:, None] - means[:, :, None] + means.mean(1)[:, None, None]
-        squares = np.einsum("bii->bi", products)[:, :graded].mean(1)
-        spread = np.maximum(np.einsum("bii->b", gram) / gram.shape[1], RESOLUTION * np.maximum(squares, TINY))  # R^2
+        squares = diagonal(products)[:, :graded].mean(1)
+        gram = products
+        gram -= means[:, None]
+        gram -= (means - means.mean(1, keepdims=True))[:, :, None]
+        spread = np.maximum(diagonal(gram).mean(1), RESOLUTION * np.maximum(squares, TINY))  # R^2
         gram /= spread[:, None, None]
         tau = self._tau(start, graded, spread, problem)
         logits = start / tau[:, None] + problem.log_weights
@@ -105,7 +107,7 @@ class QueryRefiner(BaseRefiner):
         minimum = minimise(gram, logits, target, 1 / self.reach**2, self.max_iterations)
         after = logits + minimum.push
         weights = minimum.weights * (tau / spread)[:, None]
-        vectors = form.start + form.combine(torch.from_numpy(weights).to(form.start))
+        vectors = form.start + form.combine(rows_like(weights, form.start))
         unseen = held_out(gram, after, minimum.log_after, target, self.reach**2, graded)
         place = self._place(unseen, (after - problem.log_weights)[:, :graded], problem)
         # Logits leave open a constant; the mean score of all documents at the new vector fixes it.
