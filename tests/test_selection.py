@@ -13,6 +13,7 @@ from qdrant_client import QdrantClient, models
 from llama_index_refine import RefinedRetriever
 from llama_index_refine.graders.base import GraderError
 from llama_index_refine.graders.feedback import FeedbackGrader
+from llama_index_refine.refining.trust import Reliability
 from llama_index_refine.retrieval import relevance
 from tests.places import SIZE as PLACE_SIZE
 from tests.places import LabelGrader, open_place, points, question
@@ -67,6 +68,19 @@ def test_the_probabilities_are_those_of_being_relevant(store):
     assert said.mean() == pytest.approx(true.mean(), abs=0.1)
     assert true[said < 0.3].mean() < 0.3
     assert true[said > 0.7].mean() > 0.8
+
+
+def test_the_number_that_is_usually_relevant_is_learnt(store):
+    record = Reliability()
+    practised = retriever(store, trust=record)
+    practised.select_batch([PLANTED.query(topic) for topic in range(1, TOPICS)])
+    first, later = (one.select(PLANTED.query(0), budget=12) for one in (retriever(store), practised))
+    near = [abs(np.log(selection.expected_total / PER_TOPIC)) for selection in (first, later)]
+    assert near[1] < near[0]
+    assert later.recall.high - later.recall.low < first.recall.high - first.recall.low
+    before = record.abundance.counts.sum()
+    retriever(store, trust=record, score="probability").retrieve(PLANTED.query(0))
+    assert before < record.abundance.counts.sum() <= before + 1
 
 
 def test_four_ways_to_call_it_find_the_same(store):

@@ -100,7 +100,7 @@ def fit_scores(lessons: Sequence[Lesson], sample: NDArray[np.float32], populatio
     curves = []
     for at, lesson in enumerate(lessons):
         ranking = Ranking(np.sort(drawn[:, at])[::-1], weight)
-        relevance = fit_relevance(ranking, lesson.held_out, lesson.grades, drawn[:30, at], lesson.trust)
+        relevance = fit_relevance(ranking, lesson.held_out, lesson.grades, lesson.trust, background=drawn[:30, at])
         curves.append(relevance.probability(centres[at] + scales[at] * PLACES))
     scores = Scores(metric, vectors, centres, scales, np.stack(curves), USUAL)
     return Scores(metric, vectors, centres, scales, scores.curves, _sharpness(scores, lessons))

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from llama_index_refine.refining.abundance import Abundance
 from llama_index_refine.refining.grade_range import GradeRange
 
 Vector = NDArray[np.float64]
@@ -184,6 +185,7 @@ class Reliability:
 
     belief: Belief = field(default_factory=Belief.prior)
     used: GradeRange = field(default_factory=GradeRange)
+    abundance: Abundance = field(default_factory=Abundance.unknown)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def observe(self, documents: ArrayLike, grades: ArrayLike, similarities: ArrayLike) -> float:
@@ -245,7 +247,12 @@ class Reliability:
         """Write the record in what JSON knows."""
         with self._lock:
             belief = {**vars(self.belief), "hypotheses": self.belief.hypotheses.tolist()}
-            return {"ratios": RATIOS.tolist(), "belief": belief, "used": self.used.counts.tolist()}
+            return {
+                "ratios": RATIOS.tolist(),
+                "belief": belief,
+                "used": self.used.counts.tolist(),
+                "abundance": self.abundance.counts.tolist(),
+            }
 
     @classmethod
     def from_dict(cls, record: Any) -> Reliability:
@@ -258,11 +265,12 @@ class Reliability:
         try:
             belief = Belief(**{**record["belief"], "hypotheses": np.array(record["belief"]["hypotheses"], dtype=float)})
             used = GradeRange(np.array(record["used"], dtype=float))
-            if record["ratios"] != RATIOS.tolist() or not belief.valid():
+            abundance = Abundance(np.array(record["abundance"], dtype=float))
+            if record["ratios"] != RATIOS.tolist() or not belief.valid() or not abundance.valid():
                 raise ValueError("its numbers are no probabilities of these hypotheses")
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(str(error)) from error
-        return cls(belief, used)
+        return cls(belief, used, abundance)
 
     def knows_more_than(self, other: Reliability) -> bool:
         """Say whether more queries stand behind this record than behind another."""
@@ -275,7 +283,7 @@ class Reliability:
         """
         if other.knows_more_than(self):
             with self._lock:
-                self.belief, self.used = other.belief, other.used
+                self.belief, self.used, self.abundance = other.belief, other.used, other.abundance
 
     def hear(self, grades: ArrayLike) -> None:
         """Take in which part of the scale the teacher uses.
@@ -284,6 +292,15 @@ class Reliability:
         """
         with self._lock:
             self.used.add(grades)
+
+    def count(self, numbers: ArrayLike, weights: ArrayLike) -> None:
+        """Take in how many documents were relevant to a query.
+
+        :param numbers: (n,) how many may be.
+        :param weights: (n,) their probabilities.
+        """
+        with self._lock:
+            self.abundance = self.abundance.after(numbers, weights)
 
     def calibrate(self, grades: ArrayLike) -> Vector:
         """Put grades on the whole scale.

@@ -18,6 +18,7 @@ from llama_index_refine.qdrant.points import PointId
 from llama_index_refine.qdrant.views.base import Query
 from llama_index_refine.qdrant.views.dense import DenseQuery
 from llama_index_refine.refinement import Refinement
+from llama_index_refine.refining.abundance import Abundance
 from llama_index_refine.refining.trust import Reliability
 from llama_index_refine.selecting.relevance import Ranking, Relevance, fit_relevance
 from llama_index_refine.similarity import Metric, passes, score_of_similarity, similarity, similarity_of_score
@@ -63,6 +64,7 @@ class Evidence:
     :param ids: the points of the ranking, best first.
     :param similarities: theirs.
     :param complete: whether the ranking reaches the last point.
+    :param abundance: how many documents are usually relevant.
     """
 
     refinement: Refinement
@@ -73,6 +75,7 @@ class Evidence:
     ids: list[PointId] = field(default_factory=list)
     similarities: list[float] = field(default_factory=list)
     complete: bool = False
+    abundance: Abundance = field(default_factory=Abundance.unknown)
 
     @property
     def query(self) -> Query:
@@ -86,8 +89,8 @@ class Evidence:
             self.ranking(),
             [one.place for one in known],
             [one.grade for one in known],
-            self.sample,
             self.trust,
+            self.abundance.log_odds,
         )
 
     def ranking(self) -> Ranking:
@@ -121,6 +124,8 @@ class Calibration:
         population = yield from self.collection.population()
         trust = self.trust.sees() if isinstance(self.trust, Reliability) else self.trust
         evidence = Evidence(refinement, population, self._sample(refinement, space.metric), trust, {})
+        if isinstance(self.trust, Reliability):
+            evidence.abundance = self.trust.abundance
         own = similarity(torch.as_tensor(refinement.vector), torch.as_tensor(refinement.documents), space.metric)
         scores = score_of_similarity(own, space.metric)
         admitted = passes(scores, self.collection.options.score_threshold, space.metric).tolist()
@@ -159,6 +164,11 @@ class Calibration:
             return self.trust.calibrate(grades)
         return np.asarray(grades, dtype=np.float64)
 
+    def learn(self, relevance: Relevance) -> None:
+        """Take in how many documents were relevant to a query, once, when all of its grades are in."""
+        if isinstance(self.trust, Reliability):
+            self.trust.count(relevance.numbers, relevance.weights * (1 - relevance.guesser()))
+
     def scored(self, refinement: Refinement, on_error: Literal["fallback", "raise"]) -> Steps[Refinement]:
         """Put the probability of relevance in the place of the nodes' scores.
 
@@ -176,10 +186,12 @@ class Calibration:
                 raise
             logger.warning("Returning nodes without a probability: %s: %s", type(error).__name__, error)
             return replace(refinement, nodes=[_scored(entry, None) for entry in refinement.nodes])
+        relevance = evidence.fit()
+        self.learn(relevance)
         space = yield from self.collection.space()
         scores = torch.tensor([entry.score or 0.0 for entry in refinement.nodes], dtype=torch.float64)
         probabilities = probabilities_of(
-            evidence.fit(),
+            relevance,
             [evidence.judged.get(same_id(entry.node_id)) for entry in refinement.nodes],
             similarity_of_score(scores, space.metric).numpy(),
         )

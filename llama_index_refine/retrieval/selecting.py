@@ -275,7 +275,9 @@ class Selecting:
     ) -> Steps[Selection]:
         evidence = hand.evidence
         yield from self.calibration.deeper(evidence)
-        ordered = in_order(evidence, evidence.fit(), graded_first)
+        relevance = evidence.fit()
+        self.calibration.learn(relevance)
+        ordered = in_order(evidence, relevance, graded_first)
         count = choose(ordered)
         precision, recall, total = ordered.outlook.intervals(count, confidence)
         chosen = list(zip(ordered.names[:count], ordered.probabilities[:count].tolist(), strict=True))

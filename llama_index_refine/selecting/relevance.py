@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,7 @@ ABOVE = 3.0
 SLOPES = np.exp(np.linspace(np.log(0.3), np.log(6.0), 13))
 # A slope is expected to be about this, give or take this many e-folds.
 USUAL_SLOPE, SLOPE_SPREAD = 1.7, 0.6
-# Of a background document, relevance is this much less likely than its share of the collection makes it.
+# A document that is taken for irrelevant counts as so much of one that a teacher would have found so.
 BACKGROUND = 0.15
 # How finely the collection's similarities are told apart where they are added up.
 BINS = 400
@@ -64,6 +65,7 @@ class Relevance:
     :param slopes: (T,) its steepness, above 0.
     :param weights: (T,) its probability.
     :param errors: (7, T) probabilities of curve and error rates together.
+    :param numbers: (T,) how many documents of the collection each curve expects to be relevant.
     """
 
     centre: float
@@ -72,6 +74,7 @@ class Relevance:
     slopes: Array
     weights: Array
     errors: Array
+    numbers: Array
 
     def each(self, similarities: ArrayLike) -> Array:
         """(T, n) the probability that each curve gives to documents with these similarities, (n,)."""
@@ -112,21 +115,25 @@ def fit_relevance(
     ranking: Ranking,
     graded: ArrayLike,
     grades: ArrayLike,
-    background: ArrayLike = (),
     trust: float = 1.0,
+    log_odds: Callable[[Array], Array] = np.zeros_like,
+    background: ArrayLike = (),
 ) -> Relevance:
     """Weigh logistic curves by how well they explain the grades.
 
     With the similarity z in standard deviations of the collection's, a curve is p(z) = 1 / (1 + exp(-b (z - c))) (Platt
     1999). All curves on a grid of c and b are kept, each with its posterior probability, so that few grades, or grades
     that any steep curve separates, leave doubt instead of certainty. Beforehand log b is normal, and the number of
-    relevant documents, the sum of p over the collection, is as likely between 1 and 10 as between 10 and 100.
+    relevant documents, the sum of p over the collection, is as likely between 1 and 10 as between 10 and 100, unless
+    past queries tell more of it.
 
     :param ranking: the collection's similarities to the refined query.
     :param graded: (K,) similarities of the graded documents, without the share of their own grade; K may be 0.
     :param grades: (K,) in [0, 1].
-    :param background: (N,) similarities of documents drawn at random, most of which will be irrelevant.
     :param trust: the probability that the teacher sees relevance at all, in [0, 1].
+    :param log_odds: says how much likelier, in nats, numbers of relevant documents are than that.
+    :param background: (N,) similarities of documents drawn at random, where they may be taken for irrelevant: as one of
+        many classes holds few of them. Where a search is behind a filter, a good part of them may be relevant.
     :return: the relevance.
     :raises ValueError: a ranking without documents.
     """
@@ -139,8 +146,9 @@ def fit_relevance(
     standard = (ranking.similarities - centre) / scale
     places = np.arange(LOWEST, np.clip(standard.max(), ABOVE, HIGHEST) + ABOVE, STEP)
     midpoints, slopes = (axis.ravel() for axis in np.meshgrid(places, SLOPES, indexing="ij"))
-    curves = Relevance(centre, scale, midpoints, slopes, np.ones(len(slopes)), np.empty((0, 0)))
-    logs = _prior(ranking, curves, places)
+    curves = Relevance(centre, scale, midpoints, slopes, np.ones(len(slopes)), np.empty((0, 0)), np.empty(0))
+    numbers = _numbers(ranking, curves)
+    logs = _prior(curves, numbers, places) + log_odds(numbers)
     logs += BACKGROUND * np.log1p(-curves.each(background) * (1 - 1e-9)).sum(1)
     relevant, irrelevant = answers(grades)
     explained = curves.each(graded)[None]
@@ -150,17 +158,22 @@ def fit_relevance(
     weights /= weights.sum()
     kept = weights.sum(0) > NEGLIGIBLE
     weights = weights[:, kept] / weights[:, kept].sum()
-    return Relevance(centre, scale, midpoints[kept], slopes[kept], weights.sum(0), weights)
+    return Relevance(centre, scale, midpoints[kept], slopes[kept], weights.sum(0), weights, numbers[kept])
 
 
-def _prior(ranking: Ranking, curves: Relevance, places: Array) -> Array:
-    """(T,) logarithm of each curve's probability before any grade."""
+def _numbers(ranking: Ranking, curves: Relevance) -> Array:
+    """(T,) how many documents are relevant by each curve."""
     counts, edges = np.histogram(ranking.similarities, BINS, weights=ranking.weights)
-    expected = curves.each((edges[1:] + edges[:-1]) / 2) @ counts
-    logarithm = np.log(np.maximum(expected, 1e-9)).reshape(len(places), len(SLOPES))
+    numbers: Array = curves.each((edges[1:] + edges[:-1]) / 2) @ counts
+    return numbers
+
+
+def _prior(curves: Relevance, numbers: Array, places: Array) -> Array:
+    """(T,) logarithm of each curve's probability before any grade."""
+    logarithm = np.log(np.maximum(numbers, 1e-9)).reshape(len(places), len(SLOPES))
     density = np.abs(np.gradient(logarithm, places, axis=0)).ravel()
     slope = ((np.log(curves.slopes) - np.log(USUAL_SLOPE)) / SLOPE_SPREAD) ** 2 / 2
-    none = np.where(expected >= 0.5, 0.0, -2.0)
+    none = np.where(numbers >= 0.5, 0.0, -2.0)
     logs: Array = np.log(density + 1e-12) + none - slope
     return logs
 

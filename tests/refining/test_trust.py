@@ -125,10 +125,12 @@ class TestFile:
             documents, grades, similarities = query(seed)
             record.observe(documents, grades, similarities)
             record.hear(0.5 + 0.3 * grades)
+            record.count([20.0, 80.0], [0.5, 0.5])
         record.save(tmp_path / "record.json")
         again = Reliability.load(tmp_path / "record.json")
         assert again.signal() == record.signal()
         assert again.calibrate([0.5, 0.7]).tolist() == record.calibrate([0.5, 0.7]).tolist()
+        assert again.abundance.counts.tolist() == record.abundance.counts.tolist()
         assert again.observe(*query(9)) == record.observe(*query(9))
         assert [path.name for path in tmp_path.iterdir()] == ["record.json"]
 
@@ -141,6 +143,9 @@ class TestFile:
             lambda record: record["belief"].update(hypotheses=[0.5] * 9),
             lambda record: record["belief"].update(claim=-1.0),
             lambda record: record["belief"].update(surprise=1),
+            lambda record: record.update(abundance=[1.0]),
+            lambda record: record["abundance"].__setitem__(3, -1.0),
+            lambda record: record.pop("abundance"),
         ],
     )
     def test_a_file_that_holds_something_else_is_refused_by_name(self, tmp_path, change):

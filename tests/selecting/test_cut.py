@@ -14,7 +14,9 @@ EMPTY = Ranking(np.empty(0), np.empty(0))
 def steep(midpoint, weights=(1.0,)):
     midpoints = np.atleast_1d(np.asarray(midpoint, dtype=float))
     shares = np.asarray(weights)
-    return Relevance(0.0, 1.0, midpoints, np.full(len(midpoints), 50.0), shares, np.tile(shares, (7, 1)) / 7)
+    return Relevance(
+        0.0, 1.0, midpoints, np.full(len(midpoints), 50.0), shares, np.tile(shares, (7, 1)) / 7, np.ones(len(midpoints))
+    )
 
 
 def test_the_best_cut_is_where_relevance_ends():

@@ -21,9 +21,8 @@ def fitted(similarities, relevant, count=40, trust=1.0, noise=0.0, seed=0):
     rng = np.random.default_rng(seed)
     graded = order[np.r_[:20, rng.choice(np.arange(20, 400), count - 20, replace=False)]]
     grades = np.where(rng.random(count) < noise, ~relevant[graded], relevant[graded]).astype(float)
-    background = rng.choice(similarities, 30)
     ranking = Ranking(np.sort(similarities)[::-1], np.ones(len(similarities)))
-    return fit_relevance(ranking, similarities[graded], grades, background, trust), graded, grades
+    return fit_relevance(ranking, similarities[graded], grades, trust), graded, grades
 
 
 def test_the_probabilities_are_right_on_average():
@@ -42,7 +41,7 @@ def test_the_probabilities_are_right_on_average():
 def test_they_rise_with_the_similarity_and_stay_in_range(known, trust, seed):
     similarities = np.sort(np.random.default_rng(seed).normal(size=300))[::-1]
     places, grades = [place for place, _ in known], [grade for _, grade in known]
-    relevance = fit_relevance(Ranking(similarities, np.ones(300)), places, grades, similarities[::10], trust)
+    relevance = fit_relevance(Ranking(similarities, np.ones(300)), places, grades, trust)
     values = relevance.probability(np.linspace(-10, 10, 50))
     assert ((values >= 0) & (values <= 1)).all()
     assert (np.diff(values) >= -1e-9).all()
@@ -58,10 +57,8 @@ def test_the_unit_and_the_origin_of_similarities_do_not_matter(scale, shift):
     _, graded, grades = fitted(similarities, relevant)
     moved = scale * similarities + shift
     ranking = Ranking(np.sort(moved)[::-1], np.ones(500))
-    other = fit_relevance(ranking, moved[graded], grades, np.sort(moved)[:30])
-    same = fit_relevance(
-        Ranking(np.sort(similarities)[::-1], np.ones(500)), similarities[graded], grades, np.sort(similarities)[:30]
-    )
+    other = fit_relevance(ranking, moved[graded], grades)
+    same = fit_relevance(Ranking(np.sort(similarities)[::-1], np.ones(500)), similarities[graded], grades)
     assert np.allclose(other.probability(moved), same.probability(similarities), atol=1e-6)
 
 
@@ -79,6 +76,33 @@ def test_grades_of_a_teacher_that_is_not_trusted_say_little():
     doubted, _, _ = fitted(similarities, np.roll(relevant, 7), trust=0.0, count=24)
     middle = [float(np.median(similarities))]
     assert doubted.of_graded(middle, [1.0])[0] < believed.of_graded(middle, [1.0])[0]
+
+
+def test_what_is_known_of_the_number_of_relevant_documents_counts():
+    similarities, relevant = drawn(7)
+    order = np.argsort(-similarities)[:10]
+    ranking = Ranking(np.sort(similarities)[::-1], np.ones(len(similarities)))
+    few, many = (
+        fit_relevance(
+            ranking,
+            similarities[order],
+            relevant[order].astype(float),
+            log_odds=lambda numbers, usual=usual: -((np.log(np.maximum(numbers, 0.01) / usual)) ** 2),
+        )
+        for usual in (20, 400)
+    )
+    assert few.weights @ few.numbers < 60 < many.weights @ many.numbers
+    assert few.probability(similarities[order[-1:]]) < many.probability(similarities[order[-1:]])
+
+
+def test_documents_taken_for_irrelevant_make_relevance_rarer():
+    similarities, relevant = drawn(3)
+    order = np.argsort(-similarities)[:20]
+    ranking = Ranking(np.sort(similarities)[::-1], np.ones(len(similarities)))
+    grades, sample = relevant[order].astype(float), np.random.default_rng(0).choice(similarities, 100)
+    plain = fit_relevance(ranking, similarities[order], grades)
+    told = fit_relevance(ranking, similarities[order], grades, background=sample)
+    assert told.weights @ told.numbers < plain.weights @ plain.numbers
 
 
 def test_a_sample_stands_for_what_was_not_read():
