@@ -209,7 +209,8 @@ def merged(before: RememberedQuery, now: RememberedQuery, gone: Collection[str] 
     """
     if not now.asked:
         teachers = [grade for grade in before.grades if not grade.people]
-        now = replace(now, asked=before.asked, refined=before.refined, ranking=before.ranking, passed=before.passed)
+        kept_of_it = ("asked", "refined", "ranking", "passed", "follows")
+        now = replace(now, **{name: getattr(before, name) for name in kept_of_it})
     else:
         teachers = [grade for grade in now.grades if not grade.people]
     kept = [grade for grade in before.grades if grade.node_id not in gone]

@@ -66,6 +66,7 @@ class RememberedQuery:
     :param ranking: the points that stood first there.
     :param passed: points at the top of the first search that were left ungraded on purpose.
     :param filters: the filter that it was searched under, as JSON; empty for none.
+    :param follows: how the teacher's grades follow the similarity to it, as a correlation in [-1, 1].
     """
 
     scope: str
@@ -78,6 +79,7 @@ class RememberedQuery:
     ranking: tuple[str, ...] = ()
     passed: tuple[str, ...] = ()
     filters: str = ""
+    follows: float = 0.0
 
     @property
     def judged(self) -> bool:
@@ -102,6 +104,7 @@ class RememberedQuery:
             "ranking": list(self.ranking),
             "passed": list(self.passed),
             "filters": self.filters,
+            "follows": self.follows,
         }
 
     @classmethod
@@ -126,6 +129,7 @@ class RememberedQuery:
                 ranking=tuple(str(point) for point in fields["ranking"]),
                 passed=tuple(str(point) for point in fields["passed"]),
                 filters=str(fields["filters"]),
+                follows=float(fields["follows"]),
             )
         except (AttributeError, KeyError, TypeError, ValueError):
             return None

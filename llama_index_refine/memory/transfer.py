@@ -1,7 +1,9 @@
 """What the grades of similar queries are worth for a new one, and how far they may lead it.
 
 Whether a similar query meant the same is not taken for granted. The new query's own first grades say it: where both
-were graded, they agree, or the other query is left out. What is left moves the query, at most so far.
+were graded, they agree, or the other query is left out. One agreement may be all there is, and the grades of a teacher
+who is upside down agree with those for the topic next to its own; so what was graded relevant must not be farther from
+the other query than what was not. What is left moves the query, at most so far.
 """
 
 from __future__ import annotations
@@ -30,6 +32,11 @@ SLIPS = 0.15
 ELSEWHERE = 0.15
 # Below this probability that it meant the same, a query is left out.
 ENOUGH = 0.8
+# A correlation of twenty grades with the similarity to their query that is one standard error below none. Good grades
+# may have one near none, as later rounds look for relevant documents farther away.
+AGAINST = -0.22
+# Grades and similarities that differ by less are alike.
+ALIKE = 1e-6
 # A carried grade is believed less than one given for the query itself; a person's as much.
 OF_TEACHER, OF_PEOPLE = 0.8, 1.0
 # The most grades that are carried over.
@@ -67,6 +74,21 @@ def similarity_of(query: Vector, others: Sequence[RememberedQuery], documents: V
     return cosines
 
 
+def follows(grades: Vector, similarities: Vector) -> float:
+    """Say how a query's grades follow the similarity to it.
+
+    :param grades: (K,) in [0, 1].
+    :param similarities: (K,) of the graded documents to the query as it was asked.
+    :return: their correlation, in [-1, 1]; 1 where all are relevant alike, -1 where none is, which is no answer worth
+        lending, and 0 where all are equally near.
+    """
+    if np.ptp(grades) < ALIKE:
+        return 1.0 if len(grades) and grades[0] > ALIKE else -1.0
+    if np.ptp(similarities) < ALIKE:
+        return 0.0
+    return float(np.clip(np.corrcoef(grades, similarities)[0, 1], -1, 1))
+
+
 def meant_the_same(similarity: float, theirs: Mapping[str, float], own: Mapping[str, float]) -> float:
     """Say how likely a similar query meant the same, by Bayes' rule.
 
@@ -101,7 +123,8 @@ def carry(
     """
     lent: dict[str, list[tuple[float, Opinion]]] = {}
     for query, similarity in zip(similar, similarities, strict=True):
-        theirs = opinions(query.grades)
+        # What people say needs no such witness.
+        theirs = opinions([grade for grade in query.grades if grade.people or query.follows > AGAINST])
         share = meant_the_same(similarity, {node_id: one.grade for node_id, one in theirs.items()}, own)
         if share < ENOUGH:
             continue

@@ -17,7 +17,7 @@ from llama_index_refine.images.identity import query_identity
 from llama_index_refine.memory.memory import RefinementMemory
 from llama_index_refine.memory.remembered import RememberedGrade, RememberedQuery, Scope, content_of, grade_of, opinions
 from llama_index_refine.memory.shelves import WrongSizeError
-from llama_index_refine.memory.transfer import MAYBE, carry, led, similarity_of
+from llama_index_refine.memory.transfer import MAYBE, carry, follows, led, similarity_of
 from llama_index_refine.qdrant.background import Background
 from llama_index_refine.qdrant.collection import QdrantCollection
 from llama_index_refine.qdrant.points import Found, PointId, points_of
@@ -221,6 +221,7 @@ class Remembering:
                 sorted(recollection.passed | {same_id(str(point)) for point in recollection.top - feedback.shown})
             ),
             filters=self._filters(),
+            follows=_follows(feedback),
         )
         try:
             yield from self.memory.remember(query, recollection.gone)
@@ -294,6 +295,16 @@ class Remembering:
     def _filters(self) -> str:
         admitted = self.collection.options.filter
         return admitted.model_dump_json(exclude_none=True) if admitted is not None else ""
+
+
+def _follows(feedback: Feedback) -> float:
+    """Say how the teacher's grades follow the first search."""
+    said = feedback.said()
+    if not said:
+        return 0.0
+    (documents,) = feedback.view.rows(feedback.documents.at(said))
+    near = similarity(torch.from_numpy(feedback.view.row), documents, feedback.view.metric)
+    return follows(np.array([feedback.grades[at] for at in said]), near.numpy().astype(np.float64))
 
 
 def within(refinement: Refinement, towards: np.ndarray) -> Refinement:

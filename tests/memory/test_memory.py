@@ -16,7 +16,7 @@ from qdrant_client import models
 
 from llama_index_refine import FeedbackGrader, QueryRefiner, RefinementMemory
 from llama_index_refine.memory.remembered import RememberedQuery
-from llama_index_refine.memory.transfer import ASTRAY, MAYBE, similarity_of
+from llama_index_refine.memory.transfer import AGAINST, ASTRAY, MAYBE, similarity_of
 from llama_index_refine.retrieval.records import reliability_of
 from tests.memory.parts import WHERE, FileKVStore, Teacher, asked, everything, filled, ids, retriever, store_in
 from tests.places import Place, open_place, points, vectors
@@ -375,3 +375,16 @@ def test_judgements_that_cannot_be_kept_are_refused(tmp_path):
         with pytest.raises(ValueError, match="query is empty"):
             retriever(place, name, memory).judge("  ", "5", 1.0)
         assert not everything(memory)
+
+
+@both_places
+def test_grades_that_are_upside_down_do_not_follow_their_query(place: Place):
+    name = filled(place)
+    kept = []
+    for upside_down in (False, True):
+        memory = RefinementMemory(SimpleKVStore())
+        retriever(place, name, memory, Teacher(upside_down), trust=1.0, rounds=1).retrieve(asked(2))
+        (query,) = [RememberedQuery.from_dict(row) for _, _, row in everything(memory) if row.get("query_str") == "2"]
+        kept.append(query.follows)
+    assert kept[1] == pytest.approx(-kept[0], abs=0.01)
+    assert kept[1] < AGAINST < kept[0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,6 +16,7 @@ from llama_index_refine.memory.transfer import (
     ENOUGH,
     OF_TEACHER,
     carry,
+    follows,
     led,
     meant_the_same,
     similarity_of,
@@ -23,7 +26,7 @@ from llama_index_refine.similarity import METRICS
 
 def remembered(vector=(1.0, 0.0), **grades) -> RememberedQuery:
     rows = tuple(RememberedGrade(node, "text", grade) for node, grade in grades.items())
-    return RememberedQuery("scope", "query", np.array(vector, dtype=np.float32), rows, 0.0)
+    return RememberedQuery("scope", "query", np.array(vector, dtype=np.float32), rows, 0.0, follows=0.5)
 
 
 @settings(max_examples=60, deadline=None)
@@ -88,7 +91,7 @@ def test_people_s_word_replaces_the_teacher_s_and_is_believed_more():
     own = {"a": 1.0, "b": 0.0}
     teacher = remembered(**own, c=0.0, d=1.0)
     person = RememberedGrade("c", "text", 1.0, people=True)
-    judged = RememberedQuery("scope", "query", similar.vector, (*teacher.grades, person), 0.0)
+    judged = RememberedQuery("scope", "query", similar.vector, (*teacher.grades, person), 0.0, follows=0.5)
     plain = carry([teacher], [0.9], own)
     assert set(plain) == {"c", "d"}
     assert plain["c"].grade == 0
@@ -103,6 +106,33 @@ def test_what_disagrees_lends_nothing_and_no_more_is_lent_than_that():
     assert carry([remembered(a=0.0, b=1.0, c=1.0)], [0.8], own) == {}
     many = {f"n{at}": 1.0 for at in range(100)}
     assert len(carry([remembered(**own, **many)], [0.9], own)) == CARRIED
+
+
+def test_a_query_whose_grades_do_not_follow_it_lends_only_what_people_said():
+    own = {"a": 1.0, "b": 0.0}
+    followed = remembered(**own, c=1.0)
+    person = RememberedGrade("d", "text", 1.0, people=True)
+    for how in (-0.4, -1.0, float("nan")):
+        assert carry([replace(followed, follows=how)], [0.9], own) == {}
+    people = [RememberedGrade(node_id, "text", grade, people=True) for node_id, grade in own.items()]
+    judged = replace(followed, follows=-0.4, grades=(*followed.grades, *people, person))
+    assert set(carry([judged], [0.9], own)) == {"d"}
+    assert set(carry([followed], [0.9], own)) == {"c"}
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(-1, 1)), min_size=2, max_size=20))
+def test_upside_down_grades_follow_a_query_the_other_way(rows):
+    grades, similarities = (np.array(column) for column in zip(*rows, strict=True))
+    there = follows(grades, similarities)
+    assert -1 <= there <= 1
+    if np.ptp(grades) > 1e-3 and np.ptp(similarities) > 1e-3:
+        assert follows(1 - grades, similarities) == pytest.approx(-there, abs=1e-6)
+
+
+def test_grades_that_are_all_alike_follow_where_they_are_relevant():
+    assert follows(np.ones(5), np.arange(5.0)) == 1
+    assert follows(np.zeros(5), np.arange(5.0)) == -1
+    assert follows(np.array([0.0, 1.0]), np.ones(2)) == 0
 
 
 def test_one_node_s_grades_are_weighed():
@@ -124,7 +154,7 @@ def test_a_query_comes_back_as_it_was_written(seed, size, text):
     rng = np.random.default_rng(seed)
     grade = RememberedGrade(text or "a", "hash", float(rng.random()), 0.1, True, 5.0, text, None)
     query = RememberedQuery(
-        "scope", text, rng.normal(size=size).astype(np.float32), (grade,), 7.0, 20, None, (text,), "{}"
+        "scope", text, rng.normal(size=size).astype(np.float32), (grade,), 7.0, 20, None, (text,), (), "{}", 0.25
     )
     read = RememberedQuery.from_dict(query.to_dict())
     assert read is not None
