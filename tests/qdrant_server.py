@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from pydantic_core import to_json
 from qdrant_client import QdrantClient, models
 
 from tests.faults import Calls, Fault
@@ -28,10 +29,11 @@ CALLS = {
 
 
 class QdrantServer(Calls):
-    """A server whose collections are those of `storage`."""
+    """A server whose collections are those of `storage`. `encodings` has each request's Accept-Encoding."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.encodings: list[str] = []
         self.storage = QdrantClient(":memory:")
         self._lock = threading.RLock()
         self._closing = threading.Event()
@@ -69,7 +71,7 @@ class QdrantServer(Calls):
             except ValueError as error:
                 status = 404 if str(error).startswith("Collection") else 400
                 return status, json.dumps({"status": {"error": str(error)}, "time": 0}).encode(), fault
-            return 200, json.dumps({"result": result, "status": "ok", "time": 0.001}).encode(), fault
+            return 200, to_json({"result": result, "status": "ok", "time": 0.001}), fault
 
     def wait_silently(self) -> None:
         self._closing.wait(30)
@@ -79,14 +81,14 @@ class QdrantServer(Calls):
             return {"exists": self.storage.collection_exists(name)}
         if kind == "describe":
             info = self.storage.get_collection(name)
-            return (self.strict.described(info) if self.strict else info).model_dump(mode="json")
+            return self.strict.described(info) if self.strict else info
         if kind == "query":
             batch = models.QueryRequestBatch.model_validate_json(body)
             self.keep_to_limits(batch.searches, timeout)
-            return [answer.model_dump(mode="json") for answer in self.storage.query_batch_points(name, batch.searches)]
+            return self.storage.query_batch_points(name, batch.searches)
         if kind == "single":
             query = models.QueryRequest.model_validate_json(body)
-            return self.storage.query_batch_points(name, [query])[0].model_dump(mode="json")
+            return self.storage.query_batch_points(name, [query])[0]
         self.keep_to_limits([], timeout)
         wanted = models.CountRequest.model_validate_json(body)
         return {"count": self.storage.count(name, wanted.filter, exact=bool(wanted.exact)).count}
@@ -104,6 +106,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.app.encodings.append(self.headers.get("Accept-Encoding", ""))
         address = urlsplit(self.path)
         line = f"{self.command} {address.path}"
         timeout = [int(seconds) for seconds in parse_qs(address.query).get("timeout", [])]

@@ -14,6 +14,7 @@ from llama_index.vector_stores.qdrant import QdrantVectorStore
 from qdrant_client import models
 from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 
+from llama_index_refine.qdrant.compression import as_it_is
 from llama_index_refine.qdrant.errors import refused
 from llama_index_refine.qdrant.loops import awaited
 from llama_index_refine.steps import answered, at_once
@@ -59,7 +60,8 @@ class ClientOperation(ABC):
             )
 
         async def ask(call: Call) -> Any:
-            return getattr(client, call.method)(self.store.collection_name, **call.arguments)
+            with as_it_is(client):
+                return getattr(client, call.method)(self.store.collection_name, **call.arguments)
 
         async def wait(seconds: float) -> None:
             time.sleep(seconds)
@@ -73,7 +75,8 @@ class ClientOperation(ABC):
             return await asyncio.to_thread(self.run, items)
 
         async def ask(call: Call) -> Any:
-            return await awaited(client, call.method, self.store.collection_name, call.arguments)
+            with as_it_is(client):
+                return await awaited(client, call.method, self.store.collection_name, call.arguments)
 
         return await answered(self._calls(items), _patient(ask, asyncio.sleep))
 

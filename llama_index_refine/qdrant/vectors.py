@@ -35,7 +35,9 @@ class Vectors:
 
     def at(self, places: Sequence[int]) -> Vectors:
         """Return those of some of the points."""
-        return Vectors(self.dense[list(places)], tuple(self.matrices[at] for at in places if self.matrices))
+        # In numpy, which reads a list of places many times faster than torch.
+        dense = torch.from_numpy(self.dense.numpy()[list(places)] if len(places) else self.dense.numpy()[:0])
+        return Vectors(dense, tuple(self.matrices[at] for at in places if self.matrices))
 
     def beside(self, other: Vectors) -> Vectors:
         """Return these and then those of other points."""
@@ -70,11 +72,10 @@ def agree(vectors: Tensor, scores: Sequence[float], query: Tensor, metric: Metri
     :param query: (d,) the query.
     :param metric: the distance.
     """
-    expected = similarity(query, vectors, metric)
     given = similarity_of_score(torch.tensor(scores, dtype=torch.float32), metric)
+    apart = (given - similarity(query, vectors, metric)).abs()
     if metric == "cosine":
-        scale = torch.ones(len(vectors))
-    else:
-        lengths = vectors.norm(dim=-1)
-        scale = lengths * query.norm() if metric == "dot" else (lengths.square() + query.norm().square()) / 2
-    return bool(((given - expected).abs() <= TOLERANCE * scale).all())
+        return bool((apart <= TOLERANCE).all())
+    lengths = vectors.norm(dim=-1)
+    scale = lengths * query.norm() if metric == "dot" else (lengths.square() + query.norm().square()) / 2
+    return bool((apart <= TOLERANCE * scale).all())

@@ -32,8 +32,7 @@ def to_tensor(
         tensor = torch.as_tensor(values).detach().to(device=device, dtype=torch.float32)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{name} is not an array of numbers: {error}") from error
-    fits = tensor.ndim == len(shape) and all(want in (None, got) for want, got in zip(shape, tensor.shape, strict=True))
-    if not fits:
+    if tensor.ndim != len(shape) or not _fits(tensor, shape):
         wanted = "(" + ", ".join("any" if want is None else str(want) for want in shape) + ")"
         raise ValueError(f"{name} must have the shape {wanted}, got {tuple(tensor.shape)}")
     # A sum is finite if all is; only where it is not, overflow has to be told from NaN and infinity.
@@ -42,13 +41,37 @@ def to_tensor(
     return tensor
 
 
+def _fits(values: Any, shape: tuple[int | None, ...]) -> bool:
+    return all(want in (None, got) for want, got in zip(shape, values.shape, strict=True))
+
+
 # (..., d) float32: an array on the CPU, a tensor on another device.
 Rows = Any
 
 
-def to_rows(tensor: Tensor) -> Rows:
+def to_rows(name: str, values: Any, shape: tuple[int | None, ...], device: torch.device | str | None = None) -> Rows:
+    """Convert to what is computed with. See `to_tensor`.
+
+    :return: a float32 array where it is to be on the CPU, else a tensor.
+    """
+    # What is an array of numbers already need not be a tensor on the way.
+    if not (isinstance(values, np.ndarray) and values.dtype.kind == "f" and values.ndim == len(shape)):
+        return rows_of(to_tensor(name, values, shape, device))
+    rows = values.astype(np.float32, order="C", copy=False)
+    here = device is None or torch.device(device).type == "cpu"
+    if here and _fits(rows, shape) and math.isfinite(rows.sum()):
+        return rows
+    return rows_of(to_tensor(name, values, shape, device))
+
+
+def rows_of(tensor: Tensor) -> Rows:
     """Return what is computed with: on the CPU the same numbers as an array, elsewhere the tensor."""
     return tensor.numpy() if tensor.device.type == "cpu" else tensor
+
+
+def device_of(rows: Rows) -> torch.device | None:
+    """Return where rows are, None for the CPU."""
+    return rows.device if isinstance(rows, Tensor) else None
 
 
 def rows_like(values: NDArray[Any], example: Rows) -> Rows:

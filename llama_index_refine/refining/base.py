@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from llama_index_refine.refinement import Refinement
-from llama_index_refine.refining.arrays import Rows, like, rows_like, to_numpy, to_rows, to_tensor
+from llama_index_refine.refining.arrays import Rows, device_of, like, rows_like, to_numpy, to_rows
 from llama_index_refine.refining.geometry import Normal, normal_form
 from llama_index_refine.refining.matrices import is_matrix, refine_matrix
 from llama_index_refine.refining.newton import Array, divergence
@@ -120,15 +119,16 @@ class BaseRefiner(ABC):
                 raise ValueError(f"query must have the shape (any): a {type(self).__name__} refines no matrices")
             options = {"population": population, "trust": trust, "signal": signal}
             return refine_matrix(self, query, documents, grades, background, **options)
-        queries = to_tensor("query", query, (None,), self.device)[None]
-        rows = to_tensor("documents", documents, (None, queries.shape[1]), queries.device)[None]
-        marks = to_tensor("grades", grades, (rows.shape[1],), queries.device)[None]
+        queries = to_rows("query", query, (None,), self.device)[None]
+        place = device_of(queries) or "cpu"
+        rows = to_rows("documents", documents, (None, queries.shape[1]), place)[None]
+        marks = to_rows("grades", grades, (rows.shape[1],), place)[None]
         extra = None
         if background is not None:
-            extra = to_tensor("background", background, (None, queries.shape[1]), queries.device)
-        share = to_tensor("trust", trust, marks.shape[1:] if np.ndim(trust) else (), queries.device).expand_as(marks)
-        ratio = to_tensor("signal", [signal], (1,), queries.device)
-        (refinement,) = self._refine(query, queries, rows, marks, extra, population, share, ratio)
+            extra = to_rows("background", background, (None, queries.shape[1]), place)
+        share = to_numpy(to_rows("trust", trust, marks.shape[1:] if np.ndim(trust) else (), place))
+        ratio = to_numpy(to_rows("signal", np.array([signal], dtype=np.float32), (1,), place))
+        (refinement,) = self._refine(query, queries, rows, to_numpy(marks), extra, population, share, ratio)
         return refinement
 
     def refine_batch(
@@ -154,48 +154,49 @@ class BaseRefiner(ABC):
         :return: one refinement per query.
         :raises ValueError: naming the argument and what is wrong with it.
         """
-        many = to_tensor("queries", queries, (None, None), self.device)
+        many = to_rows("queries", queries, (None, None), self.device)
+        place = device_of(many) or "cpu"
         batch, size = many.shape
-        rows = to_tensor("documents", documents, (batch, None, size), many.device)
-        marks = to_tensor("grades", grades, (batch, rows.shape[1]), many.device)
+        rows = to_rows("documents", documents, (batch, None, size), place)
+        marks = to_numpy(to_rows("grades", grades, (batch, rows.shape[1]), place))
         extra = None
         if background is not None:
             shape = (None, size) if getattr(background, "ndim", 2) == 2 else (batch, None, size)
-            extra = to_tensor("background", background, shape, many.device)
-        share = torch.ones_like(marks)
+            extra = to_rows("background", background, shape, place)
+        share = np.ones(marks.shape)
         if trust is not None and np.ndim(trust) == 2:
-            share = to_tensor("trust", trust, marks.shape, many.device)
+            share = to_numpy(to_rows("trust", trust, marks.shape, place))
         elif trust is not None:
-            share = to_tensor("trust", trust, (batch,), many.device)[:, None].expand_as(marks)
-        usual = torch.full_like(many[:, 0], TYPICAL_SIGNAL)
-        ratio = usual if signal is None else to_tensor("signal", signal, (batch,), many.device)
+            share = to_numpy(to_rows("trust", trust, (batch,), place))[:, None]
+        ratio = to_numpy(np.full(batch, TYPICAL_SIGNAL, dtype=np.float32))
+        if signal is not None:
+            ratio = to_numpy(to_rows("signal", signal, (batch,), place))
         return self._refine(queries, many, rows, marks, extra, population, share, ratio)
 
     def _refine(
         self,
         example: Any,
-        queries: Tensor,
-        documents: Tensor,
-        grades: Tensor,
-        background: Tensor | None,
+        queries: Rows,
+        documents: Rows,
+        grades: Array,
+        background: Rows | None,
         population: int | None,
-        trust: Tensor,
-        signal: Tensor,
+        trust: Array,
+        signal: Array,
     ) -> list[Refinement]:
         began = time.perf_counter()
-        given, follow, signals = to_numpy(grades), to_numpy(trust), to_numpy(signal)
-        _check(documents, given, background, population, follow, signals)
-        given = given.clip(0, 1)
+        _check(documents, grades, background, population, trust, signal)
+        grades = grades.clip(0, 1)
         if background is None:
-            background = documents.new_zeros(0, documents.shape[-1])
+            background = documents[0, :0]
         graded, size = documents.shape[1], background.shape[-2]
         log_weights = np.zeros(graded + size)
         if size and population is not None:
             log_weights[graded:] = math.log(math.sqrt(max(population, size)) / size)
-        form = normal_form(to_rows(queries), to_rows(documents), to_rows(background), self.metric)
+        form = normal_form(queries, documents, background, self.metric)
         marks, shares = np.zeros((2, len(queries), graded + size))
-        marks[:, :graded], shares[:, :graded] = given, follow
-        solution = self._solve(Problem(form, marks, shares, signals, log_weights))
+        marks[:, :graded], shares[:, :graded] = grades, trust
+        solution = self._solve(Problem(form, marks, shares, signal, log_weights))
         vectors = form.to_collection(solution.vectors)
         fused, held_out = (
             form.similarity(rows_like(scores, vectors), solution.vectors)
@@ -212,7 +213,7 @@ class BaseRefiner(ABC):
                 query=like(queries[at], example),
                 vector=like(vectors[at], example),
                 documents=like(documents[at], example),
-                grades=like(given[at], example),
+                grades=like(grades[at], example),
                 background=like(background if background.ndim == 2 else background[at], example),
                 target=like(solution.target[at], example),
                 student_before=like(before[at], example),
@@ -222,7 +223,7 @@ class BaseRefiner(ABC):
                 kl_before=float(kl_before[at]),
                 kl_after=float(kl_after[at]),
                 tau=float(tau[at]),
-                trust=float(follow[at].mean()),
+                trust=float(shares[at, :graded].mean()),
                 iterations=int(solution.iterations[at]),
                 converged=bool(solution.converged[at]),
                 seconds=seconds,
@@ -238,9 +239,9 @@ class BaseRefiner(ABC):
 
 
 def _check(
-    documents: Tensor,
+    documents: Rows,
     grades: Array,
-    background: Tensor | None,
+    background: Rows | None,
     population: int | None,
     trust: Array,
     signal: Array,

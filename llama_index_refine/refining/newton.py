@@ -63,7 +63,8 @@ def minimise(gram: Array, logits: Array, target: Array, pull: float, max_iterati
     for _ in range(max_iterations):
         student = np.exp(log_student)
         slope = pull * weights + student - target
-        curvature = student[:, :, None] * (gram - student[:, None, :] @ gram)
+        curvature = gram - student[:, None, :] @ gram
+        curvature *= student[:, :, None]
         diagonal(curvature)[...] += pull
         step = np.linalg.solve(curvature, slope[:, :, None])
         step_push = (gram @ step)[:, :, 0]

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from llama_index_refine.refining.arrays import to_numpy, to_rows
+from llama_index_refine.refining.arrays import rows_of, to_numpy
 from llama_index_refine.refining.base import BaseRefiner, Problem, Solution
 
 
@@ -48,7 +48,7 @@ class PublishedRefiner(BaseRefiner):
         refined = vectors.detach() / torch.as_tensor(form.scale)[:, None]
         before, after = (F.cosine_similarity(rows, x[:, None], dim=-1).log_softmax(-1) for x in (start, refined))
         many = len(start)
-        moved = to_rows(refined)
+        moved = rows_of(refined)
         scores = to_numpy(form.scores(moved)[:, : form.graded.shape[1]])
         return Solution(
             moved,

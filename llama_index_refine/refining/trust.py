@@ -322,6 +322,8 @@ def shrink(grades: Sequence[float], spread: Sequence[float | None]) -> list[floa
     :param spread: (K,) one standard deviation of each grade, None where it is not known.
     :return: (K,) in [0, 1].
     """
+    if not any(spread):
+        return [float(grade) for grade in grades]
     values = np.asarray(grades, dtype=np.float64)
     noise = np.square([deviation or 0.0 for deviation in spread])
     true = max(0.0, float(values.var() - noise.mean()))
