@@ -80,6 +80,24 @@ def test_a_multivector_is_searched_and_refined(place, distance, vector_name):
     assert (space.name, space.size, space.metric, space.multivector) == (vector_name, SIZE, distance.lower(), True)
 
 
+@pytest.mark.parametrize("datatype", ["float16", "uint8"])
+def test_every_storage_type(place, datatype):
+    params = tokens("Euclid").model_copy(update={"datatype": models.Datatype(datatype)})
+    name = place.create(params)
+
+    def whole(matrix) -> list[list[float]]:
+        return np.clip(np.array(matrix) * 30 + 128, 0, 255).round().tolist()
+
+    stored = [point.model_copy(update={"vector": whole(point.vector)}) for point in with_matrices("")]
+    place.write(name, stored)
+
+    def query(texts: list[str]) -> list[list[list[float]]]:
+        return [whole(matrix) for matrix in matrix_query(texts)]
+
+    before, after = found(retriever(place, name, multivector_query_fn=query), ["0", "1", "2"])
+    assert after > before
+
+
 @pytest.mark.parametrize("distance", ["Cosine", "Dot", "Euclid"])
 def test_scores_and_vectors_are_maxsim(place, distance):
     """The first search's scores, and those of the second at the refined matrix, of documents that were not graded."""
@@ -355,12 +373,16 @@ def test_queries_of_different_lengths_share_a_batch(place):
     name = place.create(tokens())
     place.write(name, with_matrices(""))
 
+    calls: list[list[str]] = []
+
     def longer(texts: list[str]) -> list[list[list[float]]]:
+        calls.append(texts)
         return [matrix_query([text])[0] * (1 + int(text)) for text in texts]
 
     refined = retriever(place, name, multivector_query_fn=longer)
     shapes = [refinement.vector.shape for refinement in refined.refine_batch(["0", "1", "2"])]
     assert shapes == [(2, SIZE), (4, SIZE), (6, SIZE)]
+    assert calls == [["0", "1", "2"]]
 
 
 @pytest.mark.parametrize("place", ["memory"], indirect=True)
