@@ -170,14 +170,15 @@ def points(name: str = "", positive: bool = False, uuids: bool = False, sparse: 
 
 
 def matrices() -> list[np.ndarray]:
-    """A multivector for each document: its row of `vectors` and one to four others that say nothing."""
+    """A multivector for each document of the first half: its row of `vectors` and up to four that say nothing."""
     rng = np.random.default_rng(8)
-    return [np.vstack([row, rng.normal(size=(rng.integers(1, 5), SIZE))]) for row in vectors()]
+    rows = vectors()[: TOPICS * EACH // 2]
+    return [np.vstack([row, rng.normal(size=(rng.integers(1, 5), SIZE))]) for row in rows]
 
 
 def with_matrices(name: str, dense: str = "") -> list[models.PointStruct]:
-    """The documents with a multivector, and beside it with a dense vector where that has a name."""
-    made = points(dense)
+    """Documents with a multivector, and beside it with a dense vector where that has a name."""
+    made = points(dense)[: TOPICS * EACH // 2]
     for point, matrix in zip(made, matrices(), strict=True):
         own = {name: matrix.tolist()} if name else matrix.tolist()
         point.vector = {**point.vector, **own} if dense else own

@@ -50,7 +50,7 @@ def both(place, distance: str = "Cosine") -> str:
 
 def retriever(place, name, **kwargs) -> RefinedRetriever:
     fixed = {"grader": LabelGrader(), "on_error": "raise", "trust": 1.0, "multivector_query_fn": matrix_query}
-    options = {"text_key": "meta.abstract", "similarity_top_k": 20, **fixed, **kwargs}
+    options = {"text_key": "meta.abstract", "similarity_top_k": 10, **fixed, **kwargs}
     return RefinedRetriever.from_collection(place.client, name, **options)
 
 
@@ -73,7 +73,7 @@ def test_a_multivector_is_searched_and_refined(place, distance, vector_name):
     name = place.create({vector_name: params} if vector_name else params)
     place.write(name, with_matrices(vector_name))
     refined = retriever(place, name)
-    before, after = found(refined, ["0", "1", "2"])
+    before, after = found(refined, ["0", "1"])
     assert after > before
     (outcome,) = run([refined._collection.space()])
     space = outcome.result
@@ -94,7 +94,7 @@ def test_every_storage_type(place, datatype):
     def query(texts: list[str]) -> list[list[list[float]]]:
         return [whole(matrix) for matrix in matrix_query(texts)]
 
-    before, after = found(retriever(place, name, multivector_query_fn=query), ["0", "1", "2"])
+    before, after = found(retriever(place, name, multivector_query_fn=query), ["0", "1"])
     assert after > before
 
 
@@ -129,7 +129,7 @@ def test_after_a_dense_search_both_queries_are_refined(place):
     name = both(place)
     options = {"vector_name": "tokens", "prefetch_vector_name": "dense", "vector_store_kwargs": {"prefetch_limit": 40}}
     refined = retriever(place, name, **options)
-    before, after = found(refined, [question(topic) for topic in range(3)])
+    before, after = found(refined, [question(topic) for topic in range(2)])
     assert after > before
     refinement = refined.refine(question(0))
     assert refinement.vector.shape == (2, SIZE)
@@ -142,10 +142,10 @@ def test_after_a_dense_search_both_queries_are_refined(place):
 def test_what_the_dense_search_misses_is_not_compared(place):
     name = both(place)
     options = {"vector_name": "tokens", "prefetch_vector_name": "dense", "trust": 0.0, "feedback_top_k": 2}
-    few = retriever(place, name, **options, similarity_top_k=4, vector_store_kwargs={"prefetch_limit": 5})
-    rows = vectors()
+    few = retriever(place, name, **options, similarity_top_k=4, vector_store_kwargs={"prefetch_limit": 8})
+    rows = vectors()[: TOPICS * EACH // 2]
     query = np.array(question(0).embedding)
-    nearest = np.argsort(-(rows @ query) / np.linalg.norm(rows, axis=1))[:5]
+    nearest = np.argsort(-(rows @ query) / np.linalg.norm(rows, axis=1))[:8]
     assert {entry.node.metadata["number"] for entry in few.retrieve(question(0))} <= {*nearest.tolist()}
 
 
@@ -180,7 +180,7 @@ def test_filters_thresholds_and_examples_hold(place):
 @pytest.mark.parametrize("prefetch", [None, "dense"])
 def test_all_ways_to_call_agree(place, prefetch):
     name = both(place)
-    queries = [question(topic) if prefetch else str(topic) for topic in range(3)]
+    queries = [question(topic) if prefetch else str(topic) for topic in range(2)]
 
     def fresh() -> RefinedRetriever:
         return retriever(place, name, vector_name="tokens", prefetch_vector_name=prefetch)
@@ -200,11 +200,11 @@ def test_only_graded_matrices_cross_the_network(place, rounds):
     name = place.create(tokens())
     place.write(name, with_matrices(""))
     refined = retriever(place, name, rounds=rounds, feedback_top_k=12, similarity_top_k=12)
-    refined.retrieve("0")
+    refined.retrieve("1")
     (outcome,) = run([refined._collection.background()])
     assert len(outcome.result.ids) == 15
     asked = len(place.server.calls)
-    refinement = refined.refine("1")
+    refinement = refined.refine("0")
     assert (refinement.rounds > 1) == (rounds > 1)
     brought = 0
     for kind, body in place.server.calls[asked:]:
@@ -262,7 +262,7 @@ def test_a_document_without_a_multivector_is_passed_over(place):
     for prefetch in (None, "dense"):
         refined = retriever(place, name, vector_name="tokens", prefetch_vector_name=prefetch)
         nodes = refined.retrieve(question(0) if prefetch else "0")
-        assert len(nodes) == 20
+        assert len(nodes) == 10
         assert "1000" not in {entry.node_id for entry in nodes}
 
 
@@ -298,7 +298,7 @@ def test_the_errors_say_what_a_collection_has_and_what_it_is_for(place):
 
 def test_a_dense_vector_beside_a_multivector_is_searched_as_any(place):
     name = both(place)
-    before, after = found(retriever(place, name, multivector_query_fn=None), map(question, range(3)))
+    before, after = found(retriever(place, name, multivector_query_fn=None), map(question, range(2)))
     assert after > before
 
 
@@ -495,4 +495,4 @@ def test_an_asynchronous_client_alone_is_enough(place):
 
 
 def test_points_and_matrices_of_the_tests_fit_together():
-    assert len(matrices()) == len(points()) == TOPICS * EACH
+    assert len(matrices()) == len(with_matrices("")) == len(points()) / 2 == TOPICS * EACH / 2
