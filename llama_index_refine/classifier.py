@@ -72,12 +72,16 @@ class RefinedClassifier:
                 raise ValueError(f"budget must be at least 2 documents for each label, got {budget}")
             retriever.feedback_top_k = budget
         collection = retriever._collection
-        if collection.options.hybrid is not None:
-            raise ValueError("retriever must not be in hybrid mode: its scores are ranks, and labels need similarities")
         if collection.options.multivector is not None:
             raise ValueError("retriever must not have a multivector_query_fn: labels are compared by one vector a text")
+        (space,) = map(finished, run([collection.space()]))
+        if space.sparse is not None:
+            raise ValueError(
+                "retriever must search a dense vector alone, as labels are compared by one; it searches the sparse "
+                f"{space.sparse!r}"
+            )
         wide = QdrantCollection(collection.store, collection.options, SAMPLE)
-        sample, space, population = map(finished, run([wide.background(), wide.space(), wide.population()]))
+        sample, population = map(finished, run([wide.background(), wide.population()]))
         if not population:
             raise ValueError(f"retriever searches the collection {collection.store.collection_name!r}, which is empty")
         refinements = retriever.refine_batch(list(texts.values()))

@@ -29,7 +29,9 @@ class Refinement:
 
     :param query: (d,) the vector before; (T, d), with a vector a token, where a multivector is searched.
     :param vector: (d,) the refined vector; the query itself where nothing was refined. (T, d) of a multivector, whose
-        tokens are of length 1 on average where the distance is cosine's, which takes each as if it were.
+        tokens are of length 1 on average where the distance is cosine's, which takes each as if it were. Where a sparse
+        vector is searched, the weights of the terms that query and documents have, behind the dense vector where there
+        is one, all at a scale of their own: what can be used again is in `vectors`.
     :param documents: (K, d) the graded documents; of a multivector (K, T, d): for each of the query's tokens, the
         vector of the document that it matched best.
     :param grades: (K,) their grades in [0, 1].
@@ -47,6 +49,8 @@ class Refinement:
     :param converged: whether the optimum was reached to within the tolerance.
     :param seconds: time the optimisation took; of a batch, the whole batch's.
     :param metric: the distance that the vectors are compared by: cosine, dot or euclid.
+    :param vectors: the refined query as Qdrant takes it, by the name of the vector that it searches: an array, or a
+        sparse vector; empty where no retriever made it.
     :param path: the refined vector after each round, the last one being `vector`.
     :param prefetch_vector: (d,) the refined vector of prefetch_vector_name, None where there is none.
     :param query_str: the query's text.
@@ -88,6 +92,7 @@ class Refinement:
     converged: bool
     seconds: float
     metric: Metric = "cosine"
+    vectors: Mapping[str, Any] = field(default_factory=dict)
     path: Sequence[Array] = ()
     prefetch_vector: Array | None = None
     query_str: str = ""

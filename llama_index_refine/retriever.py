@@ -147,13 +147,14 @@ class RefinedRetriever(Selects, Judges, BaseRetriever):
         self._hybrid_top_k = hybrid_top_k
         self._embed_model = embed_model
         self._grader = grader
-        fusion = (vector_store_kwargs or {}).get("fusion", "rrf")
-        hybrid = read_hybrid(vector_store, vector_store_query_mode, alpha, sparse_top_k, hybrid_top_k, fusion)
-        depth = (vector_store_kwargs or {}).get("prefetch_limit")
+        mode, kwargs = vector_store_query_mode, vector_store_kwargs or {}
+        hybrid = read_hybrid(vector_store, mode, alpha, sparse_top_k, hybrid_top_k, kwargs)
+        depth = kwargs.get("prefetch_limit")
         multivector = read_multivector(multivector_query_fn, prefetch_vector_name, hybrid is not None, depth)
         check_together(hybrid, multivector, score, memory, refiner)
         self.score = score
-        options = read_options(vector_store, filters, node_ids, doc_ids, hybrid, vector_store_kwargs, multivector)
+        alone = VectorStoreQueryMode(mode) == VectorStoreQueryMode.SPARSE
+        options = read_options(vector_store, filters, node_ids, doc_ids, hybrid, kwargs, multivector, alone)
         self._collection = QdrantCollection(vector_store, options, background_size)
         self._embedding = Embedding(lambda: self.embed_model)
         self._grading = Grading(lambda: self.grader)
@@ -357,14 +358,13 @@ class RefinedRetriever(Selects, Judges, BaseRetriever):
 
     def _steps(self, query: QueryBundle) -> Steps[Refinement]:
         loop = self._loop(self.early_stop)
-        refinement = yield from self._decomposing.steps(loop, query) if self._decomposing else loop.steps(query)
+        steps = self._decomposing.steps(loop, query) if self._decomposing else loop.steps(query)
         if self.score == "probability":
-            refinement = yield from Calibration(self._collection, loop.trust).scored(refinement, self.on_error)
+            steps = Calibration(self._collection, loop.trust).scored(steps, self.on_error)
+        refinement = yield from steps
         return (yield from self._finished(refinement))
 
     def _select_steps(self, query: QueryType, target: Target) -> Steps[Selection]:
-        if self._collection.options.hybrid is not None:
-            raise ValueError("select needs similarities, and vector_store_query_mode='hybrid' fuses ranks")
         if self._collection.options.multivector is not None:
             raise ValueError("select reads the whole ranking, which takes too long by multivector_query_fn")
         loop = self._loop()

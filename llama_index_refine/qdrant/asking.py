@@ -11,11 +11,13 @@ from qdrant_client import models
 
 from llama_index_refine.qdrant.encoding import MatrixEncoding, SparseEncoding, as_matrix
 from llama_index_refine.qdrant.multivector import Multivector
-from llama_index_refine.qdrant.options import SearchOptions
+from llama_index_refine.qdrant.options import Hybrid, SearchOptions
+from llama_index_refine.qdrant.space import Space
 from llama_index_refine.qdrant.views.base import Query, Row
 from llama_index_refine.qdrant.views.dense import DenseQuery
 from llama_index_refine.qdrant.views.hybrid import HybridQuery
 from llama_index_refine.qdrant.views.matrices import MatrixQuery
+from llama_index_refine.qdrant.views.sparse import SparseQuery
 from llama_index_refine.steps import Step, Steps
 
 
@@ -31,32 +33,31 @@ class Asking:
         self._words = SparseEncoding(store)
         self._matrices = MatrixEncoding(options.multivector.query_fn) if options.multivector else None
 
-    @property
-    def embeds(self) -> bool:
-        """Whether a dense vector is searched, so that the query has to be embedded."""
+    def embeds(self, space: Space) -> bool:
+        """Say whether a dense vector is searched, so that the query has to be embedded."""
         multivector = self._options.multivector
-        return multivector is None or multivector.prefetch is not None
+        return space.size > 0 if multivector is None else multivector.prefetch is not None
 
-    def query(self, embedding: Any, bundle: QueryBundle) -> Steps[Query]:
+    def query(self, embedding: Any, bundle: QueryBundle, space: Space) -> Steps[Query]:
         """Return what is searched for.
 
         :param embedding: the query's embedding, (d,); where no dense vector is searched, the matrix that the query
             brings, (T, d), or None.
         :param bundle: the query.
+        :param space: what is searched.
         :return: the query.
         :raises ValueError: there is nothing to search for.
         """
-        near = DenseQuery(_vector(embedding)) if self.embeds else None
+        near = DenseQuery(_vector(embedding)) if self.embeds(space) else None
         if self._options.multivector is not None:
             return (yield from self._compared(self._options.multivector, near, embedding, bundle))
-        assert near is not None
-        if self._options.hybrid is None:
+        if near is not None and space.sparse is None:
             return near
         words = models.SparseVector(indices=[], values=[])
         # A query that is an image has no words.
         if bundle.query_str.strip():
             words = yield Step("embed", self._words, bundle.query_str)
-        return HybridQuery(near, words, self._options.hybrid)
+        return SparseQuery(words) if near is None else HybridQuery(near, words, self._options.hybrid or Hybrid())
 
     def _compared(
         self, how: Multivector, near: DenseQuery | None, embedding: Any, bundle: QueryBundle

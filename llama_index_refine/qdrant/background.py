@@ -16,6 +16,7 @@ from llama_index_refine.qdrant.queries import Queries
 from llama_index_refine.qdrant.space import Space
 from llama_index_refine.qdrant.vectors import TOLERANCE, Vectors
 from llama_index_refine.qdrant.views.base import Query
+from llama_index_refine.qdrant.words import Words
 from llama_index_refine.steps import Step
 
 # Two slices of the collection hold at least so many points for each that is wanted, on average.
@@ -38,11 +39,13 @@ class Background:
     :param vectors: their vectors.
     :param ids: their points.
     :param population: how many documents the filter admits.
+    :param words: a larger sample of sparse vectors, None where none are searched.
     """
 
     vectors: Vectors
     ids: list[Any]
     population: int
+    words: Words | None = None
 
     def same_as(self, other: Background) -> bool:
         """Say whether another is the same sample of the same number of documents."""
@@ -84,6 +87,36 @@ class Background:
         if place.keys() != set(self.ids):
             return False
         return vectors.at([place[point] for point in self.ids]).near(self.vectors, TOLERANCE)
+
+
+def together(ask: Ask, *draws: Callable[[Ask], Generator[Any, Any, Points]]) -> Generator[Step, Any, list[Points]]:
+    """Draw several samples side by side, in as few requests as the one that takes most.
+
+    :param ask: asks Qdrant.
+    :param draws: draw a sample each, given what asks.
+    :return: the samples.
+    """
+    drawn: list[Points] = [[] for _ in draws]
+    open_ones = {at: draw(_pending) for at, draw in enumerate(draws)}
+    answers: dict[int, Any] = dict.fromkeys(open_ones)
+    while open_ones:
+        asked: dict[int, Any] = {}
+        for at, steps in [*open_ones.items()]:
+            try:
+                asked[at] = steps.send(answers[at])
+            except StopIteration as end:
+                drawn[at] = end.value
+                del open_ones[at]
+        if asked:
+            found = yield from ask(*(request for some in asked.values() for request in some))
+            rest = iter(found or ())
+            answers = {at: found and [next(rest) for _ in some] for at, some in asked.items()}
+    return drawn
+
+
+def _pending(*requests: models.QueryRequest) -> Generator[Any, Any, Any]:
+    """Hand requests to whoever asks for several samples."""
+    return (yield requests)
 
 
 def draw(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from llama_index.core.schema import BaseNode, QueryBundle
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 
 from llama_index_refine.qdrant.asking import Asking
-from llama_index_refine.qdrant.background import Background, draw
+from llama_index_refine.qdrant.background import Background, draw, together
 from llama_index_refine.qdrant.connection import Connection
 from llama_index_refine.qdrant.errors import refused, wants_another_filter
 from llama_index_refine.qdrant.options import SearchOptions
@@ -23,6 +24,7 @@ from llama_index_refine.qdrant.points import (
     ReadNodes,
     Seen,
     scores_of,
+    sparse_of,
     with_vectors,
 )
 from llama_index_refine.qdrant.probing import Probing
@@ -30,6 +32,7 @@ from llama_index_refine.qdrant.queries import Queries, named
 from llama_index_refine.qdrant.space import Space
 from llama_index_refine.qdrant.vectors import Vectors
 from llama_index_refine.qdrant.views.base import Query, View
+from llama_index_refine.qdrant.words import SAMPLE, Words
 from llama_index_refine.steps import Steps
 from llama_index_refine.stores import PayloadVectorStore
 
@@ -92,17 +95,16 @@ class QdrantCollection:
             raise ValueError(reason)
         return space
 
-    @property
-    def embeds(self) -> bool:
-        """Whether a dense vector is searched, so that the query has to be embedded."""
-        return self._asks.embeds
+    def embeds(self) -> Steps[bool]:
+        """Say whether a dense vector is searched, so that the query has to be embedded."""
+        return self._asks.embeds((yield from self.space()))
 
     def query(self, embedding: Any, bundle: QueryBundle) -> Steps[Query]:
         """Return what is searched for. See `Asking.query`.
 
         :raises ValueError: the query does not fit the collection.
         """
-        query = yield from self._asks.query(embedding, bundle)
+        query = yield from self._asks.query(embedding, bundle, (yield from self.space()))
         yield from self.space_for(query)
         return query
 
@@ -281,28 +283,37 @@ class QdrantCollection:
         if kept is not None and abs(population - kept.population) <= self.refresh_share * population:
             known.counted = time.monotonic()
             return kept
-        drawn = yield from self._drawn(space, population)
+        drawn, words = yield from self._drawn(space, population)
         points, vectors = with_vectors(drawn, space)
-        background = Background(vectors, [point.id for point in points], max(population, len(points)))
+        background = Background(vectors, [point.id for point in points], max(population, len(points)), words)
         known.counted = time.monotonic()
         # Many queries may have waited for one sample. They share what the first made of it.
         if known.background is None or not known.background.same_as(background):
             known.background = background
         return known.background
 
-    def _drawn(self, space: Space, population: int) -> Steps[Points]:
-        """Draw a sample. Matrices are fetched of those points only that are chosen, and they are few."""
-        known, ask = self._connection.known, self._connection.sample
+    def _drawn(self, space: Space, population: int) -> Steps[tuple[Points, Words | None]]:
+        """Draw a sample, and where sparse vectors are searched a larger one of these.
+
+        Matrices are fetched of those points only that are chosen, and they are few.
+        """
+        known, ask, options = self._connection.known, self._connection.sample, self._connection.options
         some = known.limits.condition_max_size
         bare = space.multivector and self.can_fetch
         size = min(self.background_size, FEW, some or FEW) if space.multivector else self.background_size
-        queries = Queries(space, self._connection.options, bare)
-        drawn = yield from draw(ask, queries, size, population, known.points, some)
+        queries, there = Queries(space, options, bare), known.points
+        draws = [partial(draw, queries=queries, size=size, population=population, points=there, most_ids=some)]
+        if space.sparse is not None:
+            # Qdrant counts terms in all documents, whatever the filter.
+            all_words = Queries(space, replace(options, filter=None), brings=[space.sparse])
+            draws.append(partial(draw, queries=all_words, size=SAMPLE, population=there, points=there, most_ids=some))
+        drawn, *wider = yield from together(ask, *draws)
+        words = Words(sparse_of(wider[0], space), there) if wider else None
         if not bare or not drawn:
-            return drawn
+            return drawn, words
         whole = replace(queries, bare=False).listed(len(drawn), named([point.id for point in drawn]))
         found = yield from ask(whole)
-        return found[0] if found else []
+        return (found[0] if found else []), words
 
     def _described_after(self, described: float) -> Steps[Space]:
         """Return a description that is newer than that time: another query may have read one by now."""
@@ -344,6 +355,8 @@ class QdrantCollection:
         parts = [ids[start : start + some] for start in range(0, len(ids), some)]
         requests = [
             queries.nearest(query, min(limit, len(part)), len(part), with_vector=with_vector, among=part)
+            if query.finds_all
+            else queries.listed(len(part), named(part), with_payload=True)
             for part in parts
         ]
         found = yield from self._connection.queries("fetch", *requests)

@@ -25,7 +25,7 @@ from llama_index_refine.qdrant.known import Known, shelf
 from llama_index_refine.qdrant.limits import joined, read_limits
 from llama_index_refine.qdrant.options import SearchOptions
 from llama_index_refine.qdrant.points import PointId, Points
-from llama_index_refine.qdrant.space import Space, read_space
+from llama_index_refine.qdrant.space import Space, Wanted, read_space
 from llama_index_refine.steps import Operation, Step, Steps
 
 logger = logging.getLogger(__name__)
@@ -60,8 +60,7 @@ class Connection:
         store, options = self._store, self._options
         key = (
             store.collection_name,
-            store.dense_vector_name,
-            store.sparse_vector_name if options.hybrid else None,
+            wanted_of(store, options),
             *self._restrictions,
         )
         return shelf.entry(store._client or store._aclient, key)
@@ -79,8 +78,7 @@ class Connection:
         """
         info = yield from self._ask("describe", self._describe, None)
         options, store = self._options, self._store
-        sparse = store.sparse_vector_name if options.hybrid else None
-        space = read_space(info, store.collection_name, store.dense_vector_name, sparse, options.multivector)
+        space = read_space(info, store.collection_name, wanted_of(store, options), options.multivector)
         if options.hybrid and options.hybrid.fusion == "dbsf" and space.metric == "euclid":
             raise ValueError("fusion='dbsf' adds up scores, and Euclid's are distances: use 'rrf'")
         limits = read_limits(info)
@@ -182,6 +180,12 @@ class Connection:
                 self.known.forget()
             raise
         return answer
+
+
+def wanted_of(store: QdrantVectorStore, options: SearchOptions) -> Wanted:
+    """Say which vectors a retriever wants to search: those that its store names, as far as it can encode for them."""
+    sparse = store.sparse_vector_name if getattr(store, "_sparse_query_fn", None) is not None else None
+    return Wanted(store.dense_vector_name, sparse, options.sparse_alone, options.hybrid is not None)
 
 
 def _joined(pages: list[list[models.QueryRequest]], found: Sequence[Points]) -> list[Points]:

@@ -159,7 +159,24 @@ def _scoring(query: Any, using: str | None) -> Any:
         return edge.Fusion.Rrf(query.rrf.k or RRF_CONSTANT, query.rrf.weights)
     if isinstance(query, models.FusionQuery):
         return edge.Fusion.Dbsf() if query.fusion == models.Fusion.DBSF else edge.Fusion.Rrf(RRF_CONSTANT)
+    if isinstance(query, models.FormulaQuery):
+        return edge.Formula(_expression(query.formula), dict(query.defaults or {}))
     raise ValueError(f"EdgeClient does not translate {type(query).__name__}: it takes a server")
+
+
+def _expression(value: Any) -> Any:
+    """Turn a part of a formula over scores."""
+    if isinstance(value, str):
+        return edge.Expression.Variable(value)
+    if isinstance(value, int | float):
+        return edge.Expression.Constant(value)
+    if isinstance(value, models.SumExpression):
+        return edge.Expression.Sum([_expression(one) for one in value.sum])
+    if isinstance(value, models.MultExpression):
+        return edge.Expression.Mult([_expression(one) for one in value.mult])
+    if isinstance(value, models.PowExpression):
+        return edge.Expression.Pow(_expression(value.pow.base), _expression(value.pow.exponent))
+    raise ValueError(f"EdgeClient does not translate {type(value).__name__}: it takes a server")
 
 
 def scored_point(point: Any) -> models.ScoredPoint:

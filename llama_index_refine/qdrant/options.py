@@ -15,6 +15,7 @@ from llama_index_refine.qdrant.filters import read_filter
 from llama_index_refine.qdrant.multivector import Multivector
 
 FusionName = Literal["rrf", "dbsf"]
+MODES = (VectorStoreQueryMode.DEFAULT, VectorStoreQueryMode.SPARSE, VectorStoreQueryMode.HYBRID)
 
 
 class QdrantKwargs(TypedDict, total=False):
@@ -88,8 +89,9 @@ class SearchOptions:
     :param shard_key: search these shards only.
     :param consistency: how many replicas must agree.
     :param timeout: seconds that Qdrant may take for one request.
-    :param hybrid: how a sparse search takes part; None for a dense search alone.
+    :param hybrid: how a sparse search takes part; None for one search alone.
     :param multivector: how documents that are matrices are searched; None where they are vectors.
+    :param sparse_alone: whether the sparse vector is searched, even where there are dense ones.
     """
 
     filter: models.Filter | None = None
@@ -100,6 +102,7 @@ class SearchOptions:
     timeout: int | None = None
     hybrid: Hybrid | None = None
     multivector: Multivector | None = None
+    sparse_alone: bool = False
 
 
 def read_options(
@@ -110,6 +113,7 @@ def read_options(
     hybrid: Hybrid | None = None,
     kwargs: QdrantKwargs | None = None,
     multivector: Multivector | None = None,
+    sparse_alone: bool = False,
 ) -> SearchOptions:
     """Put a retriever's arguments into Qdrant's words.
 
@@ -120,6 +124,7 @@ def read_options(
     :param hybrid: how a sparse search takes part.
     :param kwargs: Qdrant's own options.
     :param multivector: how documents that are matrices are searched.
+    :param sparse_alone: whether the sparse vector is searched alone.
     :return: the options.
     :raises ValueError: an option that is not known, out of range, or at odds with another.
     """
@@ -142,6 +147,7 @@ def read_options(
         timeout=timeout,
         hybrid=hybrid,
         multivector=multivector,
+        sparse_alone=sparse_alone,
     )
 
 
@@ -151,38 +157,39 @@ def read_hybrid(
     alpha: float | None,
     sparse_top_k: int | None,
     hybrid_top_k: int | None,
-    fusion: FusionName = "rrf",
+    kwargs: QdrantKwargs | None = None,
 ) -> Hybrid | None:
     """Say how a sparse search takes part.
 
     :param store: the vector store, which makes the sparse vectors.
-    :param mode: LlamaIndex's query mode, "default" or "hybrid".
+    :param mode: LlamaIndex's query mode: "default", "sparse" or "hybrid".
     :param alpha: the dense search's share, in [0, 1].
     :param sparse_top_k: how many nodes the sparse search contributes.
     :param hybrid_top_k: how many nodes a retrieval returns.
-    :param fusion: "rrf" or "dbsf".
-    :return: how, or None in default mode.
+    :param kwargs: Qdrant's own options, of which `fusion` is one.
+    :return: how, or None where one search is alone.
     :raises ValueError: another mode, a store without sparse vectors, or an argument that would have no effect.
     """
     mode = VectorStoreQueryMode(mode)
-    if mode not in (VectorStoreQueryMode.DEFAULT, VectorStoreQueryMode.HYBRID):
+    if mode not in MODES:
         raise ValueError(
-            f"vector_store_query_mode {mode.value!r} has no single dense ranking to refine: use 'default' or 'hybrid'"
+            f"vector_store_query_mode {mode.value!r} has no ranking that can be refined: use 'default', 'sparse' or "
+            "'hybrid'"
         )
-    if mode == VectorStoreQueryMode.DEFAULT:
+    if mode != VectorStoreQueryMode.DEFAULT and not (store.enable_hybrid and store._sparse_query_fn):
+        raise ValueError(
+            f"vector_store_query_mode={mode.value!r} needs sparse vectors: QdrantVectorStore(..., enable_hybrid=True), "
+            "or from_collection(..., sparse_query_fn=...)"
+        )
+    if mode != VectorStoreQueryMode.HYBRID:
         given = {"alpha": alpha, "sparse_top_k": sparse_top_k, "hybrid_top_k": hybrid_top_k}
         lost = [name for name, value in given.items() if value is not None]
         if lost:
             raise ValueError(f"{lost[0]} has no effect without vector_store_query_mode='hybrid'")
         return None
-    if not store.enable_hybrid or store._sparse_query_fn is None:
-        raise ValueError(
-            "vector_store_query_mode='hybrid' needs sparse vectors: QdrantVectorStore(..., enable_hybrid=True), or "
-            "from_collection(..., sparse_query_fn=...)"
-        )
     if store._hybrid_fusion_fn is not relative_score_fusion:
         raise ValueError("hybrid_fusion_fn is not called, as Qdrant fuses: leave it out, and choose fusion")
-    return Hybrid(fusion, alpha, sparse_top_k, hybrid_top_k)
+    return Hybrid((kwargs or {}).get("fusion", "rrf"), alpha, sparse_top_k, hybrid_top_k)
 
 
 def _consistency(given: Any) -> models.ReadConsistency | None:

@@ -17,7 +17,7 @@ from qdrant_client import models
 
 from llama_index_refine.ids import is_uuid, same_id
 from llama_index_refine.qdrant.space import Space
-from llama_index_refine.qdrant.vectors import Vectors
+from llama_index_refine.qdrant.vectors import SparseVectors, Vectors
 
 logger = logging.getLogger(__name__)
 
@@ -179,11 +179,14 @@ def with_vectors(points: Points, space: Space) -> tuple[Points, Vectors]:
     if space.multivector:
         return _with_matrices(points, space)
     rows = [_dense(point.vector, space) for point in points]
-    kept = [(point, row) for point, row in zip(points, rows, strict=True) if row is not None]
-    if not kept:
-        return [], Vectors(torch.empty(0, space.size))
-    dense = torch.from_numpy(np.array([row for _, row in kept], dtype=np.float32))
-    return [point for point, _ in kept], Vectors(dense)
+    words = [_sparse(point.vector, space) for point in points]
+    # Of two vectors the sparse one may be missing: a text of stop words has none.
+    places = [at for at in range(len(points)) if rows[at] is not None and (space.size or words[at] is not None)]
+    dense = np.array([rows[at] for at in places], dtype=np.float32).reshape(len(places), space.size)
+    sparse = None
+    if space.sparse is not None:
+        sparse = _together([words[at] for at in places])
+    return [points[at] for at in places], Vectors(torch.from_numpy(dense), sparse=sparse)
 
 
 def _with_matrices(points: Points, space: Space) -> tuple[Points, Vectors]:
@@ -206,9 +209,25 @@ def _matrix(vector: Any, space: Space) -> np.ndarray | None:
 
 
 def _dense(vector: Any, space: Space) -> list[float] | None:
+    if space.name is None:
+        return []
     if isinstance(vector, dict):
         vector = vector.get(space.name)
     if not isinstance(vector, list) or len(vector) != space.size:
         return None
     # A zero vector has no direction.
     return vector if any(vector) or space.metric != "cosine" else None
+
+
+def sparse_of(points: Points, space: Space) -> SparseVectors:
+    """Return the sparse vectors of points; an empty one where there is none."""
+    return _together([_sparse(point.vector, space) for point in points])
+
+
+def _together(vectors: Sequence[models.SparseVector | None]) -> SparseVectors:
+    return SparseVectors.of([one or models.SparseVector(indices=[], values=[]) for one in vectors])
+
+
+def _sparse(vector: Any, space: Space) -> models.SparseVector | None:
+    found = vector.get(space.sparse) if isinstance(vector, dict) and space.sparse is not None else None
+    return found if isinstance(found, models.SparseVector) else None

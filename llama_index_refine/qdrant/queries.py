@@ -21,11 +21,13 @@ class Queries:
     :param space: the vector space.
     :param options: what restricts and steers them.
     :param bare: whether points that are listed or sampled come without their vectors.
+    :param brings: which vectors come back where any do; None for those that are searched.
     """
 
     space: Space
     options: SearchOptions
     bare: bool = False
+    brings: list[str] | None = None
 
     def nearest(
         self,
@@ -87,15 +89,16 @@ class Queries:
         restricted = {"filter": narrowed(self.options.filter, named(ids)), "params": full}
         return self._request(len(ids), **query.telling.fields(self.space, restricted, len(ids)))
 
-    def listed(self, limit: int, condition: Any = None) -> models.QueryRequest:
+    def listed(self, limit: int, condition: Any = None, with_payload: bool = False) -> models.QueryRequest:
         """Ask for points in the order of their ids.
 
         :param limit: the most points.
         :param condition: what they must meet beside the filter.
+        :param with_payload: whether they bring their payload.
         :return: the query.
         """
         admitted = self.options.filter if condition is None else narrowed(self.options.filter, condition)
-        return self._request(limit, with_vector=not self.bare, filter=admitted)
+        return self._request(limit, with_payload, with_vector=not self.bare, filter=admitted)
 
     def sample(self, limit: int) -> models.QueryRequest:
         """Ask for points drawn at random."""
@@ -108,7 +111,7 @@ class Queries:
         return models.QueryRequest(
             limit=limit,
             with_payload=with_payload,
-            with_vector=(self.space.names if self.space.name else True) if with_vector else False,
+            with_vector=(self.brings or self.space.brought) if with_vector else False,
             shard_key=self.options.shard_key,
             **query,
         )

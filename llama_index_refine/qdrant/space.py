@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,27 +32,35 @@ class Numbers(list[Any]):
 class Space:
     """The vector space that is searched.
 
-    :param name: the vector's name, empty where it has none.
-    :param size: its dimension.
+    :param name: the vector's name, empty where it has none; None where no dense vector is searched.
+    :param size: its dimension, 0 where there is none.
     :param metric: the distance.
-    :param sparse: the name of the sparse vector that is searched with it, None for none.
+    :param sparse: the name of the sparse vector that is searched, with it or alone; None for none.
     :param whole: whether Qdrant stores its numbers as integers from 0 to 255.
     :param multivector: whether each document is a matrix of such vectors, compared by MaxSim.
     :param prefetch: the dense vector whose nearest points alone are compared by MaxSim; None for all points.
+    :param idf: whether Qdrant multiplies the sparse query by the terms' inverse document frequencies.
     """
 
-    name: str
+    name: str | None
     size: int
     metric: Metric
     sparse: str | None = None
     whole: bool = False
     multivector: bool = False
     prefetch: Space | None = None
+    idf: bool = False
 
     @property
     def names(self) -> list[str]:
         """The names of the vectors by which documents are refined, empty for the one that has none."""
-        return [self.name, *(self.prefetch.names if self.prefetch else [])]
+        own = [name for name in (self.name, self.sparse) if name is not None]
+        return [*own, *(self.prefetch.names if self.prefetch else [])]
+
+    @property
+    def brought(self) -> list[str] | bool:
+        """What a search brings back of them: all there is, where one has no name by which to ask for it."""
+        return self.names if all(self.names) else True
 
     def query(self, vector: np.ndarray | Tensor) -> models.NearestQuery:
         """Write a query vector as Qdrant reads it.
@@ -73,19 +81,32 @@ class Space:
         return numbers.round().clip(0, 255) if self.whole else numbers
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """Which vectors a retriever wants to search.
+
+    :param name: the vector's name; LlamaIndex's default name stands for the only vector of its kind.
+    :param sparse: the sparse vector's name, likewise; None where texts cannot be encoded for one.
+    :param alone: whether the sparse vector is searched alone.
+    :param both: whether both are.
+    """
+
+    name: str
+    sparse: str | None = None
+    alone: bool = False
+    both: bool = False
+
+
 def read_space(
-    info: models.CollectionInfo,
-    collection: str,
-    wanted: str,
-    sparse: str | None = None,
-    multivector: Multivector | None = None,
+    info: models.CollectionInfo, collection: str, wanted: Wanted, multivector: Multivector | None = None
 ) -> Space:
-    """Find the vector to search in a collection's description.
+    """Find the vectors to search in a collection's description.
+
+    A sparse vector is searched alone where that is wanted, where `wanted.name` is its name, or where there is no other.
 
     :param info: the description.
     :param collection: the collection's name, for the errors.
-    :param wanted: the vector's name; LlamaIndex's default name stands for the only vector of its kind.
-    :param sparse: the sparse vector's name; None where none is searched.
+    :param wanted: the vectors.
     :param multivector: how a multivector is searched; None where none is.
     :return: the space.
     :raises ValueError: no such vector, several of which none was named, or one that cannot be searched in this way.
@@ -94,12 +115,15 @@ def read_space(
     vectors = params.vectors or {}
     named = vectors if isinstance(vectors, dict) else {"": vectors}
     there = _Vectors(collection, named, params.sparse_vectors or {})
-    space = there.space(wanted, "vector_name", multivector is not None)
+    if not wanted.both and multivector is None and (wanted.alone or there.only_sparse(wanted.name)):
+        return there.words(wanted)
+    space = there.space(wanted.name, "vector_name", multivector is not None)
     if multivector is not None and multivector.prefetch is not None:
         space = replace(space, prefetch=there.space(multivector.prefetch, "prefetch_vector_name", False))
-    if sparse is not None:
-        sparse = _choose(sparse, there.sparse, collection)
-    return replace(space, sparse=sparse)
+    if wanted.both:
+        words = there.words(wanted)
+        space = replace(space, sparse=words.sparse, idf=words.idf)
+    return space
 
 
 @dataclass(frozen=True)
@@ -108,12 +132,34 @@ class _Vectors:
 
     :param collection: its name.
     :param named: its vectors by name, empty for the one that has none.
-    :param sparse: the names of its sparse vectors.
+    :param sparse: its sparse vectors by name.
     """
 
     collection: str
     named: Mapping[str, models.VectorParams]
-    sparse: Collection[str]
+    sparse: Mapping[str, models.SparseVectorParams]
+
+    def only_sparse(self, wanted: str) -> bool:
+        """Say whether a vector of that name can only be a sparse one."""
+        return wanted in self.sparse or not (self.named or not self.sparse)
+
+    def words(self, wanted: Wanted) -> Space:
+        """Describe a sparse vector. :raises ValueError: it is not there, or cannot be searched."""
+        if wanted.sparse is None:
+            raise ValueError(
+                f"collection {self.collection!r} has the vectors {self._labels}: to search by a sparse one, give "
+                "sparse_query_fn"
+            )
+        name = wanted.name if wanted.name in self.sparse else wanted.sparse
+        default = name == DEFAULT_SPARSE_VECTOR_NAME
+        if default and len(self.sparse) == 1:
+            (name,) = self.sparse
+        if name not in self.sparse:
+            what = f"there is no sparse {name!r}; set sparse_vector_name"
+            if default:
+                what = "name one with sparse_vector_name" if self.sparse else "none of them is sparse"
+            raise ValueError(f"collection {self.collection!r} has the vectors {self._labels}: {what}")
+        return Space(None, 0, "dot", name, idf=self.sparse[name].modifier == models.Modifier.IDF)
 
     def space(self, wanted: str, argument: str, multivector: bool) -> Space:
         """Describe one vector. :raises ValueError: it is not there, or of another kind."""
@@ -158,15 +204,3 @@ class _Vectors:
 def _is_multivector(params: models.VectorParams) -> bool:
     """Say whether a point has several of these vectors, compared by MaxSim, which is the only way Qdrant knows."""
     return params.multivector_config is not None
-
-
-def _choose(wanted: str, there: Collection[str], collection: str) -> str:
-    """Find the sparse vector of hybrid mode."""
-    if wanted in there:
-        return wanted
-    default = wanted == DEFAULT_SPARSE_VECTOR_NAME
-    if default and len(there) == 1:
-        return next(iter(there))
-    names = ", ".join(map(repr, sorted(there))) or "none"
-    ask = "name one with" if default else f"there is no {wanted!r}; set"
-    raise ValueError(f"collection {collection!r} has, of sparse vectors, {names}: {ask} sparse_vector_name")

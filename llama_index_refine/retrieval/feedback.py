@@ -66,6 +66,7 @@ class Feedback:
     carried: list[Loan] = field(default_factory=list)
     shown: set[PointId] = field(default_factory=set)
     asked: int = 0
+    sent: Query | None = None
     path: list[Any] = field(default_factory=list)
     ahead: Row | None = None
     rounds: int = 0

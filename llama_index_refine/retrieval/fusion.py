@@ -25,6 +25,20 @@ def admitted(found: Found, graded: Found, near: Sequence[bool]) -> list[int]:
     return [at for at, point in enumerate(graded.ids) if near[at] or point in there]
 
 
+def levelled(found: Found, graded: Found, own: Tensor) -> Tensor:
+    """Return the scores of graded documents as Qdrant has them, where rows say only about what Qdrant will.
+
+    :param found: what the second search found.
+    :param graded: the graded documents.
+    :param own: (K,) the similarity of each one's row to the refined query.
+    :return: (K,) the score; of those that were not found, their own, but no better than the last of those found.
+    """
+    scores = dict(zip(found.ids, found.scores, strict=True))
+    least = min(found.scores, default=float("inf"))
+    values = [scores.get(point, min(mine, least)) for point, mine in zip(graded.ids, own.tolist(), strict=True)]
+    return torch.tensor(values, dtype=own.dtype)
+
+
 def fuse(
     found: Found, graded: Found, similarities: Tensor, metric: Metric, limit: int, threshold: float | None = None
 ) -> Ranking:

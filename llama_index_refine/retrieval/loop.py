@@ -26,7 +26,7 @@ from llama_index_refine.refining.trust import Reliability
 from llama_index_refine.retrieval.embedding import Embedding
 from llama_index_refine.retrieval.examples import examples_of
 from llama_index_refine.retrieval.feedback import Feedback, NotRefinedError
-from llama_index_refine.retrieval.fusion import Ranking, admitted, fuse, fuse_ranked
+from llama_index_refine.retrieval.fusion import Ranking, admitted, fuse, fuse_ranked, levelled
 from llama_index_refine.retrieval.grading import Grading, Sheet
 from llama_index_refine.retrieval.lessons import Refining
 from llama_index_refine.retrieval.moving import Moving, shaped
@@ -41,6 +41,8 @@ logger = logging.getLogger(__name__)
 # How far down the refined ranking the documents of a later round may lie. Ids and scores of that many points are some
 # 15 kB; results deeper down concern few users, and a handful of grades cannot chart them.
 DEPTH = 300
+# A document that moves by less, in nats, has not moved.
+UNMOVED = 1e-3
 
 
 @dataclass(frozen=True)
@@ -100,8 +102,10 @@ class FeedbackLoop:
             refinement = Refinement.unmoved(view.row, query.query_str, before)
             refinement.reason = feedback.failed(error)
             logger.warning("Returning the first search's nodes, unrefined: %s", refinement.reason)
+        space, last = (yield from self.collection.space()), feedback.sent if refinement.refined else None
         return replace(
             billed(shaped(refinement, feedback), account),
+            vectors=(last or asked).vectors(space),
             query_str=query.query_str,
             image_path=query.image_path,
             image_folders=self.grading.grader().image_folders,
@@ -138,9 +142,11 @@ class FeedbackLoop:
     def _asked(self, query: QueryBundle) -> Steps[Query]:
         """Put a query into what its first search is for."""
         embedding = query.embedding
-        if embedding is None and self.collection.embeds:
+        if embedding is None and (yield from self.collection.embeds()):
             embedding = yield Step("embed", self.embedding, query)
-        return (yield from self.collection.query(embedding, query))
+        asked = yield from self.collection.query(embedding, query)
+        self.remembering.check(asked)
+        return asked
 
     def _nothing(self, query: QueryBundle) -> Steps[Refinement]:
         space = yield from self.collection.space()
@@ -153,6 +159,7 @@ class FeedbackLoop:
             raise NotRefinedError(f"the first search found {len(shown.ids)} nodes with a vector, and refining needs 2")
         feedback.doing = "drawing the background"
         background = yield from self._background(feedback.view)
+        feedback.view.meet(shown.vectors, background)
         recollection = yield from self.remembering.recall(feedback, self.trust, background)
         settled = yield from self._first_round(feedback, recollection, shown, background)
         left = self.feedback_top_k - sum(shares) - feedback.asked
@@ -177,8 +184,10 @@ class FeedbackLoop:
         limit = self.similarity_top_k
         feedback.doing = "the second search"
         # Every graded document may sink below the last one returned; as many must be at hand to take its place.
-        query = feedback.refined(refinement)
-        found = yield from self.collection.search(query, limit + len(feedback.ids))
+        query = feedback.sent = feedback.refined(refinement)
+        found = before
+        if not _stands(feedback, refinement, query):
+            found = yield from self.collection.search(query, limit + len(feedback.ids))
         ranking = self._fused(feedback, refinement, query, found)
         sources = [feedback.found(), before, found]
         wanted = [point for point, _ in ranking]
@@ -217,11 +226,13 @@ class FeedbackLoop:
         threshold = self.collection.options.score_threshold
         stay = admitted(found, graded, feedback.view.passes(row, documents, threshold))
         graded = replace(graded, ids=[graded.ids[at] for at in stay], nodes=[])
+        own = similarity(torch.as_tensor(row), documents, metric)[stay]
         similarities = torch.as_tensor(refinement.fused)[stay]
         if query.ranks:
-            gains = (similarities - similarity(torch.as_tensor(row), documents, metric)[stay]) / refinement.tau
-            return fuse_ranked(found, graded, gains, self.similarity_top_k)
-        return fuse(found, graded, similarities, metric, self.similarity_top_k, threshold)
+            return fuse_ranked(found, graded, (similarities - own) / refinement.tau, self.similarity_top_k)
+        if not feedback.view.lasts:
+            similarities = similarities - own + levelled(found, graded, own)
+        return fuse(found, graded, similarities, metric, self.similarity_top_k, None if query.fuses else threshold)
 
     def _take_examples(self, feedback: Feedback) -> Steps[None]:
         """Take the query's own examples for graded, as far as the searches may find them."""
@@ -320,6 +331,19 @@ class FeedbackLoop:
         trust = self._moving.share(feedback, final=False)
         step, limit = own_grade * trust**2, self.similarity_top_k
         return gain_of(feedback, refinement, ranking, new, left, step, limit, query.ranks) < SETTLED
+
+
+def _of_one_width(path: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Return rows as wide as the widest: one over few terms is 0 in those that were met later."""
+    widest = max(map(len, path), default=0)
+    return [row if len(row) == widest else np.pad(row, (0, widest - len(row))) for row in path]
+
+
+def _stands(feedback: Feedback, refinement: Refinement, query: Query) -> bool:
+    """Say whether neither the query nor any graded document has moved, so that the first search stands."""
+    row, documents = torch.as_tensor(refinement.vector), torch.as_tensor(refinement.documents)
+    moved = torch.as_tensor(refinement.fused) - similarity(row, documents, feedback.view.metric)
+    return query is feedback.first and bool((moved.abs() <= UNMOVED * refinement.tau).all())
 
 
 def _empty(query: QueryBundle) -> bool:

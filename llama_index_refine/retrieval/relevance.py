@@ -114,6 +114,18 @@ class Calibration:
     collection: QdrantCollection
     trust: Reliability | float
 
+    def check(self) -> Steps[None]:
+        """See that there are similarities of all documents.
+
+        :raises ValueError: a sparse vector is searched.
+        """
+        space = yield from self.collection.space()
+        if space.sparse is not None:
+            raise ValueError(
+                "select and score='probability' need similarities of all documents, and a search by the sparse vector "
+                f"{space.sparse!r} finds those that share a term with the query: search the dense vector alone"
+            )
+
     def evidence(self, refinement: Refinement) -> Steps[Evidence]:
         """Gather what is known after a query was refined.
 
@@ -169,14 +181,16 @@ class Calibration:
         if isinstance(self.trust, Reliability):
             self.trust.count(relevance.numbers, relevance.weights * (1 - relevance.guesser()))
 
-    def scored(self, refinement: Refinement, on_error: Literal["fallback", "raise"]) -> Steps[Refinement]:
-        """Put the probability of relevance in the place of the nodes' scores.
+    def scored(self, steps: Steps[Refinement], on_error: Literal["fallback", "raise"]) -> Steps[Refinement]:
+        """Retrieve, and put the probability of relevance in the place of the nodes' scores.
 
-        :param refinement: what a retrieval found.
+        :param steps: a retrieval.
         :param on_error: whether what fails here raises.
         :return: the same with its nodes in the order of that probability; None for all of them where nothing was
             graded that tells.
         """
+        yield from self.check()
+        refinement = yield from steps
         if not refinement.refined:
             return replace(refinement, nodes=[_scored(entry, None) for entry in refinement.nodes])
         try:

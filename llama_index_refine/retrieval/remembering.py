@@ -85,6 +85,17 @@ class Remembering:
     grader: Callable[[], BaseGrader]
     embed_model: Callable[[], BaseEmbedding]
 
+    def check(self, asked: Query) -> None:
+        """See that a memory can tell queries apart.
+
+        :param asked: what a search is for.
+        :raises ValueError: there is a memory, and no dense vector.
+        """
+        if self.memory is not None and asked.dense is None:
+            raise ValueError(
+                "memory compares queries by their dense vectors, and only a sparse one is searched: leave it out"
+            )
+
     def recall(
         self, feedback: Feedback, trust: Reliability | float, background: Background | None
     ) -> Steps[Recollection]:
@@ -215,7 +226,7 @@ class Remembering:
             grades=tuple(self._given(feedback, earlier, self.memory)),
             time=self.memory.clock(),
             asked=settled,
-            refined=_floats(np.asarray(refinement.vector)),
+            refined=_floats(np.asarray(refinement.vector)) if feedback.view.lasts else None,
             ranking=tuple(same_id(str(point)) for point in found.ids[:RANKING]),
             passed=tuple(
                 sorted(recollection.passed | {same_id(str(point)) for point in recollection.top - feedback.shown})
@@ -290,7 +301,7 @@ class Remembering:
         model = "given with the query" if query.embedding is not None else _model(self.embed_model())
         store = self.collection.store
         filters = f"{self._filters()} {self.collection.options.shard_key!r}"
-        return Scope(store.collection_name, space.name, model, self.grader().memory_fingerprint(), filters)
+        return Scope(store.collection_name, space.name or "", model, self.grader().memory_fingerprint(), filters)
 
     def _filters(self) -> str:
         admitted = self.collection.options.filter

@@ -97,6 +97,7 @@ class Selecting:
         :return: the selection.
         :raises ValueError: an empty collection, or a query that does not fit it.
         """
+        yield from self.calibration.check()
         documents = target.documents(self.loop.feedback_top_k)
         account = Account(self.loop.budget)
         refinement = yield from self.loop.steps(query, account)

@@ -1,7 +1,8 @@
 """Other ways to use the same grades, for measuring beside them.
 
 `base` is what a peer is given and returns; the peers are in `plain`, `rocchio`, `gradient`, `qdrant`, and `generative`,
-which ask an LLM for more than grades. Those of documents that are matrices are in `matrices`.
+which ask an LLM for more than grades. Those of documents that are matrices are in `matrices`, of sparse vectors in
+`words`.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,9 @@ from llama_index_refine.qdrant.space import Space
 from llama_index_refine.qdrant.vectors import Vectors
 from llama_index_refine.similarity import Metric
 
+if TYPE_CHECKING:
+    from llama_index_refine.qdrant.background import Background
+
 Row = NDArray[np.float32]
 
 
@@ -22,6 +25,10 @@ class Query(ABC):
 
     # Whether scores say only in which order points come, and not how near they are.
     ranks = False
+    # Whether it scores every point that has the vectors, whatever it has in common with the query.
+    finds_all = True
+    # Whether a score threshold is for one part of the search, and not for the scores that it returns.
+    fuses = False
 
     @property
     def dense(self) -> Row | None:
@@ -42,6 +49,10 @@ class Query(ABC):
         :param depth: how deep rankings are that become one.
         :return: the fields.
         """
+
+    @abstractmethod
+    def vectors(self, space: Space) -> dict[str, Any]:
+        """Return what it searches for, as Qdrant takes it, by the name of the vector that is searched."""
 
     @abstractmethod
     def view(self, space: Space) -> View:
@@ -71,6 +82,15 @@ class View(ABC):
     distance: Metric
     # Whether what documents have stored is too much to bring for any but those that are graded.
     heavy = False
+    # Whether a row means the same to another query, or later.
+    lasts = True
+
+    def meet(self, shown: Vectors, background: Background | None) -> None:  # noqa: B027
+        """Take in what decides the scale of the rows, before the first of them are made: nothing, as a rule.
+
+        :param shown: the documents that the first search found.
+        :param background: a sample of the collection, None for none.
+        """
 
     @property
     @abstractmethod

@@ -38,6 +38,10 @@ class DenseQuery(Query):
         """Write it. See `Query`."""
         return {"query": space.query(self.vector), "using": space.name or None, **restricted}
 
+    def vectors(self, space: Space) -> dict[str, Any]:
+        """See `Query`."""
+        return {space.name or "": space.stored(self.vector)}
+
     def view(self, space: Space) -> DenseView:
         """See `Query`."""
         return DenseView(self, space)

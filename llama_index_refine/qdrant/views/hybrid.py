@@ -1,31 +1,109 @@
-"""A dense and a sparse vector, whose rankings are fused."""
+"""A dense and a sparse vector, refined as one."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from qdrant_client import models
+from torch import Tensor
 
+from llama_index_refine.qdrant.background import Background
 from llama_index_refine.qdrant.options import Hybrid
 from llama_index_refine.qdrant.space import Space
-from llama_index_refine.qdrant.views.base import Query, Row
-from llama_index_refine.qdrant.views.dense import DenseQuery, DenseView
+from llama_index_refine.qdrant.vectors import SparseVectors, Vectors
+from llama_index_refine.qdrant.views.base import Query, Row, View
+from llama_index_refine.qdrant.views.dense import DenseQuery
+from llama_index_refine.qdrant.views.linear import Linear
+from llama_index_refine.qdrant.views.sparse import unmoved
+from llama_index_refine.qdrant.views.terms import Terms
+from llama_index_refine.similarity import passes
+
+# The dense half's share of the joint similarity where nobody says: a flat optimum over three collections.
+SHARE = 0.8
+# The best of a sum may lie further down in each of its parts.
+DEEPER, LEAST_DEPTH = 2, 200
+
+
+@dataclass(frozen=True)
+class Half:
+    """One of two similarities that are added.
+
+    :param expression: it, weighed, in terms of Qdrant's score.
+    :param sample: (n,) Qdrant's scores of documents drawn at random.
+    :param falls: whether a smaller score is nearer.
+    """
+
+    expression: models.MultExpression
+    sample: NDArray[np.float64]
+    falls: bool = False
+
+    def lowest(self, depth: int, population: int) -> float:
+        """Estimate the lowest score of a ranking, which documents get that are not in it.
+
+        :param depth: how deep it is.
+        :param population: how many documents there are.
+        :return: the score, by a normal distribution as the sample has it; the sample's worst where all are in it.
+        """
+        if not len(self.sample):
+            return 0.0
+        worst = self.sample.max() if self.falls else self.sample.min()
+        if depth >= population:
+            return float(worst)
+        steps = NormalDist().inv_cdf(1 - depth / population) * (-1 if self.falls else 1)
+        value = float(self.sample.mean() + steps * self.sample.std())
+        # Documents that have none of a sparse query's terms score 0, and are in no ranking.
+        return value if self.falls else max(value, float(worst))
+
+
+@dataclass(frozen=True)
+class Sum:
+    """How the scores of two prefetches are added.
+
+    :param halves: the dense one, and the sparse one.
+    :param population: how many documents there are.
+    :param constant: what is added to every score.
+    """
+
+    halves: tuple[Half, Half]
+    population: int
+    constant: float = 0.0
+
+    def query(self, depths: Sequence[int]) -> models.FormulaQuery:
+        """Write it in Qdrant's words, for prefetches of some depths."""
+        halves = self.halves[: len(depths)]
+        lowest = [half.lowest(depth, self.population) for half, depth in zip(halves, depths, strict=True)]
+        return models.FormulaQuery(
+            formula=models.SumExpression(sum=[*(half.expression for half in halves), self.constant]),
+            defaults={f"$score[{at}]": value for at, value in enumerate(lowest)},
+        )
 
 
 @dataclass(frozen=True, eq=False)
 class HybridQuery(Query):
-    """The first of two rankings.
+    """The first of two rankings: fused by rank, or by the sum of their scores where the halves have been refined.
 
     :param near: the dense search.
     :param words: the sparse one's query.
     :param how: how the two become one.
+    :param sum: how scores are added, None for fusing.
     """
 
     near: DenseQuery
     words: models.SparseVector
     how: Hybrid
-    ranks = True
+    sum: Sum | None = None
+    fuses = True
+
+    @property
+    def ranks(self) -> bool:  # type: ignore[override]
+        """Whether scores say only in which order points come."""
+        return self.sum is None
 
     @property
     def dense(self) -> Row:
@@ -39,13 +117,23 @@ class HybridQuery(Query):
 
     def fields(self, space: Space, restricted: dict[str, Any], depth: int) -> dict[str, Any]:
         """Write both as prefetches. See `Query`."""
+        if self.sum is not None:
+            depth = max(DEEPER * depth, LEAST_DEPTH)
+        depths = [depth, self.how.sparse_top_k or depth]
         prefetch = [models.Prefetch(**self.near.fields(space, restricted, depth), limit=depth)]
-        if not self.words.indices:
+        if not self.words.indices and self.sum is None:
             return {"prefetch": prefetch, "query": models.FusionQuery(fusion=models.Fusion.RRF)}
-        # A score threshold is the dense search's.
-        sparse = {**restricted, "score_threshold": None, "limit": self.how.sparse_top_k or depth}
-        prefetch.append(models.Prefetch(query=self.words, using=space.sparse, **sparse))
-        return {"prefetch": prefetch, "query": self.how.query()}
+        if not self.words.indices:
+            depths = depths[:1]
+        else:
+            # A score threshold is the dense search's.
+            sparse = {**restricted, "score_threshold": None, "limit": depths[1]}
+            prefetch.append(models.Prefetch(query=self.words, using=space.sparse, **sparse))
+        return {"prefetch": prefetch, "query": self.sum.query(depths) if self.sum else self.how.query()}
+
+    def vectors(self, space: Space) -> dict[str, Any]:
+        """See `Query`."""
+        return {**self.near.vectors(space), space.sparse or "": self.words}
 
     def view(self, space: Space) -> HybridView:
         """See `Query`."""
@@ -56,17 +144,100 @@ class HybridQuery(Query):
         return self.near.misfit(space)
 
 
-class HybridView(DenseView):
-    """Rows are the stored dense vectors, and the words stay as they are.
+class HybridView(View):
+    """Rows are both vectors side by side, so that their inner products are a sum of two similarities.
+
+    Each similarity is in units of its own scatter over the collection, times its share; and each half of the rows is at
+    a scale at which documents are as far apart as in the other one, again but for the share. So one convex problem
+    moves both queries, and neither vector's unit counts.
 
     :param first: the first query.
     :param space: what is searched.
     """
 
+    metric = distance = "dot"
+    lasts = False
+
     def __init__(self, first: HybridQuery, space: Space) -> None:
-        super().__init__(first.near, space)
-        self._whole = first
+        self._first = first
+        self._space = space
+        self._linear = Linear(first.dense, space.metric)
+        self._terms = Terms(first.words, space.idf)
+        alpha = first.how.alpha
+        self._share = SHARE if alpha is None else alpha
+        # What rows, and what queries are multiplied by: dense and sparse.
+        self._of_rows = self._of_queries = (1.0, 1.0)
+        self._sample = torch.empty(0, self._linear.width)
+        self._population = 0
+
+    def meet(self, shown: Vectors, background: Background | None) -> None:
+        """See `View`."""
+        others = background.vectors if background else Vectors.none()
+        self._population = background.population if background else len(shown)
+        self._linear.meet(torch.cat([shown.dense, others.dense]) if len(others) else shown.dense)
+        self._terms.meet(background.words if background else None)
+        near, rest = (self._linear.rows(vectors.dense) for vectors in (shown, others))
+        words, more = self._terms.rows(*(_sparse(vectors) for vectors in (shown, others)))
+        self._sample = rest if len(rest) > 1 else near
+        sample, found = self._terms.sample(self._first.words), (words @ torch.as_tensor(self._terms.row)).numpy()
+        if sample is None or not len(sample):
+            sample = found
+        # Words so rare that no document drawn has them: half a document more than there are.
+        least = found.max(initial=0.0) * np.sqrt(0.5 / (len(sample) + 1))
+        scatter = float((self._sample @ self._linear.row).std(unbiased=False)), max(float(sample.std()), float(least))
+        spread = _spread(torch.cat([near, rest])), _spread(torch.cat([words, more]))
+        shares = self._share, 1 - self._share
+        self._of_rows = tuple(np.sqrt(share) / wide for share, wide in zip(shares, spread, strict=True))
+        self._of_queries = tuple(
+            np.sqrt(share) * wide / (unit or 1.0) for share, wide, unit in zip(shares, spread, scatter, strict=True)
+        )
+
+    @property
+    def row(self) -> Row:
+        """(r + t,) both queries."""
+        near, words = self._of_queries
+        row: Row = np.r_[np.asarray(self._linear.row) * near, self._terms.row * words].astype(np.float32)
+        return row
+
+    def rows(self, *some: Vectors) -> list[Tensor]:
+        """Return both vectors side by side."""
+        near, words = self._of_rows
+        sparse = self._terms.rows(*map(_sparse, some))
+        return [
+            torch.cat([self._linear.rows(vectors.dense) * near, rows * words], dim=-1)
+            for vectors, rows in zip(some, sparse, strict=True)
+        ]
 
     def refined(self, row: Row, ahead: Row | None = None) -> Query:
-        """Return the query for a vector and the same words."""
-        return replace(self._whole, near=DenseQuery(row))
+        """Return both queries with the sum of their scores; the first query where nothing has moved."""
+        if unmoved(row, self.row):
+            return self._first
+        near, words = self._near(row), row[self._linear.width :]
+        query = self._terms.query(words)
+        weight = self._of_rows[0] * self._linear.length(near)
+        scores = self._linear.scores(near, self._sample).double().numpy()
+        dense = Half(self._linear.expression("$score[0]", weight), scores, self._space.metric == "euclid")
+        expression = models.MultExpression(mult=[self._of_rows[1], "$score[1]"])
+        sample = self._terms.sample(query)
+        sparse = Half(expression, np.empty(0) if sample is None else sample)
+        total = Sum((dense, sparse), self._population, weight * self._linear.constant(near))
+        return HybridQuery(DenseQuery(self._linear.vector(near)), query, self._first.how, total)
+
+    def passes(self, row: Row, rows: Tensor, threshold: float | None) -> list[bool]:
+        """Compare the dense half. See `View`."""
+        scores = self._linear.scores(self._near(row), rows[:, : self._linear.width] / (self._of_rows[0] or 1.0))
+        admitted: list[bool] = passes(scores, threshold, self._space.metric).tolist()
+        return admitted
+
+    def _near(self, row: Row) -> Tensor:
+        """Return the dense half; one that counts for nothing has no direction any more, and stays the first query's."""
+        return torch.as_tensor(row[: self._linear.width]) if self._share else self._linear.row
+
+
+def _sparse(vectors: Vectors) -> SparseVectors:
+    return vectors.sparse or SparseVectors.of([])
+
+
+def _spread(rows: Tensor) -> float:
+    """Return the root mean square distance from the mean, 1 where there is none."""
+    return float((rows - rows.mean(0)).square().sum(-1).mean().sqrt()) or 1.0

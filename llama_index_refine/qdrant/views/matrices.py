@@ -48,6 +48,11 @@ class MatrixQuery(Query):
         whole = {name: restricted.get(name) for name in ("params", "score_threshold")}
         return {**comparing, **whole, "prefetch": prefetch}
 
+    def vectors(self, space: Space) -> dict[str, Any]:
+        """See `Query`."""
+        ahead = self.near.vectors(space.prefetch) if self.near is not None and space.prefetch is not None else {}
+        return {space.name or "": space.stored(self.matrix), **ahead}
+
     def view(self, space: Space) -> MatrixView:
         """See `Query`."""
         return MatrixView(self, space)
