@@ -151,9 +151,9 @@ class RefinedRetriever(Selects, Judges, BaseRetriever):
         hybrid = read_hybrid(vector_store, mode, alpha, sparse_top_k, hybrid_top_k, kwargs)
         depth = kwargs.get("prefetch_limit")
         multivector = read_multivector(multivector_query_fn, prefetch_vector_name, hybrid is not None, depth)
-        check_together(hybrid, multivector, score, memory, refiner)
+        alone = mode == VectorStoreQueryMode.SPARSE
+        check_together(hybrid, alone, multivector, score, memory, refiner)
         self.score = score
-        alone = VectorStoreQueryMode(mode) == VectorStoreQueryMode.SPARSE
         options = read_options(vector_store, filters, node_ids, doc_ids, hybrid, kwargs, multivector, alone)
         self._collection = QdrantCollection(vector_store, options, background_size)
         self._embedding = Embedding(lambda: self.embed_model)

@@ -11,6 +11,7 @@ from llama_index_refine.memory.memory import RefinementMemory
 from llama_index_refine.qdrant.multivector import Multivector
 from llama_index_refine.qdrant.options import Hybrid
 from llama_index_refine.refining.base import BaseRefiner
+from llama_index_refine.retrieval.remembering import NO_MEMORY
 
 _LEAST = {"feedback_top_k": 2, "rounds": 1, "background_size": 0}
 
@@ -49,6 +50,7 @@ def check_parts(vector_store: Any, grader: Any, memory: Any) -> None:
 
 def check_together(
     hybrid: Hybrid | None,
+    sparse_alone: bool,
     multivector: Multivector | None,
     score: str,
     memory: RefinementMemory | None,
@@ -57,14 +59,23 @@ def check_together(
     """See that arguments do not exclude each other.
 
     :param hybrid: how a sparse search takes part.
+    :param sparse_alone: whether there is no other.
     :param multivector: how documents that are matrices are searched.
     :param score: what the nodes' scores are.
     :param memory: what past queries have taught.
     :param refiner: how the query moves.
     :raises ValueError: two of them do.
     """
-    if hybrid is not None and score == "probability":
-        raise ValueError("score='probability' needs similarities, and vector_store_query_mode='hybrid' fuses ranks")
+    mode = "hybrid" if hybrid is not None else "sparse"
+    if (hybrid is not None or sparse_alone) and score == "probability":
+        raise ValueError(
+            "score='probability' needs similarities of all documents, and a search in "
+            f"vector_store_query_mode={mode!r} finds some"
+        )
+    if sparse_alone and memory is not None:
+        raise ValueError(NO_MEMORY)
+    if sparse_alone and multivector is not None:
+        raise ValueError("multivector_query_fn compares by MaxSim alone: leave out vector_store_query_mode='sparse'")
     if multivector is None:
         return
     if score == "probability":

@@ -333,12 +333,6 @@ class FeedbackLoop:
         return gain_of(feedback, refinement, ranking, new, left, step, limit, query.ranks) < SETTLED
 
 
-def _of_one_width(path: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Return rows as wide as the widest: one over few terms is 0 in those that were met later."""
-    widest = max(map(len, path), default=0)
-    return [row if len(row) == widest else np.pad(row, (0, widest - len(row))) for row in path]
-
-
 def _stands(feedback: Feedback, refinement: Refinement, query: Query) -> bool:
     """Say whether neither the query nor any graded document has moved, so that the first search stands."""
     row, documents = torch.as_tensor(refinement.vector), torch.as_tensor(refinement.documents)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -131,7 +132,7 @@ def shaped(refinement: Refinement, feedback: Feedback) -> Refinement:
     :return: the same for whoever asked.
     """
     view = feedback.view
-    refinement = replace(refinement, path=feedback.path, prefetch_vector=feedback.ahead)
+    refinement = replace(refinement, path=_of_one_width(feedback.path), prefetch_vector=feedback.ahead)
     if len(view.shape) == 1:
         return refinement
 
@@ -147,3 +148,9 @@ def shaped(refinement: Refinement, feedback: Feedback) -> Refinement:
         path=[cut(row) for row in refinement.path],
         metric=view.distance,
     )
+
+
+def _of_one_width(path: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Return rows as wide as the widest: one over few terms is 0 in those that were met later."""
+    widest = max(map(len, path), default=0)
+    return [row if len(row) == widest else np.pad(row, (0, widest - len(row))) for row in path]

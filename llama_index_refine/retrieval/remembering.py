@@ -31,6 +31,8 @@ from llama_index_refine.steps import Steps
 
 logger = logging.getLogger(__name__)
 
+NO_MEMORY = "memory compares queries by their dense vectors, and only a sparse one is searched: leave it out"
+
 # An embedding that differs by more, in cosine, is another model's.
 SAME_VECTOR = 0.999
 # The share of that in which a document that was not there is new.
@@ -92,9 +94,7 @@ class Remembering:
         :raises ValueError: there is a memory, and no dense vector.
         """
         if self.memory is not None and asked.dense is None:
-            raise ValueError(
-                "memory compares queries by their dense vectors, and only a sparse one is searched: leave it out"
-            )
+            raise ValueError(NO_MEMORY)
 
     def recall(
         self, feedback: Feedback, trust: Reliability | float, background: Background | None
@@ -159,7 +159,7 @@ class Remembering:
         same = recollection.same
         recollection.top = {*shown.ids}
         new = feedback.new(shown)
-        if same is None or same.refined is None or not settled:
+        if same is None or not settled:
             room = limit - feedback.asked
             if recollection.similar:
                 room = min(room, max(2, round(TO_COMPARE * limit) - feedback.asked))
@@ -169,6 +169,8 @@ class Remembering:
         passed = {*same.passed} - recollection.gone
         recollection.passed = {*same.passed}
         new = new.at([at for at, point in enumerate(new.ids) if same_id(str(point)) not in passed])
+        if same.refined is None:
+            return new.at(range(min(limit, len(new.ids))))
         # What was just behind the last one is no news.
         front = max(1, round(FRONT * len(same.ranking)))
         ranking = yield from self.collection.rank(feedback.view.refined(same.refined), front)

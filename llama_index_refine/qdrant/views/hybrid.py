@@ -155,12 +155,13 @@ class HybridView(View):
     :param space: what is searched.
     """
 
-    metric = distance = "dot"
+    metric = "dot"
     lasts = False
 
     def __init__(self, first: HybridQuery, space: Space) -> None:
         self._first = first
         self._space = space
+        self.distance = space.metric
         self._linear = Linear(first.dense, space.metric)
         self._terms = Terms(first.words, space.idf)
         alpha = first.how.alpha
