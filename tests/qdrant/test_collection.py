@@ -324,9 +324,13 @@ def test_refining_does_not_lose_keyword_matches(place):
     encode = lambda texts: ([[107]] * len(texts), [[5.0]] * len(texts))  # noqa: E731
     hybrid = {**HYBRID, "sparse_query_fn": encode}
     refined = retriever(place, name, **hybrid, feedback_top_k=4, rounds=1)
-    query = QueryBundle("4", embedding=question(4).embedding)
-    assert "7" in [entry.node.node_id for entry in refined.refine(query).nodes_before]
-    assert "7" in [entry.node.node_id for entry in refined.retrieve(query)]
+    wanted = QueryBundle("2", embedding=question(4).embedding)
+    assert "7" in [entry.node.node_id for entry in refined.refine(wanted).nodes_before]
+    assert "7" in [entry.node.node_id for entry in refined.retrieve(wanted)]
+    # Unless the teacher says that the word is not what was meant.
+    unwanted = refined.refine(QueryBundle("4", embedding=question(4).embedding))
+    assert unwanted.grade_of["7"] == 0
+    assert 107 not in unwanted.vectors["words"].indices
 
 
 def test_hybrid_leaves_grades_that_would_change_nothing(place):
@@ -415,7 +419,8 @@ def test_one_bad_query_in_a_batch_fails_alone(place):
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"vector_store_query_mode": "sparse"}, "'sparse' has no single dense ranking to refine"),
+        ({"vector_store_query_mode": "mmr"}, "'mmr' has no ranking that can be refined"),
+        ({"vector_store_query_mode": "sparse"}, "needs sparse vectors"),
         ({"vector_store_query_mode": "hybrid"}, "needs sparse vectors"),
         ({"alpha": 0.5}, "alpha has no effect without vector_store_query_mode='hybrid'"),
         ({**HYBRID, "alpha": 1.5}, r"alpha must be in \[0, 1\], got 1.5"),

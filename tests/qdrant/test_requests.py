@@ -66,15 +66,20 @@ def test_where_plenty_is_relevant_a_deep_ranking_brings_ids_and_scores_alone(qdr
     assert not ranking["with_payload"]
 
 
-def test_what_has_been_seen_takes_part_in_fused_rankings(qdrant_server):
+def test_what_has_been_seen_is_left_out_where_the_scores_of_both_halves_are_added(qdrant_server):
     sparse = {"words": models.SparseVectorParams()}
     qdrant_server.storage.create_collection("c", {"dense": COSINE}, sparse_vectors_config=sparse)
     qdrant_server.storage.upsert("c", points("dense", sparse="words"))
     client = QdrantClient(url=qdrant_server.url, check_compatibility=False)
     hybrid = {"vector_store_query_mode": "hybrid", "sparse_query_fn": sparse_query}
-    _, (following,), _ = asked(qdrant_server, retriever(client, Sparing(), **hybrid))
-    assert following["limit"] == 20
-    assert not following.get("filter")
+    _, (following,), (last,) = asked(qdrant_server, retriever(client, Sparing(), **hybrid))
+    assert following["limit"] == 10
+    for half in following["prefetch"]:
+        (seen,) = half["filter"]["must_not"]
+        assert len(seen["has_id"]) == 10
+    for search in (following, last):
+        assert [half["using"] for half in search["prefetch"]] == ["dense", "words"]
+        assert {*search["query"]["defaults"]} == {"$score[0]", "$score[1]"}
 
 
 def test_a_filter_holds_beside_what_has_been_seen(qdrant_server, client):
