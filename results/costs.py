@@ -3,8 +3,9 @@
     python -m results.costs --before PATH_OF_ANOTHER_CHECKOUT
 
 Run alone on a machine with two free cores: one for the server, one for the queries. The servers are those of the
-tests; QDRANT_BINARY, where it names Qdrant's executable, adds a real one. The teacher answers at once, by labels. Each
-time is the tenth percentile of all queries; both checkouts take turns, so that a slow moment counts for both.
+tests, with Edge for their storage, as local mode's filters look at every point in Python, which no server does;
+QDRANT_BINARY, where it names Qdrant's executable, adds a real one. The teacher answers at once, by labels. Each time is
+the tenth percentile of all queries; both checkouts take turns, so that a slow moment counts for both.
 """
 
 from __future__ import annotations
@@ -102,9 +103,8 @@ class Counting:
         return counted
 
 
-def measure(client: Any, size: int, count: int, rounds: int) -> dict[str, Any]:
+def measure(client: Any, calls: Counting, size: int, count: int, rounds: int) -> dict[str, Any]:
     """Time plain and refined queries in turn. Runs in a process of its own, with the package of its PYTHONPATH."""
-    calls = Counting(client)
     store = open_store(client, NAME, "text")
     embed_model = MockEmbedding(embed_dim=SIZE)
     plain = VectorStoreIndex.from_vector_store(store, embed_model).as_retriever(similarity_top_k=10)
@@ -142,15 +142,19 @@ def client_of(place: str, address: str, size: int) -> Any:
     if place in (GRPC, REAL_GRPC):
         port = int(address.rsplit(":", 1)[-1])
         return QdrantClient(url="http://127.0.0.1", grpc_port=port, prefer_grpc=True, check_compatibility=False)
-    if place == LOCAL:
-        client: Any = QdrantClient(":memory:")
-    else:
-        from llama_index_refine.qdrant.edge import EdgeClient
-
-        client = EdgeClient(tempfile.mkdtemp())
-    fill(client, size)
     if place == EDGE:
-        client.optimize(NAME)
+        return on_edge(size)
+    client = QdrantClient(":memory:")
+    fill(client, size)
+    return client
+
+
+def on_edge(size: int) -> Any:
+    from llama_index_refine.qdrant.edge import EdgeClient
+
+    client = EdgeClient(tempfile.mkdtemp())
+    fill(client, size)
+    client.optimize(NAME)
     return client
 
 
@@ -166,7 +170,7 @@ def serve(place: str, size: int) -> None:
 
         server = QdrantGrpcServer().start()
         address = f"http://127.0.0.1:{server.port}"
-    fill(server.storage, size)
+    server.storage = on_edge(size)
     print(address, flush=True)
     sys.stdin.read()
     server.stop()
@@ -193,9 +197,11 @@ def serving(place: str, size: int) -> Iterator[str]:
             server.stop()
 
 
-def in_a_process(checkout: Path, place: str, address: str, options: argparse.Namespace, rounds: int) -> dict[str, Any]:
+def in_a_process(checkout: Path, place: str, address: str, options: argparse.Namespace) -> dict[str, Any]:
+    """What `measure` returns, by the number of rounds."""
     command = [sys.executable, str(Path(__file__).resolve()), "--measure", place, "--address", address]
-    command += ["--points", str(options.points), "--queries", str(options.queries), "--rounds", str(rounds)]
+    command += ["--points", str(options.points), "--queries", str(options.queries)]
+    command += ["--rounds", *map(str, options.rounds)]
     environment = os.environ | {"PYTHONPATH": str(checkout.resolve()), "OMP_NUM_THREADS": "1"}
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if ran.returncode:
@@ -209,24 +215,25 @@ def compare(options: argparse.Namespace) -> list[str]:
     rows = []
     for place in options.places or places:
         with serving(place, options.points) as address:
-            for rounds in options.rounds:
-                runs: dict[str, list[dict[str, Any]]] = {"before": [], "after": []}
-                for _ in range(options.turns):
-                    for name, checkout in (("before", options.before), ("after", ROOT)):
-                        runs[name].append(in_a_process(checkout, place, address, options, rounds))
-                rows += [row(place, rounds, kind, runs) for kind in KINDS]
+            runs: dict[str, list[dict[str, Any]]] = {"before": [], "after": []}
+            for _ in range(options.turns):
+                for name, checkout in (("before", options.before), ("after", ROOT)):
+                    runs[name].append(in_a_process(checkout, place, address, options))
+            for rounds in map(str, options.rounds):
+                of_these = {name: [run[rounds] for run in some] for name, some in runs.items()}
+                rows += [row(place, rounds, kind, of_these) for kind in KINDS]
                 print("\n".join(rows[-len(KINDS) :]), flush=True)
     return rows
 
 
-def row(place: str, rounds: int, kind: str, runs: dict[str, list[dict[str, Any]]]) -> str:
+def row(place: str, rounds: str, kind: str, runs: dict[str, list[dict[str, Any]]]) -> str:
     def middle(name: str, what: str) -> float:
         return statistics.median(run[kind][what] for run in runs[name])
 
     def over(name: str, what: str) -> float:
         return statistics.median(run[kind][f"refined{what}"] - run[kind][f"plain{what}"] for run in runs[name])
 
-    cells = [place, str(rounds), kind]
+    cells = [place, rounds, kind]
     cells += [f"{middle(name, what):.2f}" for what in ("requests", "searches") for name in ("before", "after")]
     plain = statistics.median(run[kind]["plain"] for name in runs for run in runs[name])
     cells += [f"{over('before', '') / plain:.1f}", f"{over('after', '') / plain:.1f}"]
@@ -250,7 +257,9 @@ def main() -> None:
         return serve(options.serve, options.points)
     if options.measure:
         client = client_of(options.measure, options.address, options.points)
-        print(json.dumps(measure(client, options.points, options.queries, *options.rounds)))
+        calls = Counting(client)
+        found = {rounds: measure(client, calls, options.points, options.queries, rounds) for rounds in options.rounds}
+        print(json.dumps(found))
         return None
     rows = compare(options)
     if options.out:

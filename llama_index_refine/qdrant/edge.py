@@ -41,6 +41,7 @@ OPTIMIZERS = {
     "default_segment_number": 0,
     "flush_interval_sec": 5,
 }
+WAL = {"wal_capacity_mb": 32, "wal_segments_ahead": 0}
 UPLOAD = 1000
 
 
@@ -135,6 +136,7 @@ class EdgeClient:
                     "params": params,
                     "hnsw_config": {**HNSW, **(config.get("hnsw_config") or {})},
                     "optimizer_config": OPTIMIZERS,
+                    "wal_config": WAL,
                     "quantization_config": config.get("quantization_config"),
                 },
             }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, overload
@@ -117,6 +117,9 @@ class ReadNodes(Sequence[BaseNode]):
     def __len__(self) -> int:
         return len(self._points)
 
+    def __iter__(self) -> Iterator[BaseNode]:
+        return (self[place] for place in range(len(self._points)))
+
     @overload
     def __getitem__(self, at: int) -> BaseNode: ...
     @overload
@@ -125,9 +128,10 @@ class ReadNodes(Sequence[BaseNode]):
         if isinstance(at, slice):
             return [self[place] for place in range(len(self))[at]]
         point = self._points[at]
-        if point.id not in self._seen:
-            self._seen[point.id] = self._reader.node(point)
-        return self._seen[point.id]
+        node = self._seen.get(point.id)
+        if node is None:
+            node = self._seen[point.id] = self._reader.node(point)
+        return node
 
 
 @dataclass(frozen=True)

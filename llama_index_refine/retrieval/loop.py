@@ -253,6 +253,8 @@ class FeedbackLoop:
     def _with_judged(self, feedback: Feedback, shown: Found) -> Steps[Found]:
         """Put the nodes that people have judged, wherever they rank, in the place of the last others shown."""
         judged = {same_id(node_id): node_id for node_id in self.grading.grader().judged(feedback.query)}
+        if not judged:
+            return shown
         names = [same_id(node.node_id) for node in shown.nodes]
         others = [at for at, name in enumerate(names) if name not in judged]
         room = self.feedback_top_k - (len(names) - len(others))

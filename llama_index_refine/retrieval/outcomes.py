@@ -19,7 +19,8 @@ def result_of(outcome: Outcome) -> Refinement:
     :return: the refinement.
     :raises Exception: what ended the retrieval.
     """
-    refinement: Refinement = replace(finished(outcome), timings=outcome.seconds)
+    refinement: Refinement = finished(outcome)
+    refinement.timings = outcome.seconds
     tell(lambda: RefinementEvent.of(refinement))
     return refinement
 
