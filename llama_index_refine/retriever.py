@@ -64,7 +64,8 @@ class RefinedRetriever(Selects, Judges, BaseRetriever):
     :param rounds: how many times the teacher is asked. More rounds choose better what is graded; each costs the time of
         one more wave of LLM calls and one more search.
     :param early_stop: whether to leave the rounds that would hardly change the nodes returned, which saves a quarter
-        to a third of the calls. It is told of lists of at most feedback_top_k nodes; longer ones get all their grades.
+        to a third of the calls. It is told of lists of at most feedback_top_k nodes; longer ones get all their grades,
+        and so do the first five queries of a teacher.
     :param background_size: background vectors to refine against, 0 for none.
     :param budget: the most that grading one query may cost.
     :param refiner: how the query moves; None for a `QueryRefiner` in the collection's distance.

@@ -1,10 +1,11 @@
 """How many grades a query needs: early stopping beside fixed numbers of grades, on the first ten results.
 
-    python -m results.early_stop data/argkp_item data/argkp data/cranfield data/cranfield_item data/clinc150 \
-        data/banking77 --out results/early_stop.md
+    python -m results.early_stop data/argkp_item data/argkp_item:e5 data/argkp data/argkp:e5 data/cranfield \
+        data/cranfield:e5 data/cranfield_item data/clinc150 data/banking77 --out results/early_stop.md
 
-Each row is the mean over the collections: grades asked for, and the gain in nDCG@10 over the first search, as a share
-of what all twenty grades gain. The retriever is kept for all queries of a collection, as an application would keep it.
+A folder may carry the name of its vectors. Each row is the mean over the collections: grades asked for, and the gain in
+nDCG@10 over the first search, as a share of what all twenty grades gain. The retriever is kept for all queries of a
+collection, as an application would keep it.
 """
 
 from __future__ import annotations
@@ -64,26 +65,30 @@ def measure(corpus: Corpus, store: Any, teacher: BaseGrader, options: dict[str, 
 def main() -> None:
     """Measure and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", nargs="+", type=Path)
+    parser.add_argument("data", nargs="+")
     parser.add_argument("--embed-model", default="minilm")
     parser.add_argument("--max-queries", type=int, default=40)
+    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS), help="'all 20' among them")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     rows: dict[tuple[str, str], list[dict[str, float]]] = {}
-    for folder in args.data:
-        dataset = load_folder(folder)
-        corpus = read_vectors(dataset, args.embed_model, dataset.sample(args.max_queries, 1))
+    for name_of_data in args.data:
+        folder, _, model = name_of_data.partition(":")
+        dataset = load_folder(Path(folder))
+        corpus = read_vectors(dataset, model or args.embed_model, dataset.sample(args.max_queries, 1))
         store = corpus.store()
         for teacher in TEACHERS:
-            for name, options in SETTINGS.items():
-                measured = measure(corpus, store, make_teacher(teacher, dataset), options)
+            for name in args.settings:
+                measured = measure(corpus, store, make_teacher(teacher, dataset), SETTINGS[name])
                 rows.setdefault((teacher, name), []).append(measured)
-                print(folder.name, teacher, name, {key: round(value, 3) for key, value in measured.items()}, flush=True)
+                print(
+                    name_of_data, teacher, name, {key: round(value, 3) for key, value in measured.items()}, flush=True
+                )
     lines = [
         "# How many grades a query needs",
         "",
-        f"`python -m results.early_stop {' '.join(f'data/{folder.name}' for folder in args.data)}`: "
-        f"{args.max_queries} queries a collection, {args.embed_model} vectors, "
+        f"`python -m results.early_stop {' '.join(f'data/{Path(name).name}' for name in args.data)}`: "
+        f"{args.max_queries} queries a collection, {args.embed_model} vectors where no others are named, "
         f"means over {len(args.data)} collections; {platform.system()}, {platform.machine()}, "
         f"Python {platform.python_version()}.",
         "",

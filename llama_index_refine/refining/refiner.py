@@ -141,7 +141,7 @@ class QueryRefiner(BaseRefiner):
         count = unseen.shape[1]
         grades = problem.grades[:, :count]
         verdict = 2 * grades - 1
-        weight = np.where(verdict > 0, _rarity(grades.mean(-1))[:, None], 1.0)
+        weight = np.where(verdict > 0, rarity(grades.mean(-1))[:, None], 1.0)
         own = unseen + problem.trust[:, :count] ** 2 * self.own_grade * weight * verdict
         kept = own + np.abs(verdict) * (fitted - own)
         return np.where(verdict > 0, np.maximum(own, kept), np.minimum(own, kept))
@@ -162,7 +162,11 @@ def _prior(signal: Array, mean: Array) -> Array:
     return nats.clip(LEAST_PRIOR, MOST_PRIOR)
 
 
-def _rarity(mean: Array) -> Array:
-    """(B,) how many times as much a yes counts, from the mean grade."""
+def rarity(mean: Array) -> Array:
+    """Say how many times as much a yes counts where yeses are rare.
+
+    :param mean: (B,) mean grades.
+    :return: (B,) from 1 to 4.
+    """
     times: Array = 1 + OF_YES * np.log(USUAL_MEAN / np.maximum(mean, TINY))
     return times.clip(1, MOST_YES)

@@ -7,21 +7,28 @@ from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
 
-# The gain below which more grades are not worth their calls, as a share of what the list is worth. Chosen on six
+# The gain of a call, as a share of what the list is worth, below which calls are not worth it. Chosen on nine
 # collections with one to a hundred relevant documents a query; results/early_stop.md has what it keeps.
-SETTLED = 0.08
+WORTH = 0.011
 # How much the regression's slope is drawn to the student's, 1, and its intercept to the mean grade.
 RIDGE = 1.0, 0.1
 STEPS, TOLERANCE = 25, 1e-6
 
 
 def expected_gain(
-    placed: ArrayLike, fitted: ArrayLike, grades: ArrayLike, others: ArrayLike, next_ones: int, step: float, limit: int
+    placed: ArrayLike,
+    fitted: ArrayLike,
+    grades: ArrayLike,
+    others: ArrayLike,
+    next_ones: int,
+    steps: tuple[float, float],
+    doubt: float,
+    limit: int,
 ) -> float:
     """Say how much the list's discounted cumulative gain (DCG) would grow, could the next documents be graded.
 
     How likely each is relevant follows from a logistic regression of the grades on where the refined query puts the
-    graded documents. Graded relevant, a document moves up by `step`; graded irrelevant, down by as much; what it passes
+    graded documents. Graded relevant, a document moves up by a step; graded irrelevant, down by another; what it passes
     moves the other way. Nothing is said of what its grade teaches about others.
 
     :param placed: (K,) where the graded documents stand in the list, their own grades weighed in, in nats.
@@ -29,7 +36,8 @@ def expected_gain(
     :param grades: (K,) in [0, 1].
     :param others: (n,) where the other documents stand, best first.
     :param next_ones: how many of these, the first ones, might be graded.
-    :param step: nats by which its own grade moves a document, for a teacher as certain as this one.
+    :param steps: nats by which its own grade moves a document up, and down, for a teacher as certain as this one.
+    :param doubt: the probability that a grade is wrong, by what the teacher itself says, in [0, 0.5].
     :param limit: how many documents are returned.
     :return: the growth, as a share of the best DCG of documents that are relevant with these probabilities.
     """
@@ -47,10 +55,14 @@ def expected_gain(
     passed = np.r_[0.0, np.cumsum(relevance[1:] * one_place)]
     gain = 0.0
     for place, chance in zip(rest[:next_ones], chances[:next_ones], strict=False):
-        here, above, below = (int((places > place + moved).sum()) for moved in (0.0, step, -step))
-        up = discount[above] - discount[here] - (lost[here] - lost[above])
-        down = passed[max(below - 1, here)] - passed[here]
-        gain += chance * max(up, 0.0) + (1 - chance) * down
+        here, above, below = (int((places > place + moved).sum()) for moved in (0.0, steps[0], -steps[1]))
+        last = max(below - 1, here)
+        # Of its own discount, and of what it passes.
+        up, down = discount[above] - discount[here], discount[last] - discount[here]
+        costs, leaves = lost[here] - lost[above], passed[last] - passed[here]
+        right = chance * max(up - costs, 0.0) + (1 - chance) * leaves
+        wrong = chance * (down + leaves) - (1 - chance) * costs
+        gain += (1 - doubt) * right + doubt * wrong
     return float(gain / best) if best > 0 else 0.0
 
 

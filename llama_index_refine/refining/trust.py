@@ -42,6 +42,8 @@ AGREEMENT = 0.3
 PERMUTATIONS = 256
 # The least that a teacher's odds are lowered to for saying itself that it knows little.
 LEAST_CLAIM = 0.25
+# A teacher is known after five queries; a little of each is forgotten.
+WATCHED = 4.5
 # Grades that differ by less are alike.
 ALIKE = 1e-6
 
@@ -211,6 +213,11 @@ class Reliability:
         arrays = [np.asarray(values, dtype=np.float64) for values in (documents, grades, similarities)]
         with self._lock:
             return self.belief.after(*arrays).trust()
+
+    def known(self) -> bool:
+        """Say whether enough was seen of the teacher to go by a part of a query's grades."""
+        with self._lock:
+            return self.belief.queries >= WATCHED
 
     def signal(self) -> float:
         """Say how well the vectors explain the teacher's grades so far: a signal-to-noise ratio, 0.1 to 3."""

@@ -21,7 +21,7 @@ from llama_index_refine.qdrant.points import Found, points_of
 from llama_index_refine.qdrant.views.base import Query, View
 from llama_index_refine.refinement import Refinement
 from llama_index_refine.refining.allocation import PLENTY, split_budget
-from llama_index_refine.refining.stopping import SETTLED
+from llama_index_refine.refining.stopping import WORTH
 from llama_index_refine.refining.trust import Reliability
 from llama_index_refine.retrieval.embedding import Embedding
 from llama_index_refine.retrieval.examples import examples_of
@@ -320,6 +320,9 @@ class FeedbackLoop:
 
     def _may_stop(self, view: View) -> bool:
         """Say whether it can be told when more grades change nothing: of a list no longer than what may be graded."""
+        if isinstance(self.trust, Reliability) and not self.trust.known():
+            # What it grades tells of itself too, for all queries to come, and a few grades tell little.
+            return False
         own = self.refining.refiner_for(view.metric, view.distance).own_grade
         told = self.collection.can_fetch or self.collection.options.hybrid is None
         return self.early_stop and self.similarity_top_k <= self.feedback_top_k and own > 0 and told
@@ -327,12 +330,11 @@ class FeedbackLoop:
     def _little_to_gain(
         self, feedback: Feedback, refinement: Refinement, query: Query, ranking: Found, new: Sequence[int]
     ) -> bool:
-        left = self.feedback_top_k - feedback.asked
-        view = feedback.view
+        left, view = self.feedback_top_k - feedback.asked, feedback.view
         own_grade = self.refining.refiner_for(view.metric, view.distance).own_grade
         trust = self._moving.share(feedback, final=False)
         step, limit = own_grade * trust**2, self.similarity_top_k
-        return gain_of(feedback, refinement, ranking, new, left, step, limit, query.ranks) < SETTLED
+        return gain_of(feedback, refinement, ranking, new, left, step, limit, query.ranks) < WORTH * left
 
 
 def _stands(feedback: Feedback, refinement: Refinement, query: Query) -> bool:

@@ -10,6 +10,7 @@ import torch
 from llama_index_refine.qdrant.points import Found
 from llama_index_refine.refinement import Refinement
 from llama_index_refine.refining.allocation import next_to_grade
+from llama_index_refine.refining.refiner import rarity
 from llama_index_refine.refining.stopping import expected_gain
 from llama_index_refine.retrieval.feedback import Feedback
 from llama_index_refine.retrieval.fusion import standing
@@ -44,9 +45,11 @@ def gain_of(
     else:
         scores = torch.tensor([ranking.scores[at] for at in new])
         fitted, others = own / refinement.tau, similarity_of_score(scores, refinement.metric) / refinement.tau
-    grades = refinement.grades
-    step = own_grade * float(np.abs(2 * grades - 1).mean())
-    return expected_gain((fitted + moved).numpy(), fitted.numpy(), grades, others.numpy(), left, step, limit)
+    grades = np.asarray(refinement.grades, dtype=np.float64)
+    doubt = float(np.minimum(grades, 1 - grades).mean())
+    step = own_grade * (1 - 2 * doubt)
+    steps = step * float(rarity(grades.mean(keepdims=True))[0]), step
+    return expected_gain((fitted + moved).numpy(), fitted.numpy(), grades, others.numpy(), left, steps, doubt, limit)
 
 
 def spread_out(

@@ -334,7 +334,7 @@ def test_refining_does_not_lose_keyword_matches(place):
 
 
 def test_hybrid_leaves_grades_that_would_change_nothing(place):
-    refined = retriever(place, hybrid_collection(place), similarity_top_k=5, **HYBRID)
+    refined = retriever(place, hybrid_collection(place), similarity_top_k=5, trust=1.0, **HYBRID)
     found = [refined.refine(question(topic)) for topic in range(TOPICS)]
     assert all(len(each.grades) + each.saved_grades == 20 for each in found)
     assert any(each.saved_grades for each in found)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_index_refine.refining.stopping import SETTLED, _relevance, expected_gain
+from llama_index_refine.refining.stopping import WORTH, _relevance, expected_gain
 
 
 def dcg(relevance, limit: int) -> float:
@@ -26,7 +26,8 @@ def lists(draw):
         "grades": grades,
         "others": np.sort(rng.normal(size=others))[::-1],
         "next_ones": draw(st.integers(0, 12)),
-        "step": draw(st.sampled_from([0.0, 0.3, 1.1, 4.0])),
+        "steps": (draw(st.sampled_from([0.0, 0.3, 1.1, 4.0])), draw(st.sampled_from([0.0, 0.3, 1.1]))),
+        "doubt": draw(st.sampled_from([0.0, 0.1, 0.5])),
         "limit": draw(st.integers(1, 30)),
     }
 
@@ -47,8 +48,12 @@ def test_the_gain_is_that_of_moving_each_document_by_its_grade(case):
         ]
         return values[1] - values[0]
 
+    def shown(at: int, chance: float, if_relevant: float, if_not: float) -> float:
+        return chance * moved(at, if_relevant, 1.0) + (1 - chance) * moved(at, if_not, 0.0)
+
+    (up, down), doubt = case["steps"], case["doubt"]
     expected = sum(
-        chance * max(moved(at, case["step"], 1.0), 0.0) + (1 - chance) * moved(at, -case["step"], 0.0)
+        (1 - doubt) * shown(at, chance, up, -down) + doubt * shown(at, chance, -down, up)
         for at, chance in enumerate(chances[: case["next_ones"]])
     )
     best = dcg(sorted([*grades, *chances], reverse=True), limit)
@@ -57,9 +62,16 @@ def test_the_gain_is_that_of_moving_each_document_by_its_grade(case):
 
 @given(lists())
 def test_nothing_is_gained_by_grades_that_move_nothing_or_that_are_not_to_be_had(case):
-    assert expected_gain(**{**case, "step": 0.0}) == 0
+    assert expected_gain(**{**case, "steps": (0.0, 0.0)}) == 0
     assert expected_gain(**{**case, "next_ones": 0}) == 0
-    assert expected_gain(**case) >= 0
+    assert expected_gain(**{**case, "doubt": 0.0}) >= 0
+
+
+@given(lists())
+def test_the_less_sure_a_teacher_is_the_less_is_gained(case):
+    gains = [expected_gain(**{**case, "doubt": doubt}) for doubt in (0.0, 0.2, 0.5)]
+    assert gains[0] + 1e-9 >= gains[1]
+    assert gains[1] + 1e-9 >= gains[2]
 
 
 @given(lists())
@@ -78,5 +90,7 @@ def test_relevance_is_the_regressions_optimum_and_rises_where_grades_do(case):
 def test_a_list_whose_head_is_graded_is_settled_and_one_whose_head_is_not_is_open():
     fitted, grades = np.array([3.0, 2.5, 2.0, -1.0, -1.2, -1.4]), np.array([1.0, 0.0, 1.0, 0.0, 1.0, 0.0])
     far, near = np.linspace(-6, -8, 10), np.linspace(3.5, 1, 10)
-    settled, unsettled = (expected_gain(fitted, fitted, grades, others, 10, 1.0, 3) for others in (far, near))
-    assert settled < 0.01 < SETTLED < unsettled
+    settled, unsettled = (
+        expected_gain(fitted, fitted, grades, others, 10, (1.0, 1.0), 0.0, 3) for others in (far, near)
+    )
+    assert settled < 0.01 < 10 * WORTH < unsettled

@@ -161,3 +161,11 @@ class TestFile:
         (tmp_path / "text").write_text("trust me")
         with pytest.raises(ValueError, match="is no record"):
             Reliability.load(tmp_path / "text")
+
+
+def test_a_teacher_is_known_after_five_queries():
+    record = Reliability()
+    for seed in range(5):
+        assert not record.known()
+        record.observe(*query(seed))
+    assert record.known()

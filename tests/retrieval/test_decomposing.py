@@ -65,7 +65,7 @@ def shown(grader: TopicGrader) -> list[str]:
 
 def test_what_the_parts_saved_is_added_up():
     found = RefinedRetriever(
-        STORE, embed_model=Topics(embed_dim=32), grader=TopicGrader(), decompose=AndGenerator()
+        STORE, embed_model=Topics(embed_dim=32), grader=TopicGrader(), decompose=AndGenerator(), trust=1.0
     ).refine("topic 1 and topic 5")
     assert found.saved_grades == sum(part.saved_grades for part in found.parts) > 0
 
