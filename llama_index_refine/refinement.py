@@ -52,7 +52,6 @@ class Refinement:
     :param vectors: the refined query as Qdrant takes it, by the name of the vector that it searches: an array, or a
         sparse vector; empty where no retriever made it.
     :param path: the refined vector after each round, the last one being `vector`.
-    :param prefetch_vector: (d,) the refined vector of prefetch_vector_name, None where there is none.
     :param query_str: the query's text.
     :param image_path: the query's image, None where it has none.
     :param image_folders: the folders whose images may be shown, because the teacher may read them.
@@ -94,7 +93,6 @@ class Refinement:
     metric: Metric = "cosine"
     vectors: Mapping[str, Any] = field(default_factory=dict)
     path: Sequence[Array] = ()
-    prefetch_vector: Array | None = None
     query_str: str = ""
     image_path: str | None = None
     image_folders: Sequence[Path] = ()

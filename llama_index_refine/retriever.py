@@ -200,7 +200,7 @@ class RefinedRetriever(Selects, Judges, BaseRetriever):
         :param collection_name: the collection.
         :param text_key: the payload field that is the text, "a.b" for b inside a; the others become metadata. None for
             a collection that LlamaIndex wrote, and, beside image_key, for one without texts.
-        :param vector_name: the vector to search; None for the only one there is.
+        :param vector_name: the vector to search, a multivector with multivector_query_fn; None for the only one.
         :param aclient: an asynchronous client beside a blocking one.
         :param sparse_vector_name: the sparse vector of hybrid mode; None for the only one there is.
         :param sparse_query_fn: turns texts into the indices and values of sparse vectors, for hybrid mode.

@@ -132,7 +132,7 @@ def shaped(refinement: Refinement, feedback: Feedback) -> Refinement:
     :return: the same for whoever asked.
     """
     view = feedback.view
-    refinement = replace(refinement, path=_of_one_width(feedback.path), prefetch_vector=feedback.ahead)
+    refinement = replace(refinement, path=_of_one_width(feedback.path))
     if len(view.shape) == 1:
         return refinement
 

@@ -122,7 +122,8 @@ def test_scores_and_vectors_are_maxsim(place, distance):
     assert refinement.documents.shape == (6, 2, SIZE)
     assert refinement.background.shape[1:] == (2, SIZE)
     assert refinement.metric == distance.lower()
-    assert refinement.prefetch_vector is None
+    assert list(refinement.vectors) == [""]
+    np.testing.assert_allclose(refinement.vectors[""], refinement.vector, atol=1e-6)
 
 
 def test_after_a_dense_search_both_queries_are_refined(place):
@@ -133,9 +134,9 @@ def test_after_a_dense_search_both_queries_are_refined(place):
     assert after > before
     refinement = refined.refine(question(0))
     assert refinement.vector.shape == (2, SIZE)
-    assert refinement.prefetch_vector.shape == (SIZE,)
+    assert {name: np.shape(one) for name, one in refinement.vectors.items()} == {"tokens": (2, SIZE), "dense": (SIZE,)}
     topic = vectors()[0::TOPICS].mean(0)
-    near = [float(one @ topic / np.linalg.norm(one)) for one in (question(0).embedding, refinement.prefetch_vector)]
+    near = [float(one @ topic / np.linalg.norm(one)) for one in (question(0).embedding, refinement.vectors["dense"])]
     assert near[1] > near[0]
 
 
