@@ -32,6 +32,7 @@ class Problem:
     :param grades: (B, M), 0 for the background.
     :param trust: (B, M) in [0, 1], 0 for the background.
     :param signal: (B,) above 0.
+    :param scatter: (B,) standard deviation of the scores before over the collection; NaN where it is not known.
     :param log_weights: (M,) how many documents each one stands for, as a logarithm.
     """
 
@@ -39,6 +40,7 @@ class Problem:
     grades: Array
     trust: Array
     signal: Array
+    scatter: Array
     log_weights: Array
 
 
@@ -97,6 +99,7 @@ class BaseRefiner(ABC):
         population: int | None = None,
         trust: Any = 1.0,
         signal: float = TYPICAL_SIGNAL,
+        scatter: float | None = None,
     ) -> Refinement:
         """Refine one query: a vector, or, where documents are compared by MaxSim, a matrix with a vector a token.
 
@@ -110,6 +113,8 @@ class BaseRefiner(ABC):
         :param trust: how far the grades are believed, in [0, 1], one number or (K,); at 0 nothing moves.
         :param signal: the signal-to-noise ratio of this teacher's grades in this space, above 0, as its `Reliability`
             has learnt it.
+        :param scatter: the standard deviation of the similarity to the query over the collection, above 0; None for the
+            background's, which says little where nearly all similarities are 0.
         :return: the refinement. Of a matrix, `vector` is (T, d), and `documents` (K, T, d) has the vectors that the
             tokens match best.
         :raises ValueError: naming the argument and what is wrong with it.
@@ -117,7 +122,7 @@ class BaseRefiner(ABC):
         if is_matrix(query):
             if not self.takes_matrices:
                 raise ValueError(f"query must have the shape (any): a {type(self).__name__} refines no matrices")
-            options = {"population": population, "trust": trust, "signal": signal}
+            options = {"population": population, "trust": trust, "signal": signal, "scatter": scatter}
             return refine_matrix(self, query, documents, grades, background, **options)
         queries = to_rows("query", query, (None,), self.device)[None]
         place = device_of(queries) or "cpu"
@@ -128,7 +133,8 @@ class BaseRefiner(ABC):
             extra = to_rows("background", background, (None, queries.shape[1]), place)
         share = to_numpy(to_rows("trust", trust, marks.shape[1:] if np.ndim(trust) else (), place))
         ratio = to_numpy(to_rows("signal", np.array([signal], dtype=np.float32), (1,), place))
-        (refinement,) = self._refine(query, queries, rows, to_numpy(marks), extra, population, share, ratio)
+        wide = None if scatter is None else [scatter]
+        (refinement,) = self._refine(query, queries, rows, to_numpy(marks), extra, population, share, ratio, wide)
         return refinement
 
     def refine_batch(
@@ -141,6 +147,7 @@ class BaseRefiner(ABC):
         population: int | None = None,
         trust: Any = None,
         signal: Any = None,
+        scatter: Any = None,
     ) -> list[Refinement]:
         """Refine many query vectors at once.
 
@@ -151,6 +158,8 @@ class BaseRefiner(ABC):
         :param population: how many documents the background stands for; None where each is only itself.
         :param trust: (B,) or (B, K) how far the grades are believed, in [0, 1]; None for 1.
         :param signal: (B,) signal-to-noise ratios of the grades, above 0; None for what is typical.
+        :param scatter: (B,) standard deviations of the similarities over the collection, above 0; None for the
+            background's.
         :return: one refinement per query.
         :raises ValueError: naming the argument and what is wrong with it.
         """
@@ -171,7 +180,7 @@ class BaseRefiner(ABC):
         ratio = to_numpy(np.full(batch, TYPICAL_SIGNAL, dtype=np.float32))
         if signal is not None:
             ratio = to_numpy(to_rows("signal", signal, (batch,), place))
-        return self._refine(queries, many, rows, marks, extra, population, share, ratio)
+        return self._refine(queries, many, rows, marks, extra, population, share, ratio, scatter)
 
     def _refine(
         self,
@@ -183,8 +192,14 @@ class BaseRefiner(ABC):
         population: int | None,
         trust: Array,
         signal: Array,
+        scatter: Any,
     ) -> list[Refinement]:
         began = time.perf_counter()
+        wide = np.full(len(queries), np.nan)
+        if scatter is not None:
+            wide = to_numpy(to_rows("scatter", np.asarray(scatter, dtype=np.float32), (len(queries),), "cpu"))
+            if not float(wide.min()) > 0:
+                raise ValueError(f"scatter must be above 0, got {float(wide.min())}")
         _check(documents, grades, background, population, trust, signal)
         grades = grades.clip(0, 1)
         if background is None:
@@ -196,7 +211,8 @@ class BaseRefiner(ABC):
         form = normal_form(queries, documents, background, self.metric)
         marks, shares = np.zeros((2, len(queries), graded + size))
         marks[:, :graded], shares[:, :graded] = grades, trust
-        solution = self._solve(Problem(form, marks, shares, signal, log_weights))
+        wide = wide / to_numpy(form.unit(form.start))
+        solution = self._solve(Problem(form, marks, shares, signal, wide, log_weights))
         vectors = form.to_collection(solution.vectors)
         fused, held_out = (
             form.similarity(rows_like(scores, vectors), solution.vectors)

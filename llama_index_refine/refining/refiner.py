@@ -152,6 +152,7 @@ class QueryRefiner(BaseRefiner):
             scatter = BANDWIDTH * np.sqrt(spread)
         else:
             scatter = np.maximum(start[:, graded:].std(-1), np.sqrt(RESOLUTION * spread))
+        scatter = np.where(np.isnan(problem.scatter), scatter, problem.scatter)
         tau: Array = scatter / (self.prior or _prior(problem.signal, problem.grades[:, :graded].mean(-1)))
         return tau
 

@@ -35,12 +35,14 @@ class Lesson:
     trust: NDArray[np.float32]
     signal: float
     query_str: str = ""
+    scatter: float | None = None
 
     @property
     def shape(self) -> tuple[Any, ...]:
         """What must agree for lessons to be refined together."""
         background = None if self.background is None else len(self.background)
-        return len(self.query), len(self.grades), self.population, self.metric, self.distance, background
+        known = self.scatter is not None
+        return len(self.query), len(self.grades), self.population, self.metric, self.distance, known, background
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,7 @@ class Refining:
                     population=first.population,
                     trust=first.trust,
                     signal=first.signal,
+                    scatter=first.scatter,
                 )
             ]
         background = first.background
@@ -119,6 +122,7 @@ class Refining:
             population=first.population,
             trust=np.stack([lesson.trust for lesson in lessons]),
             signal=[lesson.signal for lesson in lessons],
+            scatter=None if first.scatter is None else [lesson.scatter for lesson in lessons],
         )
 
 

@@ -68,6 +68,7 @@ class Moving:
             shares,
             signal,
             feedback.query.query_str,
+            view.scatter,
         )
         refinement: Refinement = yield Step("refine", self.refining, lesson)
         if borrowed:

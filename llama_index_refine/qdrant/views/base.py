@@ -93,6 +93,11 @@ class View(ABC):
         """
 
     @property
+    def scatter(self) -> float | None:
+        """The standard deviation of the first similarity over the collection, None for that over the background."""
+        return None
+
+    @property
     @abstractmethod
     def row(self) -> Row:
         """(D,) the first query, as wide as the rows that were last made."""

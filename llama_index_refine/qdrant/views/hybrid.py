@@ -180,12 +180,8 @@ class HybridView(View):
         near, rest = (self._linear.rows(vectors.dense) for vectors in (shown, others))
         words, more = self._terms.rows(*(_sparse(vectors) for vectors in (shown, others)))
         self._sample = rest if len(rest) > 1 else near
-        sample, found = self._terms.sample(self._first.words), (words @ torch.as_tensor(self._terms.row)).numpy()
-        if sample is None or not len(sample):
-            sample = found
-        # Words so rare that no document drawn has them: half a document more than there are.
-        least = found.max(initial=0.0) * np.sqrt(0.5 / (len(sample) + 1))
-        scatter = float((self._sample @ self._linear.row).std(unbiased=False)), max(float(sample.std()), float(least))
+        found = (words @ torch.as_tensor(self._terms.row)).double().numpy()
+        scatter = float((self._sample @ self._linear.row).std(unbiased=False)), self._terms.scatter(found)
         spread = _spread(torch.cat([near, rest])), _spread(torch.cat([words, more]))
         shares = self._share, 1 - self._share
         self._of_rows = tuple(np.sqrt(share) / wide for share, wide in zip(shares, spread, strict=True))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from statistics import NormalDist
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -14,6 +16,7 @@ from llama_index_refine.qdrant.words import Words
 
 # The most terms of a refined query. With 64 or all of them rankings were the same to the third digit.
 MOST_TERMS = 128
+PERCENTILE = 0.99
 
 
 class Terms:
@@ -75,6 +78,24 @@ class Terms:
             return None
         terms = np.asarray(query.indices, dtype=np.int64)
         return self._words.scores(query, self._words.idf(terms) if self._idf else None)
+
+    def scatter(self, found: NDArray[np.float64]) -> float:
+        """Return how far the first query's scores are apart over the collection, in standard deviations.
+
+        Most are 0, and a few are large. What matters is how far the best are from the rest: where that is more than the
+        standard deviation says, it is that of the normal distribution with this 99th percentile.
+
+        :param found: (n,) the scores of the documents found, which alone count where there is no sample.
+        """
+        sample = self.sample(self._first)
+        if sample is None or not len(sample):
+            sample = found
+        if not len(sample):
+            return 1.0
+        tail = float(np.quantile(sample, PERCENTILE) - sample.mean()) / NormalDist().inv_cdf(PERCENTILE)
+        # Words so rare that no document drawn has them: half a document more than there are.
+        least = float(found.max(initial=0.0)) * (0.5 / (len(sample) + 1)) ** 0.5
+        return max(float(sample.std()), tail, least) or 1.0
 
     def _learn(self, terms: NDArray[np.int64]) -> None:
         for term in np.unique(terms).tolist():
