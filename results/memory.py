@@ -214,8 +214,17 @@ def report(folder: Path, model: str, teacher: str, options: dict[str, Any]) -> l
         for label, found in (("clean", clean), ("poisoned", spoiled)):
             lines.append(row(f"{label}, {len(asked)} queries of {name} topics", found, without))
         if not at_them:
-            moved = sum(clean["rankings"][query][:10] != spoiled["rankings"][query][:10] for query in clean["rankings"])
-            lines.append(f"\nFirst ten of other topics that the poison moved: {moved} of {len(asked)}.")
+            without_them = SimpleKVStore(deepcopy(spoilt.to_dict()))
+            RefinementMemory(without_them).forget(user=USER)
+            forgotten = one.measure(asked, frozen(without_them), FEEDBACK, practised)
+            moved = [
+                sum(other["rankings"][query][:10] != ranking[:10] for query, ranking in spoiled["rankings"].items())
+                for other in (forgotten, clean)
+            ]
+            lines.append(
+                f"\nFirst ten of other topics that the poison moved: {moved[0]} of {len(asked)} against the same "
+                f"memory once that user is forgotten, {moved[1]} against one where the user graded rightly."
+            )
     return [*lines, ""]
 
 
