@@ -214,15 +214,13 @@ class BaseRefiner(ABC):
         wide = wide / to_numpy(form.unit(form.start))
         solution = self._solve(Problem(form, marks, shares, signal, wide, log_weights))
         vectors = form.to_collection(solution.vectors)
-        fused, held_out = (
-            form.similarity(rows_like(scores, vectors), solution.vectors)
-            for scores in (solution.fused, solution.held_out)
-        )
+        scores = rows_like(np.concatenate([solution.fused, solution.held_out], axis=1), vectors)
+        places = form.similarity(scores, solution.vectors)
+        fused, held_out = places[:, :graded], places[:, graded:]
         tau = solution.tau * to_numpy(form.unit(solution.vectors))
-        before, after = np.exp(solution.log_before), np.exp(solution.log_after)
-        kl_before, kl_after = (
-            divergence(solution.target, log_student) for log_student in (solution.log_before, solution.log_after)
-        )
+        students = np.stack([solution.log_before, solution.log_after])
+        before, after = np.exp(students)
+        kl_before, kl_after = divergence(solution.target, students)
         seconds = time.perf_counter() - began
         return [
             Refinement(

@@ -129,9 +129,9 @@ def log_softmax(logits: Array) -> Array:
 
 
 def divergence(target: Array, log_student: Array) -> Array:
-    """(B,) KL(p || s) in nats, from p and the logarithm of s."""
-    entropy = -(target * np.log(target, out=np.zeros_like(target), where=target > 0)).sum(-1)
-    nats: Array = np.maximum(-_inner(target, log_student) - entropy, 0)
+    """(..., B) KL(p || s) in nats, from p, (B, M), and the logarithm of s, (..., B, M)."""
+    certain = np.log(target, out=np.zeros_like(target), where=target > 0)
+    nats: Array = np.maximum((target * (certain - log_student)).sum(-1), 0)
     return nats
 
 
