@@ -31,7 +31,7 @@ from llama_index_refine.qdrant.probing import Probing
 from llama_index_refine.qdrant.queries import Queries, named
 from llama_index_refine.qdrant.space import Space
 from llama_index_refine.qdrant.vectors import Vectors
-from llama_index_refine.qdrant.views.base import Query, View
+from llama_index_refine.qdrant.views.base import Query
 from llama_index_refine.qdrant.words import SAMPLE, Words
 from llama_index_refine.steps import Steps
 from llama_index_refine.stores import PayloadVectorStore
@@ -107,10 +107,6 @@ class QdrantCollection:
         query = yield from self._asks.query(embedding, bundle, (yield from self.space()))
         yield from self.space_for(query)
         return query
-
-    def view(self, query: Query) -> Steps[View]:
-        """Return how refining a query sees the collection, as it is known now."""
-        return query.view((yield from self.space()))
 
     @property
     def inline(self) -> bool:

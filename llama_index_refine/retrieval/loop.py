@@ -90,7 +90,9 @@ class FeedbackLoop:
         asked = yield from self._asked(query)
         shares = split_budget(self.feedback_top_k, self.rounds)
         first, shown = yield from self.collection.search_first(asked, self.similarity_top_k, shares[0])
-        view = yield from self.collection.view(asked)
+        # As it was searched: what fails later may be that the collection is gone.
+        space = yield from self.collection.space()
+        view = asked.view(space)
         feedback = Feedback(query, asked, view, account)
         before = [NodeWithScore(node=node, score=score) for node, score in zip(first.nodes, first.scores, strict=True)]
         try:
@@ -102,7 +104,7 @@ class FeedbackLoop:
             refinement = Refinement.unmoved(view.row, query.query_str, before)
             refinement.reason = feedback.failed(error)
             logger.warning("Returning the first search's nodes, unrefined: %s", refinement.reason)
-        space, last = (yield from self.collection.space()), feedback.sent if refinement.refined else None
+        last = feedback.sent if refinement.refined else None
         return replace(
             billed(shaped(refinement, feedback), account),
             vectors=(last or asked).vectors(space),
