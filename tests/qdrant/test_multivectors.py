@@ -49,7 +49,13 @@ def both(place, distance: str = "Cosine") -> str:
 
 
 def retriever(place, name, **kwargs) -> RefinedRetriever:
-    fixed = {"grader": LabelGrader(), "on_error": "raise", "trust": 1.0, "multivector_query_fn": matrix_query}
+    fixed = {
+        "early_stop": False,
+        "grader": LabelGrader(),
+        "on_error": "raise",
+        "trust": 1.0,
+        "multivector_query_fn": matrix_query,
+    }
     options = {"text_key": "meta.abstract", "similarity_top_k": 10, **fixed, **kwargs}
     return RefinedRetriever.from_collection(place.client, name, **options)
 
@@ -200,7 +206,7 @@ def test_only_graded_matrices_cross_the_network(place, rounds):
         pytest.skip("counts what a server of ours answers")
     name = place.create(tokens())
     place.write(name, with_matrices(""))
-    refined = retriever(place, name, rounds=rounds, feedback_top_k=12, similarity_top_k=12)
+    refined = retriever(place, name, rounds=rounds, early_stop=True, feedback_top_k=12, similarity_top_k=12)
     refined.retrieve("1")
     (outcome,) = run([refined._collection.background()])
     assert len(outcome.result.ids) == 15
