@@ -80,8 +80,8 @@ class RefinedRetriever(Selects, Judges, BaseRetriever):
         costs one more request; None for all where nothing was graded.
     :param node_ids: search these nodes only.
     :param doc_ids: search the nodes of these documents only.
-    :param vector_store_query_mode: "default", or "hybrid" to have every search fused with a sparse one.
-    :param alpha: in hybrid mode the dense search's share, in [0, 1]; None for equal shares.
+    :param vector_store_query_mode: "default", "sparse", or "hybrid" to search by both, and refine both.
+    :param alpha: in hybrid mode the dense half's share, in [0, 1]; None for half of the ranks, .8 of added scores.
     :param sparse_top_k: in hybrid mode, how many nodes the sparse search contributes; None for as many as the dense.
     :param hybrid_top_k: in hybrid mode, the most nodes to return; None for similarity_top_k.
     :param multivector_query_fn: turns texts into matrices, one a text with a vector a token, and has a multivector

@@ -417,3 +417,21 @@ def test_an_exact_grade_never_puts_a_document_where_it_speaks_against(seed, coun
     similarities = documents[:count] @ found.vector
     assert (found.fused[grades == 1] >= similarities[grades == 1] - 1e-4).all()
     assert (found.fused[grades == 0] <= similarities[grades == 0] + 1e-4).all()
+
+
+def test_a_scatter_that_is_known_stands_for_the_backgrounds():
+    rng = np.random.default_rng(4)
+    query, documents, background = rng.normal(size=5), rng.normal(size=(6, 5)), rng.normal(size=(9, 5))
+    grades = rng.random(6)
+    own = float((background @ query).std())
+    usual = QueryRefiner("dot").refine(query, documents, grades, background)
+    same = QueryRefiner("dot").refine(query, documents, grades, background, scatter=own)
+    wider = QueryRefiner("dot").refine(query, documents, grades, background, scatter=3 * own)
+    assert np.allclose(usual.vector, same.vector, atol=1e-4)
+    assert wider.tau == pytest.approx(3 * usual.tau, rel=1e-4)
+    both = QueryRefiner("dot").refine_batch(
+        [query, query], [documents] * 2, [grades] * 2, background, scatter=[own, 3 * own]
+    )
+    assert np.allclose(both[1].vector, wider.vector, atol=1e-4)
+    with pytest.raises(ValueError, match="scatter must be above 0"):
+        QueryRefiner("dot").refine(query, documents, grades, background, scatter=0.0)
