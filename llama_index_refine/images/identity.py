@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import stat
 from pathlib import Path
+from typing import Any
 
 from llama_index.core.schema import BaseNode, MetadataMode, QueryBundle
 
@@ -23,6 +24,8 @@ def identity_of(query: QueryBundle, node: BaseNode) -> list[str]:
         behind a URL is told by the URL. Files are read to tell their content, and nothing is fetched.
     """
     media, image = media_of(node), image_of(query)
+    # Over gRPC fields of a payload come in another order each time.
+    node = node.model_copy(update={"metadata": _in_order(node.metadata)})
     identity = [query.query_str, node.get_content(MetadataMode.ALL)]
     if not (media.images or media.others or image):
         return identity
@@ -37,6 +40,12 @@ def query_identity(query: QueryBundle) -> str:
     """Say what sets a query's image apart: empty where it has none."""
     image = image_of(query)
     return _identity(image) if image else ""
+
+
+def _in_order(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _in_order(value[key]) for key in sorted(value, key=str)}
+    return [_in_order(each) for each in value] if isinstance(value, list) else value
 
 
 def _is_known(image: ImageSource) -> bool:

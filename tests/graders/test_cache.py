@@ -78,6 +78,20 @@ def test_another_model_query_or_text_misses(make_grader, chat_server, like):
     assert chat_server.calls == 10
 
 
+def test_fields_of_metadata_in_another_order_are_the_same(cached, chat_server):
+    # As Qdrant's payloads come over gRPC.
+    ways = [
+        {"year": 1991, "by": {"name": "a", "at": [{"x": 1, "y": 2}]}},
+        {"by": {"at": [{"y": 2, "x": 1}], "name": "a"}, "year": 1991},
+    ]
+    for metadata in ways:
+        assert str(metadata) != str(ways[0]) or metadata is ways[0]
+        cached.grade(QUERY, [TextNode(text="purring", metadata=metadata)])
+    assert chat_server.calls == 1
+    cached.grade(QUERY, [TextNode(text="purring", metadata={**ways[0], "year": 1992})])
+    assert chat_server.calls == 2
+
+
 def test_prompts_reach_the_teacher_and_miss(cached, chat_server):
     cached.grade(QUERY, NODES)
     cached.update_prompts({"grade_prompt": PromptTemplate("{document} {query}?")})

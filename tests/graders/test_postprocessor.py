@@ -62,7 +62,7 @@ SCORES = (st.floats(-20, 20) | st.floats(0, 1)).map(lambda score: round(score, 6
 SCALES: list[Any] = [(0.0, 1.0), (1.0, 10.0), (-5.0, 5.0), "logit", "rank", None, lambda score: score / 4]
 
 
-@pytest.mark.parametrize("scale", SCALES, ids=str)
+@pytest.mark.parametrize("scale", SCALES, ids=lambda scale: "function" if callable(scale) else str(scale))
 @given(batches=st.lists(st.lists(SCORES, min_size=1, max_size=8), min_size=1, max_size=4))
 def test_grades_rise_with_scores_and_the_same_score_keeps_its_grade(scale, batches):
     reranker = Scores(scores={})
