@@ -49,7 +49,8 @@ def index() -> VectorStoreIndex:
 @pytest.fixture
 def retriever(index: VectorStoreIndex) -> RefinedRetriever:
     """Returns four nodes; the teacher means owls, of which the first search has one."""
-    return RefinedRetriever.from_index(index, grader=SubjectGrader("owls"), similarity_top_k=4, trust=1.0)
+    grader = SubjectGrader("owls")
+    return RefinedRetriever.from_index(index, grader=grader, similarity_top_k=4, trust=1.0, early_stop=False)
 
 
 def subjects(nodes: Sequence[Any]) -> list[str]:
