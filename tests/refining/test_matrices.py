@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from llama_index_refine import QueryRefiner
 from llama_index_refine.maxsim import maxsim
 from llama_index_refine.similarity import METRICS
+from tests.refining.spoiling import put
 
 TOKENS, SIZE = 4, 16
 
@@ -115,14 +116,6 @@ def test_padding_stays_where_it_is():
     query[-1] = 0
     for metric in ("cosine", "dot"):
         assert (QueryRefiner(metric).refine(query, documents, grades, around).vector[-1] == 0).all()
-
-
-def put(value, *place):
-    def change(matrix):
-        matrix[place] = value
-        return matrix
-
-    return change
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from llama_index_refine import QueryRefiner
 from llama_index_refine.refining.published import PublishedRefiner
 from llama_index_refine.similarity import METRICS
+from tests.refining.spoiling import put
 
 YARDSTICK = Path(__file__).resolve().parent.parent.parent / "shared" / "bench"
 
@@ -274,14 +275,6 @@ def spoilt(**changes):
     names = ("query", "documents", "grades", "background")
     parts = dict(zip(names, (part.copy() for part in lesson()), strict=True))
     return {**parts, **{name: change(parts[name]) for name, change in changes.items()}}
-
-
-def put(value, *place):
-    def change(array):
-        array[place] = value
-        return array
-
-    return change
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix  # type: ignore[import-untyped]
 
 from llama_index_refine.evaluation.peers.base import Floats
+from llama_index_refine.evaluation.peers.rocchio import Feedback
 
 CONSTANT = 2
 """The constant of Qdrant's reciprocal rank fusion."""
@@ -76,24 +77,14 @@ class FusedRerank(WordPeer):
         return scores
 
 
-class WordRocchio(WordPeer):
-    """Rocchio's feedback on the terms: q + beta mean(relevant) - gamma mean(irrelevant), what is above zero of it.
-
-    Introduction to Information Retrieval, section 9.1.1. A grade of at least one half is relevant.
-    """
+class WordRocchio(Feedback, WordPeer):
+    """Rocchio's feedback on the terms, and what is above zero of it."""
 
     name = "Rocchio, sparse"
 
-    def __init__(self, beta: float = 0.75, gamma: float = 0.15) -> None:
-        """:param beta: weight of the relevant documents; :param gamma: and of the irrelevant, both at least 0."""
-        self.beta = beta
-        self.gamma = gamma
-
     def moved(self, query: WordEvidence) -> Floats:
         """(V,) the terms' new weights."""
-        relevant, irrelevant = (query.graded[query.grades >= 0.5], query.graded[query.grades < 0.5])
-        ours, theirs = (_mean(query.words[rows]) for rows in (relevant, irrelevant))
-        weights: Floats = np.maximum(query.query_words + self.beta * ours - self.gamma * theirs, 0)
+        weights: Floats = np.maximum(self.moved_by(query.query_words, query.words[query.graded], query.grades), 0)
         return weights
 
     def scores(self, query: WordEvidence) -> Floats:
@@ -132,19 +123,8 @@ class HybridRocchio(WordRocchio):
 
     def scores(self, query: WordEvidence) -> Floats:
         """Search again with both moved queries."""
-        relevant, irrelevant = (query.graded[query.grades >= 0.5], query.graded[query.grades < 0.5])
-        ours, theirs = (_dense_mean(query.documents[rows]) for rows in (relevant, irrelevant))
-        return query.fused(query.query + self.beta * ours - self.gamma * theirs, self.moved(query))
-
-
-def _mean(rows: csr_matrix) -> Floats:
-    mean: Floats = np.asarray(rows.sum(axis=0), dtype=np.float32).ravel() / max(rows.shape[0], 1)
-    return mean
-
-
-def _dense_mean(rows: Floats) -> Floats:
-    mean: Floats = rows.sum(axis=0) / max(len(rows), 1)
-    return mean
+        near = self.moved_by(query.query, query.documents[query.graded], query.grades)
+        return query.fused(near, self.moved(query))
 
 
 def _whole(weights: Floats) -> Floats:

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from llama_index_refine.qdrant.space import Space
 from llama_index_refine.qdrant.vectors import Vectors
-from llama_index_refine.similarity import Metric
+from llama_index_refine.similarity import Metric, passes, score_of_similarity, similarity
 
 if TYPE_CHECKING:
     from llama_index_refine.qdrant.background import Background
@@ -128,7 +129,6 @@ class View(ABC):
         """The shape in which a row is written for whoever reads the refinement."""
         return self.row.shape
 
-    @abstractmethod
     def passes(self, row: Row, rows: Tensor, threshold: float | None) -> list[bool]:
         """Say which documents a search for a row may return: those whose score is better than its score threshold.
 
@@ -136,3 +136,6 @@ class View(ABC):
         :param rows: (n, D) the documents.
         :param threshold: the threshold, None for none.
         """
+        near = similarity(torch.as_tensor(row), rows, self.metric)
+        admitted: list[bool] = passes(score_of_similarity(near, self.metric), threshold, self.metric).tolist()
+        return admitted

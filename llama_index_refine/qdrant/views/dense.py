@@ -12,7 +12,6 @@ from torch import Tensor
 from llama_index_refine.qdrant.space import Space
 from llama_index_refine.qdrant.vectors import Vectors, agree
 from llama_index_refine.qdrant.views.base import Query, Row, View
-from llama_index_refine.similarity import passes, score_of_similarity, similarity
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,9 +86,3 @@ class DenseView(View):
     def refined(self, row: Row, ahead: Row | None = None) -> Query:
         """Return the query for a vector."""
         return DenseQuery(row)
-
-    def passes(self, row: Row, rows: Tensor, threshold: float | None) -> list[bool]:
-        """See `View`."""
-        near = similarity(torch.as_tensor(row), rows, self.metric)
-        admitted: list[bool] = passes(score_of_similarity(near, self.metric), threshold, self.metric).tolist()
-        return admitted

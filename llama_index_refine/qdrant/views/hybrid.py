@@ -16,7 +16,7 @@ from torch import Tensor
 from llama_index_refine.qdrant.background import Background
 from llama_index_refine.qdrant.options import Hybrid
 from llama_index_refine.qdrant.space import Space
-from llama_index_refine.qdrant.vectors import SparseVectors, Vectors
+from llama_index_refine.qdrant.vectors import Vectors
 from llama_index_refine.qdrant.views.base import Query, Row, View
 from llama_index_refine.qdrant.views.dense import DenseQuery
 from llama_index_refine.qdrant.views.linear import Linear
@@ -178,7 +178,7 @@ class HybridView(View):
         self._linear.meet(torch.cat([shown.dense, others.dense]) if len(others) else shown.dense)
         self._terms.meet(background.words if background else None)
         near, rest = (self._linear.rows(vectors.dense) for vectors in (shown, others))
-        words, more = self._terms.rows(*(_sparse(vectors) for vectors in (shown, others)))
+        words, more = self._terms.rows(shown, others)
         self._sample = rest if len(rest) > 1 else near
         found = (words @ torch.as_tensor(self._terms.row)).double().numpy()
         scatter = float((self._sample @ self._linear.row).std(unbiased=False)), self._terms.scatter(found)
@@ -199,10 +199,9 @@ class HybridView(View):
     def rows(self, *some: Vectors) -> list[Tensor]:
         """Return both vectors side by side."""
         near, words = self._of_rows
-        sparse = self._terms.rows(*map(_sparse, some))
         return [
             torch.cat([self._linear.rows(vectors.dense) * near, rows * words], dim=-1)
-            for vectors, rows in zip(some, sparse, strict=True)
+            for vectors, rows in zip(some, self._terms.rows(*some), strict=True)
         ]
 
     def refined(self, row: Row, ahead: Row | None = None) -> Query:
@@ -229,10 +228,6 @@ class HybridView(View):
     def _near(self, row: Row) -> Tensor:
         """Return the dense half; one that counts for nothing has no direction any more, and stays the first query's."""
         return torch.as_tensor(row[: self._linear.width]) if self._share else self._linear.row
-
-
-def _sparse(vectors: Vectors) -> SparseVectors:
-    return vectors.sparse or SparseVectors.of([])
 
 
 def _spread(rows: Tensor) -> float:

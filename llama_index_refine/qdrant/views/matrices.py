@@ -16,7 +16,7 @@ from llama_index_refine.qdrant.space import Space
 from llama_index_refine.qdrant.vectors import TOLERANCE, Vectors
 from llama_index_refine.qdrant.views.base import Query, Row, View
 from llama_index_refine.qdrant.views.dense import DenseQuery, DenseView
-from llama_index_refine.similarity import passes, score_of_similarity, similarity, similarity_of_score
+from llama_index_refine.similarity import similarity_of_score
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,12 +123,6 @@ class MatrixView(View):
     def unit(self, row: Row) -> float:
         """Return the tokens' mean length where Qdrant makes each of length 1."""
         return token_length(torch.as_tensor(row), self._space.size, self.distance)
-
-    def passes(self, row: Row, rows: Tensor, threshold: float | None) -> list[bool]:
-        """See `View`."""
-        near = similarity(torch.as_tensor(row), rows, self.metric)
-        admitted: list[bool] = passes(score_of_similarity(near, self.metric), threshold, self.metric).tolist()
-        return admitted
 
 
 def _range(query: Tensor, document: Tensor, metric: str) -> float:

@@ -12,10 +12,9 @@ from torch import Tensor
 
 from llama_index_refine.qdrant.background import Background
 from llama_index_refine.qdrant.space import Space
-from llama_index_refine.qdrant.vectors import SparseVectors, Vectors
+from llama_index_refine.qdrant.vectors import Vectors
 from llama_index_refine.qdrant.views.base import Query, Row, View
 from llama_index_refine.qdrant.views.terms import Terms
-from llama_index_refine.similarity import passes
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,16 +73,11 @@ class SparseView(View):
 
     def rows(self, *some: Vectors) -> list[Tensor]:
         """Return the weights."""
-        return self._terms.rows(*(vectors.sparse or SparseVectors.of([]) for vectors in some))
+        return self._terms.rows(*some)
 
     def refined(self, row: Row, ahead: Row | None = None) -> Query:
         """Return the query for some weights; the first one where they have not moved."""
         return self._first if unmoved(row, self.row) else SparseQuery(self._terms.query(row))
-
-    def passes(self, row: Row, rows: Tensor, threshold: float | None) -> list[bool]:
-        """See `View`."""
-        admitted: list[bool] = passes(rows @ torch.as_tensor(row), threshold, "dot").tolist()
-        return admitted
 
 
 def unmoved(row: Row, first: Row) -> bool:

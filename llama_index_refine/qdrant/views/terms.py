@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from qdrant_client import models
 from torch import Tensor
 
-from llama_index_refine.qdrant.vectors import SparseVectors
+from llama_index_refine.qdrant.vectors import SparseVectors, Vectors
 from llama_index_refine.qdrant.views.base import Row
 from llama_index_refine.qdrant.words import Words
 
@@ -48,13 +48,14 @@ class Terms:
         row[[self._columns[term] for term in self._first.indices]] = self._first.values
         return row * self._roots()
 
-    def rows(self, *some: SparseVectors) -> list[Tensor]:
-        """Return (n, D) rows for each of some vectors."""
-        for vectors in some:
+    def rows(self, *some: Vectors) -> list[Tensor]:
+        """Return (n, D) rows for each of some vectors, of which those of no points have no sparse ones."""
+        sparse = [vectors.sparse or SparseVectors.of([]) for vectors in some]
+        for vectors in sparse:
             self._learn(vectors.terms)
         roots = self._roots()
         made = []
-        for vectors in some:
+        for vectors in sparse:
             rows = np.zeros((len(vectors), len(self._columns)), dtype=np.float32)
             rows[vectors.rows, [self._columns[term] for term in vectors.terms.tolist()]] = vectors.values
             made.append(torch.from_numpy(rows * roots))
