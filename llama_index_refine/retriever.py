@@ -63,9 +63,9 @@ class RefinedRetriever(Selects, Judges, BaseRetriever):
     :param filters: metadata filters, for both searches and the background.
     :param rounds: how many times the teacher is asked. More rounds choose better what is graded; each costs the time of
         one more wave of LLM calls and one more search.
-    :param early_stop: whether to leave the rounds that would hardly change the nodes returned, which saves a quarter
+    :param early_stop: whether to leave grades that would hardly change the nodes returned, which saves a quarter
         to a third of the calls. It is told of lists of at most feedback_top_k nodes; longer ones get all their grades,
-        and so do the first five queries of a teacher.
+        and so do the first three queries of a teacher.
     :param background_size: background vectors to refine against, 0 for none.
     :param budget: the most that grading one query may cost.
     :param refiner: how the query moves; None for a `QueryRefiner` in the collection's distance.

@@ -1,4 +1,4 @@
-"""Whether more grades would still change the list that is returned."""
+"""Which grades would still change the list that is returned."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
 
-# The gain of a call, as a share of what the list is worth, below which calls are not worth it. Chosen on nine
-# collections with one to a hundred relevant documents a query; results/early_stop.md has what it keeps.
-WORTH = 0.011
+# The gain of a call, as a share of what the list is worth, below which it is not worth it. Chosen on nine collections
+# with one to a hundred relevant documents a query; results/early_stop.md has what it keeps.
+WORTH = 0.0115
 # How much the regression's slope is drawn to the student's, 1, and its intercept to the mean grade.
 RIDGE = 1.0, 0.1
 STEPS, TOLERANCE = 25, 1e-6
 
 
-def expected_gain(
+def expected_gains(
     placed: ArrayLike,
     fitted: ArrayLike,
     grades: ArrayLike,
@@ -24,8 +24,8 @@ def expected_gain(
     steps: tuple[float, float],
     doubt: float,
     limit: int,
-) -> float:
-    """Say how much the list's discounted cumulative gain (DCG) would grow, could the next documents be graded.
+) -> Array:
+    """Say how much the list's discounted cumulative gain (DCG) would grow, could one of the next documents be graded.
 
     How likely each is relevant follows from a logistic regression of the grades on where the refined query puts the
     graded documents. Graded relevant, a document moves up by a step; graded irrelevant, down by another; what it passes
@@ -39,7 +39,8 @@ def expected_gain(
     :param steps: nats by which its own grade moves a document up, and down, for a teacher as certain as this one.
     :param doubt: the probability that a grade is wrong, by what the teacher itself says, in [0, 0.5].
     :param limit: how many documents are returned.
-    :return: the growth, as a share of the best DCG of documents that are relevant with these probabilities.
+    :return: (next_ones,) or fewer, for each of them the growth, as a share of the best DCG of documents that are
+        relevant with these probabilities.
     """
     marks, rest = np.asarray(grades, dtype=np.float64), np.asarray(others, dtype=np.float64)
     chances = _relevance(np.asarray(fitted, dtype=np.float64), marks, rest)
@@ -53,7 +54,7 @@ def expected_gain(
     # What the documents before each place lose by moving down by one, and those up to it gain by moving up.
     lost = np.r_[0.0, np.cumsum(relevance[:-1] * one_place)]
     passed = np.r_[0.0, np.cumsum(relevance[1:] * one_place)]
-    gain = 0.0
+    gains = []
     for place, chance in zip(rest[:next_ones], chances[:next_ones], strict=False):
         here, above, below = (int((places > place + moved).sum()) for moved in (0.0, steps[0], -steps[1]))
         last = max(below - 1, here)
@@ -62,8 +63,8 @@ def expected_gain(
         costs, leaves = lost[here] - lost[above], passed[last] - passed[here]
         right = chance * max(up - costs, 0.0) + (1 - chance) * leaves
         wrong = chance * (down + leaves) - (1 - chance) * costs
-        gain += (1 - doubt) * right + doubt * wrong
-    return float(gain / best) if best > 0 else 0.0
+        gains.append((1 - doubt) * right + doubt * wrong)
+    return np.array(gains) / best if best > 0 else np.zeros(len(gains))
 
 
 def _relevance(fitted: Array, grades: Array, places: Array) -> Array:

@@ -21,7 +21,6 @@ from llama_index_refine.qdrant.points import Found, points_of
 from llama_index_refine.qdrant.views.base import Query, View
 from llama_index_refine.refinement import Refinement
 from llama_index_refine.refining.allocation import PLENTY, split_budget
-from llama_index_refine.refining.stopping import WORTH
 from llama_index_refine.refining.trust import Reliability
 from llama_index_refine.retrieval.embedding import Embedding
 from llama_index_refine.retrieval.examples import examples_of
@@ -30,7 +29,7 @@ from llama_index_refine.retrieval.fusion import Ranking, admitted, fuse, fuse_ra
 from llama_index_refine.retrieval.grading import Grading, Sheet
 from llama_index_refine.retrieval.lessons import Refining
 from llama_index_refine.retrieval.moving import Moving, shaped
-from llama_index_refine.retrieval.next_grades import gain_of, spread_out
+from llama_index_refine.retrieval.next_grades import spread_out, worth_grading
 from llama_index_refine.retrieval.outcomes import billed
 from llama_index_refine.retrieval.remembering import Recollection, Remembering
 from llama_index_refine.similarity import similarity
@@ -289,7 +288,8 @@ class FeedbackLoop:
     def _another_round(self, feedback: Feedback, refinement: Refinement, share: int) -> Steps[bool]:
         """Grade documents that the refined ranking brings up. :return: whether there were any worth it."""
         feedback.doing = "the ranking between rounds"
-        plenty, may_stop = float(refinement.grades.mean()) > PLENTY, self._may_stop(feedback.view)
+        may_stop = self._may_stop(feedback.view)
+        plenty = not may_stop and float(refinement.grades.mean()) > PLENTY
         query = feedback.refined(refinement)
         # Where the ranking is deep, what it brings large, or places in it count, what is graded next is fetched alone.
         sparing = may_stop and (query.ranks or feedback.view.heavy)
@@ -301,12 +301,14 @@ class FeedbackLoop:
         else:
             ranking = yield from self.collection.search_next(query, wide, feedback.shown)
         new = [at for at, point in enumerate(ranking.ids) if point not in feedback.shown]
-        if may_stop and self._little_to_gain(feedback, refinement, query, ranking, new):
-            feedback.saved = self.feedback_top_k - feedback.asked
-            return False
         wanted = new[:share]
-        if alone and plenty:
+        if may_stop:
+            wanted = self._worth_grading(feedback, refinement, query, ranking, new, share)
+            feedback.saved = self.feedback_top_k - feedback.asked - len(wanted)
+        elif alone and plenty:
             wanted = spread_out(feedback, refinement, ranking, new, share, query.ranks)
+        if not wanted:
+            return False
         shown = (yield from self._fetched(feedback, query, ranking, wanted)) if alone else ranking.at(wanted)
         if not shown.ids:
             return False
@@ -329,14 +331,19 @@ class FeedbackLoop:
         told = self.collection.can_fetch or self.collection.options.hybrid is None
         return self.early_stop and self.similarity_top_k <= self.feedback_top_k and own > 0 and told
 
-    def _little_to_gain(
-        self, feedback: Feedback, refinement: Refinement, query: Query, ranking: Found, new: Sequence[int]
-    ) -> bool:
+    def _worth_grading(
+        self,
+        feedback: Feedback,
+        refinement: Refinement,
+        query: Query,
+        ranking: Found,
+        new: Sequence[int],
+        count: int,
+    ) -> list[int]:
         left, view = self.feedback_top_k - feedback.asked, feedback.view
         own_grade = self.refining.refiner_for(view.metric, view.distance).own_grade
-        trust = self._moving.share(feedback, final=False)
-        step, limit = own_grade * trust**2, self.similarity_top_k
-        return gain_of(feedback, refinement, ranking, new, left, step, limit, query.ranks) < WORTH * left
+        step = own_grade * self._moving.share(feedback, final=False) ** 2
+        return worth_grading(feedback, refinement, ranking, new, left, count, step, self.similarity_top_k, query.ranks)
 
 
 def _stands(feedback: Feedback, refinement: Refinement, query: Query) -> bool:

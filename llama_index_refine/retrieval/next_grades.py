@@ -11,32 +11,37 @@ from llama_index_refine.qdrant.points import Found
 from llama_index_refine.refinement import Refinement
 from llama_index_refine.refining.allocation import next_to_grade
 from llama_index_refine.refining.refiner import rarity
-from llama_index_refine.refining.stopping import expected_gain
+from llama_index_refine.refining.stopping import WORTH, expected_gains
 from llama_index_refine.retrieval.feedback import Feedback
 from llama_index_refine.retrieval.fusion import standing
 from llama_index_refine.similarity import similarity, similarity_of_score
 
 
-def gain_of(
+def worth_grading(
     feedback: Feedback,
     refinement: Refinement,
     ranking: Found,
     new: Sequence[int],
     left: int,
+    count: int,
     own_grade: float,
     limit: int,
     ranks: bool,
-) -> float:
-    """Say what grading on may gain, as a share of what the list is worth. See `expected_gain`.
+) -> list[int]:
+    """Choose the documents whose grades would improve the list most, as far as they are worth a call.
+
+    The first of the ranking are often so surely relevant that their grades would change nothing. See `expected_gains`.
 
     :param feedback: what has been graded.
     :param refinement: how the query moved by it.
     :param ranking: the refined ranking, deep enough for the list.
     :param new: the places in it of documents that have not been graded.
-    :param left: how many of these may still be graded.
+    :param left: how many of these may still be graded, now or later.
+    :param count: how many to choose.
     :param own_grade: what a certain grade adds to its document's place, in nats.
     :param limit: how many documents are returned.
     :param ranks: whether the ranking's scores are no similarities.
+    :return: their places in the ranking, ascending.
     """
     own = similarity(torch.from_numpy(refinement.vector), torch.from_numpy(refinement.documents), refinement.metric)
     moved = (torch.from_numpy(refinement.fused) - own) / refinement.tau
@@ -49,7 +54,9 @@ def gain_of(
     doubt = float(np.minimum(grades, 1 - grades).mean())
     step = own_grade * (1 - 2 * doubt)
     steps = step * float(rarity(grades.mean(keepdims=True))[0]), step
-    return expected_gain((fitted + moved).numpy(), fitted.numpy(), grades, others.numpy(), left, steps, doubt, limit)
+    gains = expected_gains((fitted + moved).numpy(), fitted.numpy(), grades, others.numpy(), left, steps, doubt, limit)
+    best = np.argsort(-gains, kind="stable")[:count]
+    return sorted(new[at] for at in best if gains[at] >= WORTH)
 
 
 def spread_out(

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_index_refine.refining.stopping import WORTH, _relevance, expected_gain
+from llama_index_refine.refining.stopping import WORTH, _relevance, expected_gains
 
 
 def dcg(relevance, limit: int) -> float:
@@ -52,26 +52,26 @@ def test_the_gain_is_that_of_moving_each_document_by_its_grade(case):
         return chance * moved(at, if_relevant, 1.0) + (1 - chance) * moved(at, if_not, 0.0)
 
     (up, down), doubt = case["steps"], case["doubt"]
-    expected = sum(
+    expected = [
         (1 - doubt) * shown(at, chance, up, -down) + doubt * shown(at, chance, -down, up)
         for at, chance in enumerate(chances[: case["next_ones"]])
-    )
+    ]
     best = dcg(sorted([*grades, *chances], reverse=True), limit)
-    assert expected_gain(**case) == pytest.approx(expected / best if best else 0.0, rel=1e-9, abs=1e-12)
+    assert expected_gains(**case) == pytest.approx(np.array(expected) / best if best else 0.0, rel=1e-9, abs=1e-12)
 
 
 @given(lists())
 def test_nothing_is_gained_by_grades_that_move_nothing_or_that_are_not_to_be_had(case):
-    assert expected_gain(**{**case, "steps": (0.0, 0.0)}) == 0
-    assert expected_gain(**{**case, "next_ones": 0}) == 0
-    assert expected_gain(**{**case, "doubt": 0.0}) >= 0
+    assert not expected_gains(**{**case, "steps": (0.0, 0.0)}).any()
+    assert len(expected_gains(**{**case, "next_ones": 0})) == 0
+    assert (expected_gains(**{**case, "doubt": 0.0}) >= 0).all()
 
 
 @given(lists())
 def test_the_less_sure_a_teacher_is_the_less_is_gained(case):
-    gains = [expected_gain(**{**case, "doubt": doubt}) for doubt in (0.0, 0.2, 0.5)]
-    assert gains[0] + 1e-9 >= gains[1]
-    assert gains[1] + 1e-9 >= gains[2]
+    gains = [expected_gains(**{**case, "doubt": doubt}) for doubt in (0.0, 0.2, 0.5)]
+    assert (gains[0] + 1e-9 >= gains[1]).all()
+    assert (gains[1] + 1e-9 >= gains[2]).all()
 
 
 @given(lists())
@@ -91,6 +91,14 @@ def test_a_list_whose_head_is_graded_is_settled_and_one_whose_head_is_not_is_ope
     fitted, grades = np.array([3.0, 2.5, 2.0, -1.0, -1.2, -1.4]), np.array([1.0, 0.0, 1.0, 0.0, 1.0, 0.0])
     far, near = np.linspace(-6, -8, 10), np.linspace(3.5, 1, 10)
     settled, unsettled = (
-        expected_gain(fitted, fitted, grades, others, 10, (1.0, 1.0), 0.0, 3) for others in (far, near)
+        expected_gains(fitted, fitted, grades, others, 10, (1.0, 1.0), 0.0, 3) for others in (far, near)
     )
-    assert settled < 0.01 < 10 * WORTH < unsettled
+    assert settled.max() < WORTH < 2 * WORTH < unsettled.max()
+
+
+def test_what_is_surely_relevant_is_worth_less_than_what_is_in_doubt():
+    fitted, grades = np.r_[np.linspace(4, 2, 6), np.linspace(-2, -4, 6)], np.r_[np.ones(6), np.zeros(6)]
+    sure, *doubtful = expected_gains(
+        fitted, fitted, grades, np.array([4.5, 0.2, 0.1, 0.0, -0.1]), 5, (1.1, 1.1), 0.0, 10
+    )
+    assert sure < WORTH < max(doubtful)

@@ -8,7 +8,10 @@ import pytest
 from llama_index_refine import QueryRefiner, RefinedRetriever
 from llama_index_refine.display.moves import effect
 from llama_index_refine.graders.base import BaseGrader
+from llama_index_refine.qdrant.points import Found
+from llama_index_refine.qdrant.vectors import Vectors
 from llama_index_refine.refining.trust import Reliability
+from llama_index_refine.retrieval.next_grades import worth_grading
 from tests.planted import TOPICS, Planted, TopicGrader
 
 PLANTED = Planted()
@@ -40,10 +43,27 @@ def test_calls_are_saved_and_the_list_is_as_good():
     assert precision[0] >= precision[1] - 0.02
 
 
-def test_a_new_teacher_s_first_five_queries_are_graded_in_full():
+def test_a_new_teacher_s_first_three_queries_are_graded_in_full():
     saved = [found.saved_grades for found in refined_all()]
-    assert saved[:5] == [0] * 5
-    assert any(saved[5:])
+    assert saved[:3] == [0] * 3
+    assert any(saved[3:])
+
+
+def test_what_is_graded_next_is_what_would_change_the_list_and_not_what_is_surely_relevant():
+    rng, query = np.random.default_rng(0), np.eye(32, dtype=np.float32)[0]
+    near, far = ((shift * np.eye(32)[1] + 0.2 * rng.normal(size=(4, 32)) + query) for shift in (0.8, -0.8))
+    documents = np.r_[near, far].astype(np.float32)
+    documents /= np.linalg.norm(documents, axis=1, keepdims=True)
+    refinement = QueryRefiner().refine(query, documents, np.r_[np.ones(4), np.zeros(4)], rng.normal(size=(30, 32)))
+    scores = documents @ (refinement.vector / np.linalg.norm(refinement.vector))
+    # One ahead of all that was graded relevant, the others close together between these and what was not.
+    between = (scores[:4].mean() + scores[4:].mean()) / 2 + refinement.tau * np.linspace(1, -1, 13)
+    ranking = Found([*range(14)], [scores.max() + 3 * refinement.tau, *between], [], Vectors.none())
+    chosen = worth_grading(None, refinement, ranking, range(14), 13, 5, 1.1, 10, ranks=False)
+    assert chosen == sorted(chosen)
+    assert 0 < len(chosen) <= 5
+    assert 0 not in chosen
+    assert worth_grading(None, refinement, ranking, range(14), 13, 5, 0.0, 10, ranks=False) == []
 
 
 def test_what_was_saved_is_said():
