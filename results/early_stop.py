@@ -1,17 +1,18 @@
 """How many grades a query needs: early stopping beside fixed numbers of grades, on the first ten results.
 
     python -m results.early_stop data/argkp_item data/argkp_item:e5 data/argkp data/argkp:e5 data/cranfield \
-        data/cranfield:e5 data/cranfield_item data/clinc150 data/banking77 --out results/early_stop.md
+        data/cranfield:e5 data/cranfield_item data/clinc150 data/banking77 --draws 3 --out results/early_stop.md
 
 A folder may carry the name of its vectors. Each row is the mean over the collections: grades asked for, and the gain in
 nDCG@10 over the first search, as a share of what all twenty grades gain. The retriever is kept for all queries of a
-collection, as an application would keep it.
+collection, as an application would keep it. Teachers that err do so `--draws` times, each time on other documents.
 """
 
 from __future__ import annotations
 
 import argparse
 import platform
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,16 +63,25 @@ def measure(corpus: Corpus, store: Any, teacher: BaseGrader, options: dict[str, 
     return {"gain": float(after - before), "asked": float(np.mean(asked)), "rounds": float(np.mean(rounds))}
 
 
+def measure_all(corpus: Corpus, store: Any, teacher: str, draws: int, options: dict[str, Any]) -> dict[str, float]:
+    """Average over draws of the teacher's errors, which follow from the data set's name."""
+    given = [replace(corpus.dataset, name=f"{corpus.dataset.name}{draw or ''}") for draw in range(draws)]
+    measured = [measure(corpus, store, make_teacher(teacher, dataset), options) for dataset in given]
+    return {key: float(np.mean([row[key] for row in measured])) for key in measured[0]}
+
+
 def main() -> None:
     """Measure and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", nargs="+")
     parser.add_argument("--embed-model", default="minilm")
     parser.add_argument("--max-queries", type=int, default=40)
+    parser.add_argument("--draws", type=int, default=1)
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS), help="'all 20' among them")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     rows: dict[tuple[str, str], list[dict[str, float]]] = {}
+    names = [Path(name).name for name in args.data]
     for name_of_data in args.data:
         folder, _, model = name_of_data.partition(":")
         dataset = load_folder(Path(folder))
@@ -79,7 +89,7 @@ def main() -> None:
         store = corpus.store()
         for teacher in TEACHERS:
             for name in args.settings:
-                measured = measure(corpus, store, make_teacher(teacher, dataset), SETTINGS[name])
+                measured = measure_all(corpus, store, teacher, 1 if teacher == "gold" else args.draws, SETTINGS[name])
                 rows.setdefault((teacher, name), []).append(measured)
                 print(
                     name_of_data, teacher, name, {key: round(value, 3) for key, value in measured.items()}, flush=True
@@ -87,7 +97,7 @@ def main() -> None:
     lines = [
         "# How many grades a query needs",
         "",
-        f"`python -m results.early_stop {' '.join(f'data/{Path(name).name}' for name in args.data)}`: "
+        f"`python -m results.early_stop {' '.join(f'data/{name}' for name in names)} --draws {args.draws}`: "
         f"{args.max_queries} queries a collection, {args.embed_model} vectors where no others are named, "
         f"means over {len(args.data)} collections; {platform.system()}, {platform.machine()}, "
         f"Python {platform.python_version()}.",
@@ -101,6 +111,13 @@ def main() -> None:
         lines.append(
             f"| {teacher} | {name} | {asked:.1f} | {asked / 20:.0%} | {rounds:.1f} | {gain:+.3f} | {gain / full:.1%} |"
         )
+    if "early stop" in args.settings:
+        lines += ["", "For each collection, with early stopping:", "", f"| collection | {' | '.join(TEACHERS)} |"]
+        lines += ["|---|---|---|---|"]
+        for at, name in enumerate(names):
+            pairs = [[rows[teacher, setting][at] for setting in ("early stop", "all 20")] for teacher in TEACHERS]
+            cells = [f"{stop['asked']:.1f}, {stop['gain']:+.3f} of {full['gain']:+.3f}" for stop, full in pairs]
+            lines.append(f"| {name} | {' | '.join(cells)} |")
     text = "\n".join([*lines, ""])
     print(text)
     if args.out:

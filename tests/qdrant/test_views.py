@@ -186,7 +186,15 @@ def test_the_scatter_of_sparse_scores_reaches_as_far_as_the_best():
     scores = case.words.scores(case.query.words)
     assert case.view.scatter >= scores.std() - 1e-9
     assert case.view.scatter >= (np.quantile(scores, 0.99) - scores.mean()) / 2.33
-    assert Case(1, "cosine", None, idf=False).view.scatter is None
+
+
+@pytest.mark.parametrize("alpha", [None, 0.0, 0.5, 1.0])
+def test_two_similarities_scatter_as_the_sum_of_their_shares_wherever_documents_were_drawn(alpha):
+    case = Case(1, "cosine", alpha, idf=False)
+    assert case.view.scatter == 1.0
+    bare = case.query.view(case.space)
+    bare.meet(case.shown, None)
+    assert bare.scatter is None
 
 
 def test_a_refined_sparse_query_is_cut_to_its_largest_weights():
