@@ -103,14 +103,16 @@ class Counting:
         return counted
 
 
-def measure(client: Any, calls: Counting, size: int, count: int, rounds: int) -> dict[str, Any]:
+def measure(
+    client: Any, calls: Counting, size: int, count: int, rounds: int, early_stop: bool = False
+) -> dict[str, Any]:
     """Time plain and refined queries in turn. Runs in a process of its own, with the package of its PYTHONPATH."""
     store = open_store(client, NAME, "text")
     embed_model = MockEmbedding(embed_dim=SIZE)
     plain = VectorStoreIndex.from_vector_store(store, embed_model).as_retriever(similarity_top_k=10)
-    # The same grades in both: an older package asks for all of them.
+    # The same grades in both, unless told otherwise: an older package asks for all of them.
     known = inspect.signature(RefinedRetriever).parameters
-    options = {"rounds": rounds, "trust": 1.0, "on_error": "raise", "early_stop": False}
+    options = {"rounds": rounds, "trust": 1.0, "on_error": "raise", "early_stop": early_stop}
     options = {name: value for name, value in options.items() if name in known}
     refined = RefinedRetriever(store, embed_model, LabelGrader(), **options)
     found: dict[str, Any] = {}
@@ -201,7 +203,7 @@ def in_a_process(checkout: Path, place: str, address: str, options: argparse.Nam
     """What `measure` returns, by the number of rounds."""
     command = [sys.executable, str(Path(__file__).resolve()), "--measure", place, "--address", address]
     command += ["--points", str(options.points), "--queries", str(options.queries)]
-    command += ["--rounds", *map(str, options.rounds)]
+    command += ["--rounds", *map(str, options.rounds), *(["--early-stop"] if options.early_stop else [])]
     environment = os.environ | {"PYTHONPATH": str(checkout.resolve()), "OMP_NUM_THREADS": "1"}
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if ran.returncode:
@@ -248,6 +250,7 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=100)
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--places", nargs="*", help="only these")
+    parser.add_argument("--early-stop", action="store_true", help="leave grades that would change little, if it can")
     parser.add_argument("--out", type=Path, help="a file to write the table to")
     for name in ("--measure", "--serve", "--address"):
         parser.add_argument(name, help=argparse.SUPPRESS)
@@ -258,7 +261,8 @@ def main() -> None:
     if options.measure:
         client = client_of(options.measure, options.address, options.points)
         calls = Counting(client)
-        found = {rounds: measure(client, calls, options.points, options.queries, rounds) for rounds in options.rounds}
+        asked = options.points, options.queries
+        found = {rounds: measure(client, calls, *asked, rounds, options.early_stop) for rounds in options.rounds}
         print(json.dumps(found))
         return None
     rows = compare(options)

@@ -196,9 +196,9 @@ class HybridView(View):
         """Return what the scatter would be, did both similarities rise and fall together: the sum of their shares.
 
         They do not, and where they agree says more for it. A few documents would show it badly: most have none of the
-        query's terms.
+        query's terms. The dense one alone is like any other.
         """
-        return 1.0 if self._drawn else None
+        return 1.0 if self._drawn and self._share < 1 else None
 
     @property
     def row(self) -> Row:
