@@ -1,6 +1,6 @@
 """What a refined query costs beside a plain search, by REST, gRPC, local mode and Edge: requests, searches and time.
 
-    python -m results.costs --before PATH_OF_ANOTHER_CHECKOUT
+    python -m results.costs --before PATH_OF_ANOTHER_CHECKOUT [--mode hybrid]
 
 Run alone on a machine with two free cores: one for the server, one for the queries. The servers are those of the
 tests, with Edge for their storage, as local mode's filters look at every point in Python, which no server does;
@@ -36,6 +36,8 @@ from llama_index_refine.stores import open_store
 
 ROOT = Path(__file__).parent.parent
 NAME, SIZE, TOPICS = "costs", 384, 40
+# Terms of a document, and of all documents; the first of a document are its topic's.
+TERMS, VOCABULARY, OF_TOPIC = 60, 20_000, 8
 # The time below which this share of the queries stays: what else the machine does disturbs it least.
 UNDISTURBED = 0.1
 REST, GRPC, LOCAL, EDGE, REAL_REST, REAL_GRPC = (
@@ -61,12 +63,33 @@ def documents(count: int) -> tuple[np.ndarray, np.ndarray]:
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32), centres
 
 
-def fill(client: Any, count: int) -> None:
+def words(topic: int, seed: int, count: int) -> models.SparseVector:
+    """Some terms of a topic, and others."""
+    rng = np.random.default_rng([topic, seed])
+    terms = np.r_[topic * OF_TOPIC + rng.permutation(OF_TOPIC)[: count // 4], rng.integers(1000, VOCABULARY, count)]
+    terms = np.unique(terms)[:count]
+    return models.SparseVector(indices=terms.tolist(), values=rng.uniform(0.5, 2.0, len(terms)).tolist())
+
+
+def encode(texts: list[str]) -> tuple[list[list[int]], list[list[float]]]:
+    """Encode a query, which is a list of its relevant documents, by their topic."""
+    about = [words(json.loads(text)[0] % TOPICS, 0, 8) for text in texts]
+    return [one.indices for one in about], [one.values for one in about]
+
+
+def fill(client: Any, count: int, mode: str) -> None:
     rows, _ = documents(count)
-    client.create_collection(NAME, models.VectorParams(size=SIZE, distance=models.Distance.COSINE))
+    hybrid = mode == "hybrid"
+    sparse = {"words": models.SparseVectorParams(modifier=models.Modifier.IDF)} if hybrid else None
+    space = models.VectorParams(size=SIZE, distance=models.Distance.COSINE)
+    client.create_collection(NAME, {"dense": space} if hybrid else space, sparse_vectors_config=sparse)
     text = "some hundred words of text, as a chunk of a document has them " * 16
     points = [
-        models.PointStruct(id=at, vector=row, payload={"text": f"{at} {text}", "number": at})
+        models.PointStruct(
+            id=at,
+            vector={"dense": row, "words": words(at % TOPICS, at + 1, TERMS)} if hybrid else row,
+            payload={"text": f"{at} {text}", "number": at},
+        )
         for at, row in enumerate(rows.tolist())
     ]
     for start in range(0, count, 500):
@@ -104,15 +127,17 @@ class Counting:
 
 
 def measure(
-    client: Any, calls: Counting, size: int, count: int, rounds: int, early_stop: bool = False
+    client: Any, calls: Counting, size: int, count: int, rounds: int, early_stop: bool, mode: str
 ) -> dict[str, Any]:
     """Time plain and refined queries in turn. Runs in a process of its own, with the package of its PYTHONPATH."""
-    store = open_store(client, NAME, "text")
+    names = ("dense", None, "words", encode) if mode == "hybrid" else ()
+    store = open_store(client, NAME, "text", *names)
     embed_model = MockEmbedding(embed_dim=SIZE)
-    plain = VectorStoreIndex.from_vector_store(store, embed_model).as_retriever(similarity_top_k=10)
+    of_mode = {"similarity_top_k": 10, "vector_store_query_mode": mode}
+    plain = VectorStoreIndex.from_vector_store(store, embed_model).as_retriever(**of_mode)
     # The same grades in both, unless told otherwise: an older package asks for all of them.
     known = inspect.signature(RefinedRetriever).parameters
-    options = {"rounds": rounds, "trust": 1.0, "on_error": "raise", "early_stop": early_stop}
+    options = {"rounds": rounds, "trust": 1.0, "on_error": "raise", "early_stop": early_stop, **of_mode}
     options = {name: value for name, value in options.items() if name in known}
     refined = RefinedRetriever(store, embed_model, LabelGrader(), **options)
     found: dict[str, Any] = {}
@@ -138,29 +163,29 @@ def measure(
     return found
 
 
-def client_of(place: str, address: str, size: int) -> Any:
+def client_of(place: str, address: str, size: int, mode: str) -> Any:
     if place in (REST, REAL_REST):
         return QdrantClient(url=address, check_compatibility=False)
     if place in (GRPC, REAL_GRPC):
         port = int(address.rsplit(":", 1)[-1])
         return QdrantClient(url="http://127.0.0.1", grpc_port=port, prefer_grpc=True, check_compatibility=False)
     if place == EDGE:
-        return on_edge(size)
+        return on_edge(size, mode)
     client = QdrantClient(":memory:")
-    fill(client, size)
+    fill(client, size, mode)
     return client
 
 
-def on_edge(size: int) -> Any:
+def on_edge(size: int, mode: str) -> Any:
     from llama_index_refine.qdrant.edge import EdgeClient
 
     client = EdgeClient(tempfile.mkdtemp())
-    fill(client, size)
+    fill(client, size, mode)
     client.optimize(NAME)
     return client
 
 
-def serve(place: str, size: int) -> None:
+def serve(place: str, size: int, mode: str) -> None:
     """Be one of the tests' servers, until the input ends."""
     if place == REST:
         from tests.qdrant_server import QdrantServer
@@ -172,19 +197,20 @@ def serve(place: str, size: int) -> None:
 
         server = QdrantGrpcServer().start()
         address = f"http://127.0.0.1:{server.port}"
-    server.storage = on_edge(size)
+    server.storage = on_edge(size, mode)
     print(address, flush=True)
     sys.stdin.read()
     server.stop()
 
 
 @contextmanager
-def serving(place: str, size: int) -> Iterator[str]:
+def serving(place: str, size: int, mode: str) -> Iterator[str]:
     """The address of a server with the collection; empty where there is none."""
     if place in (LOCAL, EDGE):
         yield ""
     elif place in (REST, GRPC):
         command = [sys.executable, "-m", "results.costs", "--serve", place, "--points", str(size)]
+        command += ["--mode", mode]
         process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
         yield process.stdout.readline().strip()
@@ -194,7 +220,7 @@ def serving(place: str, size: int) -> Iterator[str]:
 
         with tempfile.TemporaryDirectory() as folder:
             server = QdrantProcess(Path(folder))
-            fill(QdrantClient(url=server.url), size)
+            fill(QdrantClient(url=server.url), size, mode)
             yield server.url if place == REAL_REST else f"http://127.0.0.1:{server.grpc_port}"
             server.stop()
 
@@ -202,7 +228,7 @@ def serving(place: str, size: int) -> Iterator[str]:
 def in_a_process(checkout: Path, place: str, address: str, options: argparse.Namespace) -> dict[str, Any]:
     """What `measure` returns, by the number of rounds."""
     command = [sys.executable, str(Path(__file__).resolve()), "--measure", place, "--address", address]
-    command += ["--points", str(options.points), "--queries", str(options.queries)]
+    command += ["--points", str(options.points), "--queries", str(options.queries), "--mode", options.mode]
     command += ["--rounds", *map(str, options.rounds), *(["--early-stop"] if options.early_stop else [])]
     environment = os.environ | {"PYTHONPATH": str(checkout.resolve()), "OMP_NUM_THREADS": "1"}
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -216,7 +242,7 @@ def compare(options: argparse.Namespace) -> list[str]:
     places = [REST, GRPC, LOCAL, EDGE] + ([REAL_REST, REAL_GRPC] if os.environ.get("QDRANT_BINARY") else [])
     rows = []
     for place in options.places or places:
-        with serving(place, options.points) as address:
+        with serving(place, options.points, options.mode) as address:
             runs: dict[str, list[dict[str, Any]]] = {"before": [], "after": []}
             for _ in range(options.turns):
                 for name, checkout in (("before", options.before), ("after", ROOT)):
@@ -250,6 +276,7 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=100)
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--places", nargs="*", help="only these")
+    parser.add_argument("--mode", choices=("default", "hybrid"), default="default")
     parser.add_argument("--early-stop", action="store_true", help="leave grades that would change little, if it can")
     parser.add_argument("--out", type=Path, help="a file to write the table to")
     for name in ("--measure", "--serve", "--address"):
@@ -257,12 +284,11 @@ def main() -> None:
     parser.add_argument("--rounds", nargs="*", type=int, default=[1, 2])
     options = parser.parse_args()
     if options.serve:
-        return serve(options.serve, options.points)
+        return serve(options.serve, options.points, options.mode)
     if options.measure:
-        client = client_of(options.measure, options.address, options.points)
-        calls = Counting(client)
-        asked = options.points, options.queries
-        found = {rounds: measure(client, calls, *asked, rounds, options.early_stop) for rounds in options.rounds}
+        client = client_of(options.measure, options.address, options.points, options.mode)
+        calls, asked, how = Counting(client), (options.points, options.queries), (options.early_stop, options.mode)
+        found = {rounds: measure(client, calls, *asked, rounds, *how) for rounds in options.rounds}
         print(json.dumps(found))
         return None
     rows = compare(options)

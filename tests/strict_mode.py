@@ -29,7 +29,9 @@ class StrictMode:
 
     def refusal(self, queries: Sequence[models.QueryRequest], timeout: int | None) -> str | None:
         """What Qdrant answers with a 400, None where all is allowed."""
-        said = [*self._too_much("search batch size", len(queries), self.config.search_max_batchsize)]
+        # The older clients do not know of it.
+        most = getattr(self.config, "search_max_batchsize", None)
+        said = [*self._too_much("search batch size", len(queries), most)]
         said += self._too_much("timeout", timeout, self.config.max_timeout)
         said += [text for query in queries for text in self._of_query(query)]
         return f"Bad request: {said[0]}" if said else None

@@ -47,6 +47,8 @@ def documents(dense: str = "dense") -> list[models.PointStruct]:
 
 def fill(place, distance: str | None = "Cosine", idf: bool = False) -> str:
     """Make a collection with both kinds of vectors; with sparse ones alone where there is no distance."""
+    if distance:
+        place.needs_a_client("1.20", "grpc", "misreads the formulas that a gRPC server is sent")
     sparse = {"words": models.SparseVectorParams(modifier=models.Modifier.IDF if idf else None)}
     params = {"dense": models.VectorParams(size=SIZE, distance=DISTANCES[distance])} if distance else {}
     name = place.create(params, sparse_vectors_config=sparse)

@@ -179,6 +179,7 @@ def test_few_ids_in_a_condition(place, grader):
 
 @on_servers
 def test_few_searches_in_a_request(place):
+    place.needs_a_client("1.20", "rest grpc server server-grpc", "knows no limit for the searches of a request")
     name = limited(place, search_max_batchsize=2, max_query_limit=10)
     place.write(name, points())
     refined = retriever(place.client, name)

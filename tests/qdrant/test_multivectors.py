@@ -264,6 +264,7 @@ def test_a_matrix_may_come_with_the_query(place):
 
 
 def test_a_document_without_a_multivector_is_passed_over(place):
+    place.needs_a_client("1.20", "memory rest grpc", "fails by itself on a document without its multivector")
     name = both(place)
     place.write(name, [models.PointStruct(id=1000, vector={"dense": question(0).embedding}, payload={"topic": "0"})])
     for prefetch in (None, "dense"):

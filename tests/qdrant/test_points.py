@@ -85,7 +85,8 @@ def test_nodes_that_llama_index_wrote_under_another_spelling_are_judged_by_it(sp
     rows = vectors().tolist()
     store.add([TextNode(id_=written[at], text=f"n{at}", embedding=rows[at]) for at in range(40)])
     judgements = {"0": {name: float(at % 5 == 0) for at, name in enumerate(written)}}
-    refinement = RefinedRetriever(store, grader=FeedbackGrader(judgements), trust=1.0).refine(question(0))
+    grader = FeedbackGrader(judgements)
+    refinement = RefinedRetriever(store, grader=grader, trust=1.0, early_stop=False).refine(question(0))
     assert len(refinement.graded_nodes) == 20
     assert len(RefinedRetriever(store, grader=FeedbackGrader(), node_ids=written[:7]).retrieve(question(0))) == 7
 
