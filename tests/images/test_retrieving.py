@@ -355,7 +355,8 @@ def test_images_do_not_travel_in_rankings(qdrant_server, red, top, form):
     key = "image" if form == "plain" else None
     store = open_store(client, "pictures", image_key=key)
     grader = SquareGrader()
-    retriever = RefinedRetriever(store, PixelEmbedding(), grader, similarity_top_k=top, feedback_top_k=10, trust=1.0)
+    counts = {"similarity_top_k": top, "feedback_top_k": 10, "early_stop": False}
+    retriever = RefinedRetriever(store, PixelEmbedding(), grader, trust=1.0, **counts)
     bundle = QueryBundle("", image_path=red)
     first = retriever.refine(bundle)
     # With an image_key nothing is to be learnt first; else the second search knows.
