@@ -132,6 +132,7 @@ def test_options_are_lowered_and_said_once(place, caplog):
 
 @on_servers
 def test_nothing_is_said_of_limits_that_are_wide_enough(place, caplog):
+    place.needs_a_client("1.20", "rest grpc server server-grpc", "knows no limit for the searches of a request")
     name = limited(
         place, max_query_limit=1000, max_timeout=60, search_max_hnsw_ef=1000, search_max_oversampling=9.0,
         filter_max_conditions=10, condition_max_size=10_000, search_max_batchsize=100, read_rate_limit=10_000,
