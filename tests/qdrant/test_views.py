@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from qdrant_client import QdrantClient, models
 
@@ -100,6 +100,7 @@ def test_a_row_stays_what_it_was_when_more_terms_are_met(seed, metric, alpha, id
 
 
 @settings(max_examples=10, deadline=None)
+@example(seed=0, metric="euclid", alpha=5e-324)
 @given(**{name: strategy for name, strategy in cases.items() if name not in ("idf", "alone")})
 def test_qdrant_adds_up_what_rows_say(seed, metric, alpha):
     """One request with two prefetches gives documents the inner products of their rows with the refined one."""

@@ -94,6 +94,7 @@ def test_a_list_whose_head_is_graded_is_settled_and_one_whose_head_is_not_is_ope
         expected_gains(fitted, fitted, grades, others, 10, (1.0, 1.0), 0.0, 3) for others in (far, near)
     )
     assert settled.max() < WORTH < 2 * WORTH < unsettled.max()
+    assert settled.sum() < 0.01 < 10 * WORTH < unsettled.sum()
 
 
 def test_what_is_surely_relevant_is_worth_less_than_what_is_in_doubt():

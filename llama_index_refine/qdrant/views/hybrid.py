@@ -25,7 +25,9 @@ from llama_index_refine.qdrant.views.terms import Terms
 from llama_index_refine.similarity import passes
 
 # The dense half's share of the joint similarity where nobody says: a flat optimum over three collections.
-SHARE, DIGITS = 0.8, 6
+SHARE = 0.8
+# Digits of a share that count. Of less than the last one float32 leaves no direction of the dense half.
+DIGITS = 6
 # The best of a sum may lie further down in each of its parts.
 DEEPER, LEAST_DEPTH = 2, 200
 
@@ -165,7 +167,6 @@ class HybridView(View):
         self._linear = Linear(first.dense, space.metric)
         self._terms = Terms(first.words, space.idf)
         alpha = first.how.alpha
-        # A share that float32 cannot tell from none is none.
         self._share = SHARE if alpha is None else round(alpha, DIGITS)
         # What rows, and what queries are multiplied by: dense and sparse.
         self._of_rows = self._of_queries = (1.0, 1.0)
