@@ -65,7 +65,7 @@ class RefinedRetriever(Selects, Judges, BaseRetriever):
         one more wave of LLM calls and one more search.
     :param early_stop: whether to leave grades that would hardly change the nodes returned, which saves a quarter
         to a third of the calls. It is told of lists of at most feedback_top_k nodes; longer ones get all their grades,
-        and so do the first three queries of a teacher.
+        and so do the first two queries of a teacher.
     :param background_size: background vectors to refine against, 0 for none.
     :param budget: the most that grading one query may cost.
     :param refiner: how the query moves; None for a `QueryRefiner` in the collection's distance.

@@ -124,17 +124,19 @@ class QdrantCollection:
         """Whether points can be asked for by their ids, through the filter."""
         return self._connection.known.limits.may_narrow(self.options.filter)
 
-    def search(self, query: Query, limit: int) -> Steps[Found]:
+    def search(self, query: Query, limit: int, at_hand: Collection[PointId] = ()) -> Steps[Found]:
         """Find the nearest points, without vectors, and with their nodes unless payloads hold images.
 
         :param query: what is searched for.
         :param limit: the most points.
+        :param at_hand: points that need not be found: they come beside so many others, or are left out.
         :return: the points.
         """
         if self.inline:
-            return (yield from self.rank(query, limit))
-        queries = yield from self._asking()
-        (points,) = yield from self._connection.queries("search", queries.nearest(query, limit, limit))
+            return (yield from self.rank(query, limit + len(at_hand)))
+        queries, without = (yield from self._asking()), self._left_out(query, at_hand)
+        depth = limit + len(at_hand) - len(without)
+        (points,) = yield from self._connection.queries("search", queries.nearest(query, depth, depth, without=without))
         return self._listed(points)
 
     def nodes_of(
@@ -166,11 +168,7 @@ class QdrantCollection:
         :param seen: those that have been.
         :return: the points that have a vector.
         """
-        queries = yield from self._asking()
-        # A filter changes what a fused ranking consists of, and in local mode costs more than what it leaves out.
-        some = self._connection.known.limits.condition_max_size
-        filtered = not query.ranks and self.can_fetch and not self._connection.is_local
-        without = sorted(seen, key=str) if filtered and len(seen) <= (some or len(seen)) else []
+        queries, without = (yield from self._asking()), self._left_out(query, seen)
         depth = limit + len(seen) - len(without)
         request = queries.nearest(query, depth, depth, with_vector=True, without=without)
         (points,) = yield from self._connection.queries("search", request)
@@ -340,6 +338,13 @@ class QdrantCollection:
             listed = Found([point for point, _ in there], [score for _, score in there], whole, Vectors.none())
         holds = yield from self._probing.holds(space, query, probe, shown, found[-1])
         return listed, shown, holds
+
+    def _left_out(self, query: Query, points: Collection[PointId]) -> list[PointId]:
+        """Return the points if a search had better leave them out, none if it had better find them."""
+        # A filter changes what a fused ranking consists of, and in local mode costs more than what it leaves out.
+        some = self._connection.known.limits.condition_max_size
+        filtered = not query.ranks and self.can_fetch and not self._connection.is_local
+        return sorted(points, key=str) if filtered and len(points) <= (some or len(points)) else []
 
     def _among(
         self, ids: Sequence[PointId], queries: Queries, query: Query, limit: int, with_vector: bool = False

@@ -5,15 +5,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+# Where later rounds may be saved, what the first one gets of an even share: enough to see which queries it settles.
+FIRST_SHARE = 0.75
 
-def split_budget(feedback_top_k: int, rounds: int) -> list[int]:
-    """Share the documents that may be graded out among the rounds, as evenly as can be, the first getting the rest.
+
+def split_budget(feedback_top_k: int, rounds: int, may_stop: bool = False) -> list[int]:
+    """Share the documents that may be graded out among the rounds, as evenly as can be, earlier ones getting the rest.
 
     :param feedback_top_k: the most documents to grade, at least 2.
     :param rounds: the most rounds, at least 1.
+    :param may_stop: whether later rounds may be saved, so that the first one is smaller than the others.
     :return: documents to grade in each round, at least 2, since one grade has no other to differ from.
     """
     rounds = min(rounds, feedback_top_k // 2)
+    if may_stop and rounds > 1:
+        first = max(2, round(FIRST_SHARE * feedback_top_k / rounds))
+        return [first, *split_budget(feedback_top_k - first, rounds - 1)]
     share, rest = divmod(feedback_top_k, rounds)
     return [share + (at < rest) for at in range(rounds)]
 

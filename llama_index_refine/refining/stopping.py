@@ -11,7 +11,7 @@ Array = NDArray[np.float64]
 # with one to a hundred relevant documents a query; results/early_stop.md has what it keeps.
 WORTH = 0.0115
 # How much the regression's slope is drawn to the student's, 1, and its intercept to the mean grade.
-RIDGE = 1.0, 0.1
+RIDGE = 3.0, 0.1
 STEPS, TOLERANCE = 25, 1e-6
 
 

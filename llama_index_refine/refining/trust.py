@@ -42,8 +42,8 @@ AGREEMENT = 0.3
 PERMUTATIONS = 256
 # The least that a teacher's odds are lowered to for saying itself that it knows little.
 LEAST_CLAIM = 0.25
-# A teacher is known after three queries; a little of each is forgotten.
-WATCHED = 2.5
+# A teacher is known after two queries; a little of each is forgotten.
+WATCHED = 1.5
 # Grades that differ by less are alike.
 ALIKE = 1e-6
 

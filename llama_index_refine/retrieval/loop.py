@@ -29,7 +29,7 @@ from llama_index_refine.retrieval.fusion import Ranking, admitted, fuse, fuse_ra
 from llama_index_refine.retrieval.grading import Grading, Sheet
 from llama_index_refine.retrieval.lessons import Refining
 from llama_index_refine.retrieval.moving import Moving, shaped
-from llama_index_refine.retrieval.next_grades import spread_out, worth_grading
+from llama_index_refine.retrieval.next_grades import Fruitless, spread_out, worth_grading
 from llama_index_refine.retrieval.outcomes import billed
 from llama_index_refine.retrieval.remembering import Recollection, Remembering
 from llama_index_refine.similarity import similarity
@@ -87,7 +87,8 @@ class FeedbackLoop:
         if _empty(query):
             return (yield from self._nothing(query))
         asked = yield from self._asked(query)
-        shares = split_budget(self.feedback_top_k, self.rounds)
+        # With a memory, the first round's grades are what tells whether similar queries may lend theirs.
+        shares = split_budget(self.feedback_top_k, self.rounds, self._stops and self.remembering.memory is None)
         first, shown = yield from self.collection.search_first(asked, self.similarity_top_k, shares[0])
         # As it was searched: what fails later may be that the collection is gone.
         space = yield from self.collection.space()
@@ -163,32 +164,18 @@ class FeedbackLoop:
         feedback.view.meet(shown.vectors, background)
         recollection = yield from self.remembering.recall(feedback, self.trust, background)
         settled = yield from self._first_round(feedback, recollection, shown, background)
-        left = self.feedback_top_k - sum(shares) - feedback.asked
-        for share in [] if settled else shares:
-            # Judged nodes may have taken more than the first round's share, or it may have left some over.
-            share, left = share + max(left, 0), 0
-            share = min(share, self.feedback_top_k - feedback.asked - feedback.spared(self.feedback_top_k))
-            if share < 1 or feedback.account.exhausted():
-                break
-            # What to ask next follows all that was heard; how far to go by it is decided at the end.
-            refinement = yield from self._moving.move(feedback, background, trust=1.0)
-            try:
-                more = yield from self._another_round(feedback, refinement, share)
-            except Exception as error:
-                if isinstance(error, GraderError) or self.on_error == "raise":
-                    raise
-                logger.warning("Going on with the grades so far: %s", feedback.failed(error))
-                break
-            if not more:
-                break
-        refinement = yield from self._moving.move(feedback, background, self._moving.share(feedback))
-        limit = self.similarity_top_k
+        last = None if settled else (yield from self._later_rounds(feedback, background, shares))
+        trust = self._moving.share(feedback)
+        if last is not None and last.trust == trust:
+            refinement = last.refinement
+        else:
+            refinement, last = (yield from self._moving.move(feedback, background, trust)), None
         feedback.doing = "the second search"
-        # Every graded document may sink below the last one returned; as many must be at hand to take its place.
         query = feedback.sent = feedback.refined(refinement)
-        found = before
-        if not _stands(feedback, refinement, query):
-            found = yield from self.collection.search(query, limit + len(feedback.ids))
+        if _stands(feedback, refinement, query):
+            found = before
+        else:
+            found = yield from self._found(feedback, query, last)
         ranking = self._fused(feedback, refinement, query, found)
         sources = [feedback.found(), before, found]
         wanted = [point for point, _ in ranking]
@@ -198,6 +185,19 @@ class FeedbackLoop:
             feedback, recollection, refinement, found, self._settled(feedback), self.trust
         )
         return refinement
+
+    def _found(self, feedback: Feedback, query: Query, last: Fruitless | None) -> Steps[Found]:
+        """Search for the refined query: beside the graded documents, which may all sink, as many as are returned."""
+        limit, graded = self.similarity_top_k, feedback.ids
+        # Where their scores or places count, they must be among those found.
+        counted = query.ranks or not feedback.view.lasts or feedback.view.ahead is not None
+        kept = self.remembering.memory is not None
+        if counted or kept or self.collection.options.score_threshold is not None:
+            return (yield from self.collection.search(query, limit + len(graded)))
+        if last is not None and len(last.ranking.nodes) >= limit and len(feedback.shown) == len(graded):
+            # It was for this very query, and left out none but the graded ones.
+            return last.ranking
+        return (yield from self.collection.search(query, limit, at_hand=graded))
 
     def _first_round(
         self, feedback: Feedback, recollection: Recollection, shown: Found, background: Background | None
@@ -216,6 +216,31 @@ class FeedbackLoop:
         if not settled:
             yield from self.remembering.borrow(feedback, recollection)
         return settled
+
+    def _later_rounds(
+        self, feedback: Feedback, background: Background | None, shares: Sequence[int]
+    ) -> Steps[Fruitless | None]:
+        """Grade what refined rankings bring up. :return: the last round, if there was nothing worth grading in it."""
+        left = self.feedback_top_k - sum(shares) - feedback.asked
+        for share in shares:
+            # Judged nodes may have taken more than the first round's share, or it may have left some over.
+            share, left = share + max(left, 0), 0
+            share = min(share, self.feedback_top_k - feedback.asked - feedback.spared(self.feedback_top_k))
+            if share < 1 or feedback.account.exhausted():
+                break
+            # Where no end is to be foreseen, what to ask next follows all that was heard.
+            trust = self._moving.share(feedback, final=False) if self._may_stop(feedback.view) else 1.0
+            refinement = yield from self._moving.move(feedback, background, trust)
+            try:
+                fruitless = yield from self._another_round(feedback, refinement, share)
+            except Exception as error:
+                if isinstance(error, GraderError) or self.on_error == "raise":
+                    raise
+                logger.warning("Going on with the grades so far: %s", feedback.failed(error))
+                break
+            if fruitless is not None:
+                return Fruitless(refinement, trust, fruitless)
+        return None
 
     def _settled(self, feedback: Feedback) -> int:
         """Return how many nodes the teacher might have graded: all it may, unless the budget ended before."""
@@ -285,8 +310,8 @@ class FeedbackLoop:
         if isinstance(self.trust, Reliability):
             self.trust.hear([grade for grade in grades if grade is not None])
 
-    def _another_round(self, feedback: Feedback, refinement: Refinement, share: int) -> Steps[bool]:
-        """Grade documents that the refined ranking brings up. :return: whether there were any worth it."""
+    def _another_round(self, feedback: Feedback, refinement: Refinement, share: int) -> Steps[Found | None]:
+        """Grade documents that the refined ranking brings up. :return: the ranking where none were worth it."""
         feedback.doing = "the ranking between rounds"
         may_stop = self._may_stop(feedback.view)
         plenty = not may_stop and float(refinement.grades.mean()) > PLENTY
@@ -308,12 +333,12 @@ class FeedbackLoop:
         elif alone and plenty:
             wanted = spread_out(feedback, refinement, ranking, new, share, query.ranks)
         if not wanted:
-            return False
+            return ranking
         shown = (yield from self._fetched(feedback, query, ranking, wanted)) if alone else ranking.at(wanted)
         if not shown.ids:
-            return False
+            return ranking
         yield from self._grade(feedback, shown)
-        return True
+        return None
 
     def _fetched(self, feedback: Feedback, query: Query, ranking: Found, wanted: Sequence[int]) -> Steps[Found]:
         feedback.doing = "fetching what is graded next"
@@ -322,14 +347,17 @@ class FeedbackLoop:
         score = dict(zip(ranking.ids, ranking.scores, strict=True))
         return replace(shown, scores=[score[point] for point in shown.ids])
 
-    def _may_stop(self, view: View) -> bool:
-        """Say whether it can be told when more grades change nothing: of a list no longer than what may be graded."""
+    @property
+    def _stops(self) -> bool:
+        """Whether it can be told when more grades change nothing: of a list no longer than what may be graded."""
         if isinstance(self.trust, Reliability) and not self.trust.known():
             # What it grades tells of itself too, for all queries to come, and a few grades tell little.
             return False
-        own = self.refining.refiner_for(view.metric, view.distance).own_grade
         told = self.collection.can_fetch or self.collection.options.hybrid is None
-        return self.early_stop and self.similarity_top_k <= self.feedback_top_k and own > 0 and told
+        return self.early_stop and self.similarity_top_k <= self.feedback_top_k and told
+
+    def _may_stop(self, view: View) -> bool:
+        return self._stops and self.refining.refiner_for(view.metric, view.distance).own_grade > 0
 
     def _worth_grading(
         self,

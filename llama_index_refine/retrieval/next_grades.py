@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,6 +16,20 @@ from llama_index_refine.refining.stopping import WORTH, expected_gains
 from llama_index_refine.retrieval.feedback import Feedback
 from llama_index_refine.retrieval.fusion import standing
 from llama_index_refine.similarity import similarity, similarity_of_score
+
+
+@dataclass(frozen=True)
+class Fruitless:
+    """A round that found nothing worth grading.
+
+    :param refinement: how the query moved.
+    :param trust: how far the teacher was followed, in [0, 1].
+    :param ranking: what the moved query found.
+    """
+
+    refinement: Refinement
+    trust: float
+    ranking: Found
 
 
 def worth_grading(

@@ -97,8 +97,8 @@ def ids(nodes) -> list[str]:
 @pytest.mark.parametrize("distance", DISTANCES)
 def test_both_halves_of_a_hybrid_search_are_refined(place, distance, idf):
     name = fill(place, distance, idf)
-    before, both = found(retriever(place.client, name))
-    _, dense = found(retriever(place.client, name, "default"))
+    before, both = found(retriever(place.client, name, early_stop=False))
+    _, dense = found(retriever(place.client, name, "default", early_stop=False))
     assert both > before
     assert both > dense
     refinement = retriever(place.client, name).refine(question(0))

@@ -199,7 +199,7 @@ def test_what_is_looked_at_again_comes_along_with_the_first_search(server):
     server.calls.clear()
     assert refined.refine(PLAIN.question(1)).refined
     (search, look), (last,) = [body["searches"] for kind, body in server.calls if kind == "query"]
-    assert (search["limit"], look["limit"], last["limit"]) == (20, 5, 30)
+    assert (search["limit"], look["limit"], last["limit"]) == (20, 5, 10)
     assert not look["with_vector"]
     assert not look["with_payload"]
     assert len(server.calls) == 2

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from llama_index.core.storage.kvstore import SimpleKVStore
 from qdrant_client import QdrantClient, models
 
-from llama_index_refine import RefinedRetriever
+from llama_index_refine import QueryRefiner, RefinedRetriever, RefinementMemory
 from tests.places import SIZE, LabelGrader, points, question, sparse_query
 
 COSINE = models.VectorParams(size=SIZE, distance=models.Distance.COSINE)
@@ -17,6 +18,13 @@ class Sparing(LabelGrader):
 
     def grade(self, query, nodes):
         return [grade * (at < 3) for at, grade in enumerate(super().grade(query, nodes))]
+
+
+class Silent(LabelGrader):
+    """A teacher that has nothing to say of some."""
+
+    def grade(self, query, nodes):
+        return [None if at % 3 else grade for at, grade in enumerate(super().grade(query, nodes))]
 
 
 class Generous(LabelGrader):
@@ -53,10 +61,48 @@ def asked(server, refined) -> list[list[dict]]:
 
 def test_where_few_are_relevant_three_requests_bring_what_is_graded_and_returned(qdrant_server, client):
     (first, look), (following,), (last,) = asked(qdrant_server, retriever(client, Sparing()))
-    assert [search["limit"] for search in (first, look, following, last)] == [10, 5, 10, 30]
+    assert [search["limit"] for search in (first, look, following, last)] == [10, 5, 10, 10]
     assert [bool(search["with_vector"]) for search in (first, look, following, last)] == [True, False, True, False]
-    (seen,) = following["filter"]["must_not"]
-    assert len(seen["has_id"]) == 10
+    for search, count in ((following, 10), (last, 20)):
+        (seen,) = search["filter"]["must_not"]
+        assert len(seen["has_id"]) == count
+
+
+def settling(**kwargs) -> dict:
+    """What has a query end after its first round, as nothing more would change its list."""
+    return {"early_stop": True, "refiner": QueryRefiner(own_grade=1e-9), **kwargs}
+
+
+def test_a_query_that_is_settled_at_once_is_not_searched_a_third_time(qdrant_server, client):
+    refined = retriever(client, LabelGrader(), **settling())
+    refined.refine(question(0))
+    qdrant_server.calls.clear()
+    settled = refined.refine(question(1))
+    assert (settled.rounds, settled.saved_grades) == (1, 12)
+    (first, *_), (following,) = searches(qdrant_server)
+    assert (first["limit"], following["limit"]) == (8, 12)
+    # The same list as where the refined vector is searched for once more.
+    again = client.query_points("c", query=settled.vector.tolist(), limit=30, with_payload=False).points
+    graded = {entry.node.node_id: entry for entry in settled.graded_nodes}
+    others = [str(point.id) for point in again if str(point.id) not in graded]
+    shown = [entry.node.node_id for entry in settled.nodes if entry.node.node_id not in graded]
+    assert len(shown) >= 2
+    assert shown == others[: len(shown)]
+
+
+@pytest.mark.parametrize("why", ["memory", "threshold", "ungraded"])
+def test_a_query_is_searched_once_more_where_what_was_found_is_not_all_that_counts(qdrant_server, client, why):
+    options = {
+        "memory": {"memory": RefinementMemory(SimpleKVStore())},
+        "threshold": {"vector_store_kwargs": {"score_threshold": -1.0}},
+        "ungraded": {"grader": Silent()},
+    }[why]
+    settled = retriever(client, **{"grader": LabelGrader(), **settling(**options)}).refine(question(1))
+    assert settled.rounds == 1
+    assert settled.saved_grades > 0
+    last = searches(qdrant_server)[-1][0]
+    assert last["limit"] == (10 if why == "ungraded" else 10 + len(settled.grades))
+    assert len(settled.nodes) == 10
 
 
 def test_where_plenty_is_relevant_a_deep_ranking_brings_ids_and_scores_alone(qdrant_server, client):

@@ -43,10 +43,10 @@ def test_calls_are_saved_and_the_list_is_as_good():
     assert precision[0] >= precision[1] - 0.02
 
 
-def test_a_new_teacher_s_first_three_queries_are_graded_in_full():
+def test_a_new_teacher_s_first_two_queries_are_graded_in_full():
     saved = [found.saved_grades for found in refined_all()]
-    assert saved[:3] == [0] * 3
-    assert any(saved[3:])
+    assert saved[:2] == [0] * 2
+    assert any(saved[2:])
 
 
 def test_what_is_graded_next_is_what_would_change_the_list_and_not_what_is_surely_relevant():
