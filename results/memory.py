@@ -194,8 +194,9 @@ def report(folder: Path, model: str, teacher: str, options: dict[str, Any]) -> l
         lines.append(row(f"none, feedback_top_k={count}", one.measure(tested, None, count, practised), best))
     for queries, (snapshot, _) in kept.items():
         lines.append(row(f"after {queries} queries", one.measure(tested, snapshot, FEEDBACK, practised), best))
-    whole = one.measure(tested, kept[STREAM][0], 10, practised)
-    lines.append(row(f"after {STREAM}, feedback_top_k=10", whole, best))
+    for count in (13, 10):
+        whole = one.measure(tested, kept[STREAM][0], count, practised)
+        lines.append(row(f"after {STREAM}, feedback_top_k={count}", whole, best))
     store = SimpleKVStore()
     one.fill(range(STREAM), store, Reliability(), set())
     again = one.measure(range(0, 50), frozen(store), FEEDBACK, practised)
