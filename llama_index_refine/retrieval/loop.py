@@ -192,7 +192,9 @@ class FeedbackLoop:
         # Where their scores or places count, they must be among those found.
         counted = query.ranks or not feedback.view.lasts or feedback.view.ahead is not None
         kept = self.remembering.memory is not None
-        if counted or kept or self.collection.options.score_threshold is not None:
+        # To a long list they add little, and a filter costs an index some of what it finds far down.
+        few = 2 * len(graded) < limit
+        if counted or kept or few or self.collection.options.score_threshold is not None:
             return (yield from self.collection.search(query, limit + len(graded)))
         if last is not None and len(last.ranking.nodes) >= limit and len(feedback.shown) == len(graded):
             # It was for this very query, and left out none but the graded ones.
