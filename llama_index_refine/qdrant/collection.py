@@ -38,6 +38,9 @@ from llama_index_refine.stores import PayloadVectorStore
 
 # How many matrices the background has: they are large, and more of them hardly change what is found.
 FEW = 15
+# Points that are not graded bring their vectors too where these have no more numbers: a search of its own, without
+# them, would take longer.
+FEW_NUMBERS = 2000
 
 
 class QdrantCollection:
@@ -319,18 +322,21 @@ class QdrantCollection:
     def _searched(self, space: Space, query: Query, limit: int, vectors: int) -> Steps[tuple[Found, Found, bool]]:
         """Search, and say whether what comes back agrees with what is known."""
         queries = Queries(space, self._connection.options)
-        requests = [queries.nearest(query, vectors, max(limit, vectors), with_vector=True)]
-        if limit > vectors:
+        most = max(limit, vectors)
+        light = not (space.multivector or space.sparse or self.inline)
+        apart = limit > vectors and not (light and (limit - vectors) * space.size <= FEW_NUMBERS)
+        requests = [queries.nearest(query, vectors if apart else most, most, with_vector=True)]
+        if apart:
             requests.append(queries.nearest(query, limit, limit, with_payload=not self.inline))
         probe = self._probing.choose()
         if probe and not self._connection.is_local:
             requests.append(queries.probe(query, probe.ids))
         found = yield from self._connection.queries("search", *requests)
         seen: Seen = {}
-        bare = limit > vectors and self.inline
-        self._reader.check(found[1] if limit > vectors and not bare else found[0], seen)
-        shown = self._with_vectors(found[0], space, seen)
-        listed = self._listed(found[1] if limit > vectors else found[0][:limit], seen)
+        bare = apart and self.inline
+        self._reader.check(found[1] if apart and not bare else found[0], seen)
+        shown = self._with_vectors(found[0][:vectors], space, seen)
+        listed = self._listed(found[1] if apart else found[0][:limit], seen)
         if bare:
             nodes = yield from self.nodes_of(listed.ids, query, [self._listed(found[0], seen)])
             there = [(point, score) for point, score in zip(listed.ids, listed.scores, strict=True) if point in nodes]

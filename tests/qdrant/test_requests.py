@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from llama_index.core.schema import QueryBundle
 from llama_index.core.storage.kvstore import SimpleKVStore
 from qdrant_client import QdrantClient, models
 
-from llama_index_refine import QueryRefiner, RefinedRetriever, RefinementMemory
+from llama_index_refine import BaseGrader, QueryRefiner, RefinedRetriever, RefinementMemory
 from tests.places import SIZE, LabelGrader, points, question, sparse_query
 
 COSINE = models.VectorParams(size=SIZE, distance=models.Distance.COSINE)
@@ -25,6 +26,13 @@ class Silent(LabelGrader):
 
     def grade(self, query, nodes):
         return [None if at % 4 == 3 else grade for at, grade in enumerate(super().grade(query, nodes))]
+
+
+class Constant(BaseGrader):
+    """Finds the first of all relevant."""
+
+    def grade(self, query, nodes):
+        return [float(node.node_id == "0") for node in nodes]
 
 
 class Generous(LabelGrader):
@@ -80,7 +88,10 @@ def test_a_query_that_is_settled_at_once_is_not_searched_a_third_time(qdrant_ser
     settled = refined.refine(question(1))
     assert (settled.rounds, settled.saved_grades) == (1, 12)
     (first, *_), (following,) = searches(qdrant_server)
-    assert (first["limit"], following["limit"]) == (8, 12)
+    assert (first["limit"], following["limit"]) == (10, 12)
+    assert [at["number"] for at in (entry.node.metadata for entry in settled.graded_nodes)] == [
+        entry.node.metadata["number"] for entry in settled.nodes_before[:8]
+    ]
     # The same list as where the refined vector is searched for once more.
     again = client.query_points("c", query=settled.vector.tolist(), limit=30, with_payload=False).points
     graded = {entry.node.node_id: entry for entry in settled.graded_nodes}
@@ -149,3 +160,19 @@ def test_local_mode_which_asks_otherwise_finds_the_same(client, grader):
             first, second = ([entry.node.node_id for entry in getattr(one, part)] for one in (here, there))
             assert first == second
         assert np.allclose(here.vector, there.vector, atol=1e-5)
+
+
+@pytest.mark.parametrize(("size", "limits"), [(400, [10]), (1024, [5, 10])])
+def test_short_vectors_all_come_along_and_long_ones_of_what_is_graded_alone(qdrant_server, size, limits):
+    rows = np.random.default_rng(0).normal(size=(40, size))
+    space = models.VectorParams(size=size, distance=models.Distance.COSINE)
+    qdrant_server.storage.create_collection("wide", space)
+    made = [models.PointStruct(id=at, vector=row.tolist(), payload={"text": "a"}) for at, row in enumerate(rows)]
+    qdrant_server.storage.upsert("wide", made)
+    client = QdrantClient(url=qdrant_server.url, check_compatibility=False)
+    refined = RefinedRetriever.from_collection(client, "wide", "text", grader=Constant(), trust=1.0)
+    found = refined.refine(QueryBundle("a", embedding=rows[0].tolist()))
+    assert len(found.nodes_before) == 10
+    searched = next(request for request in searches(qdrant_server) if request[0]["query"]["nearest"])
+    assert [search["limit"] for search in searched if search["with_payload"]] == limits
+    assert bool(searched[0]["with_vector"])
