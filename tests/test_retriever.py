@@ -163,9 +163,9 @@ def test_more_results_than_grades_cost_no_second_request():
     client = CountingClient(":memory:")
     refinement = retriever(PLANTED.store(client), rounds=1, similarity_top_k=60).refine(PLANTED.query(0))
     assert len(refinement.nodes) == len(refinement.nodes_before) == 60
-    graded, listed = client.batches[0]
-    assert (listed.limit, graded.limit) == (60, 20)
-    assert not listed.with_vector
+    (listed,) = client.batches[0]
+    assert (listed.limit, listed.with_vector) == (60, True)
+    assert len(refinement.grades) == 20
 
 
 async def test_asynchronously_the_same(store):
