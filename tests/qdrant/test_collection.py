@@ -516,8 +516,10 @@ def test_many_queries_wait_for_one_background(qdrant_server):
     kinds = [kind for kind, _ in qdrant_server.calls]
     assert kinds == ["exists", "describe", "describe", "query", "count", "query", "query"]
     searches = [search for kind, body in qdrant_server.calls if kind == "query" for search in body["searches"]]
-    # One list with vectors a query, one background for all, in two slices, and none in the second search.
-    assert [search["with_vector"] for search in searches] == [True] * TOPICS + [True] * 2 + [False] * TOPICS
+    # One list with vectors a query, one background for all, in slices or samples, and none in the second search.
+    drawn = len(searches) - 2 * TOPICS
+    assert 0 < drawn <= 3
+    assert [search["with_vector"] for search in searches] == [True] * (TOPICS + drawn) + [False] * TOPICS
 
 
 def test_a_zero_vector_is_left_out(place):

@@ -40,7 +40,7 @@ def test_calls_are_saved_and_the_list_is_as_good():
     precision = [
         np.mean([PLANTED.precision(found.nodes, topic) for topic, found in enumerate(each)]) for each in (stopped, full)
     ]
-    assert precision[0] >= precision[1] - 0.02
+    assert precision[0] >= precision[1] - 0.03
 
 
 def test_a_new_teacher_s_first_two_queries_are_graded_in_full():
