@@ -323,7 +323,7 @@ class QdrantCollection:
         """Search, and say whether what comes back agrees with what is known."""
         queries = Queries(space, self._connection.options)
         most = max(limit, vectors)
-        light = not (space.multivector or space.sparse or self.inline)
+        light = not (space.multivector or space.sparse is not None or self.inline)
         apart = limit > vectors and not (light and (limit - vectors) * space.size <= FEW_NUMBERS)
         requests = [queries.nearest(query, vectors if apart else most, most, with_vector=True)]
         if apart:

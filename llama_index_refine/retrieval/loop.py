@@ -189,7 +189,7 @@ class FeedbackLoop:
     def _found(self, feedback: Feedback, query: Query, last: Fruitless | None) -> Steps[Found]:
         """Search for the refined query: beside the graded documents, which may all sink, as many as are returned."""
         limit, graded = self.similarity_top_k, feedback.ids
-        # Where their scores or places count, they must be among those found.
+        # Where their scores or places count, or the ranking is kept, they must be among those found.
         counted = query.ranks or not feedback.view.lasts or feedback.view.ahead is not None
         kept = self.remembering.memory is not None
         # To a long list they add little, and a filter costs an index some of what it finds far down.
@@ -230,11 +230,12 @@ class FeedbackLoop:
             share = min(share, self.feedback_top_k - feedback.asked - feedback.spared(self.feedback_top_k))
             if share < 1 or feedback.account.exhausted():
                 break
+            foreseen = self._moving.share(feedback, final=False) if self._may_stop(feedback.view) else None
             # Where no end is to be foreseen, what to ask next follows all that was heard.
-            trust = self._moving.share(feedback, final=False) if self._may_stop(feedback.view) else 1.0
+            trust = 1.0 if foreseen is None else foreseen
             refinement = yield from self._moving.move(feedback, background, trust)
             try:
-                fruitless = yield from self._another_round(feedback, refinement, share)
+                fruitless = yield from self._another_round(feedback, refinement, share, foreseen)
             except Exception as error:
                 if isinstance(error, GraderError) or self.on_error == "raise":
                     raise
@@ -312,10 +313,12 @@ class FeedbackLoop:
         if isinstance(self.trust, Reliability):
             self.trust.hear([grade for grade in grades if grade is not None])
 
-    def _another_round(self, feedback: Feedback, refinement: Refinement, share: int) -> Steps[Found | None]:
+    def _another_round(
+        self, feedback: Feedback, refinement: Refinement, share: int, foreseen: float | None
+    ) -> Steps[Found | None]:
         """Grade documents that the refined ranking brings up. :return: the ranking where none were worth it."""
         feedback.doing = "the ranking between rounds"
-        may_stop = self._may_stop(feedback.view)
+        may_stop = foreseen is not None
         plenty = not may_stop and float(refinement.grades.mean()) > PLENTY
         query = feedback.refined(refinement)
         # Where the ranking is deep, what it brings large, or places in it count, what is graded next is fetched alone.
@@ -329,8 +332,8 @@ class FeedbackLoop:
             ranking = yield from self.collection.search_next(query, wide, feedback.shown)
         new = [at for at, point in enumerate(ranking.ids) if point not in feedback.shown]
         wanted = new[:share]
-        if may_stop:
-            wanted = self._worth_grading(feedback, refinement, query, ranking, new, share)
+        if foreseen is not None:
+            wanted = self._worth_grading(feedback, refinement, query, ranking, new, share, foreseen)
             feedback.saved = self.feedback_top_k - feedback.asked - len(wanted)
         elif alone and plenty:
             wanted = spread_out(feedback, refinement, ranking, new, share, query.ranks)
@@ -369,10 +372,11 @@ class FeedbackLoop:
         ranking: Found,
         new: Sequence[int],
         count: int,
+        trust: float,
     ) -> list[int]:
         left, view = self.feedback_top_k - feedback.asked, feedback.view
         own_grade = self.refining.refiner_for(view.metric, view.distance).own_grade
-        step = own_grade * self._moving.share(feedback, final=False) ** 2
+        step = own_grade * trust**2
         return worth_grading(feedback, refinement, ranking, new, left, count, step, self.similarity_top_k, query.ranks)
 
 
