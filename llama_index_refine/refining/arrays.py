@@ -54,6 +54,8 @@ def to_rows(name: str, values: Any, shape: tuple[int | None, ...], device: torch
 
     :return: a float32 array where it is to be on the CPU, else a tensor.
     """
+    if isinstance(values, float | int):
+        values = np.array(values, dtype=np.float64)
     # What is an array of numbers already need not be a tensor on the way.
     if not (isinstance(values, np.ndarray) and values.dtype.kind == "f" and values.ndim == len(shape)):
         return rows_of(to_tensor(name, values, shape, device))

@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-# Half the squared Newton decrement bounds how far the objective is above its minimum, in nats. Convergence is
-# quadratic, so the step that was taken last leaves an error of about the square of this.
-DECREMENT = 1e-6
+# How far the objective may be above its minimum, in nats.
+EXCESS = 1e-10
 HALVINGS = 30
 # Differences of the objective below this are rounding, and no reason to shorten a step.
 ROUNDING = 1e-12
@@ -30,7 +29,7 @@ class Minimum:
     :param log_before: (B, M) logarithm of the student's distribution before the first step.
     :param log_after: (B, M) and at the minimum.
     :param iterations: (B,) Newton steps taken.
-    :param converged: (B,) whether the decrement fell below its tolerance.
+    :param converged: (B,) whether the objective is known to be at its minimum, to 1e-10 nats.
     """
 
     weights: Array
@@ -46,7 +45,11 @@ def minimise(gram: Array, logits: Array, target: Array, pull: float, max_iterati
 
     For x = q + X'a and G = XX' this is the problem in x, which is strictly convex; at its minimum
     pull * a = p - softmax(z + G a). So a Newton step takes M linear equations, whatever the dimension of x.
-    Newton's method with backtracking: Boyd and Vandenberghe, Convex Optimization (2004), section 9.5.
+    Newton's method with backtracking, and the bound |gradient|^2 / (2 pull) of what is left to gain: Boyd and
+    Vandenberghe, Convex Optimization (2004), sections 9.5 and 9.1.2.
+
+    What a step needs is the mean curvature along it (Homeier 2004), and where it leads is known beforehand: the student
+    at the minimum is p - pull * a. The curvature of the mean of that and the student saves about every fourth step.
 
     :param gram: (B, M, M) inner products G of the documents, in units of the logits.
     :param logits: (B, M) the student's z before the first step.
@@ -56,20 +59,22 @@ def minimise(gram: Array, logits: Array, target: Array, pull: float, max_iterati
     :return: the minimum, and how it was found.
     """
     weights, push = np.zeros_like(logits), np.zeros_like(logits)
-    iterations = np.zeros(len(logits), dtype=np.int64)
-    converged = np.zeros(len(logits), dtype=np.bool_)
+    iterations, converged = np.zeros(len(logits), dtype=np.int64), np.zeros(len(logits), dtype=np.bool_)
     log_before = log_student = log_softmax(logits)
     value = -_inner(target, log_student)
-    for _ in range(max_iterations):
-        student = np.exp(log_student)
-        slope = pull * weights + student - target
-        curvature = gram - student[:, None, :] @ gram
-        curvature *= student[:, :, None]
+    for taken in range(max_iterations + 1):
+        student, goal = np.exp(log_student), target - pull * weights
+        slope = student - goal
+        converged = _inner(slope, (gram @ slope[:, :, None])[:, :, 0]) <= 2 * pull * EXCESS
+        if taken == max_iterations or converged.all():
+            break
+        between = (student + np.maximum(goal, 0)) / 2
+        curvature = gram - between[:, None, :] @ gram
+        curvature *= between[:, :, None]
         diagonal(curvature)[...] += pull
         step = np.linalg.solve(curvature, slope[:, :, None])
         step_push = (gram @ step)[:, :, 0]
         step = step[:, :, 0]
-        decrement = _inner(slope, step_push)
         for _ in range(HALVINGS):
             moved, moved_push = weights - step, push - step_push
             log_student = log_softmax(logits + moved_push)
@@ -81,9 +86,6 @@ def minimise(gram: Array, logits: Array, target: Array, pull: float, max_iterati
             step, step_push = shorter * step, shorter * step_push
         iterations += ~converged
         weights, push, value = moved, moved_push, moved_value
-        converged = decrement <= 2 * DECREMENT
-        if converged.all():
-            break
     return Minimum(weights, push, log_before, log_student, iterations, converged)
 
 
@@ -119,6 +121,12 @@ def diagonal(matrices: Array) -> Array:
     """(B, M) a view of the diagonals of (B, M, M)."""
     view: Array = np.einsum("bii->bi", matrices)
     return view
+
+
+def mean(values: Array) -> Array:
+    """(...) means of (..., n), a few times as fast as numpy's where n is small."""
+    average: Array = values.sum(-1) / values.shape[-1]
+    return average
 
 
 def log_softmax(logits: Array) -> Array:

@@ -7,7 +7,7 @@ import torch
 
 from llama_index_refine.refining.arrays import rows_like, to_numpy
 from llama_index_refine.refining.base import BaseRefiner, Problem, Solution
-from llama_index_refine.refining.newton import Array, diagonal, held_out, log_softmax, minimise
+from llama_index_refine.refining.newton import Array, diagonal, held_out, log_softmax, mean, minimise
 from llama_index_refine.similarity import Metric
 
 # Without a background a share of the documents' spread stands in for the scatter of the background's similarities.
@@ -93,12 +93,12 @@ class QueryRefiner(BaseRefiner):
     def _solve(self, problem: Problem) -> Solution:
         form, graded = problem.form, problem.form.graded.shape[1]
         start, products = to_numpy(form.scores(form.start)), form.gram()
-        means = products.mean(1)
-        squares = diagonal(products)[:, :graded].mean(1)
+        means = mean(products)
+        squares = mean(diagonal(products)[:, :graded])
         gram = products
         gram -= means[:, None]
-        gram -= (means - means.mean(1, keepdims=True))[:, :, None]
-        spread = np.maximum(diagonal(gram).mean(1), RESOLUTION * np.maximum(squares, TINY))  # R^2
+        gram -= (means - mean(means)[:, None])[:, :, None]
+        spread = np.maximum(mean(diagonal(gram)), RESOLUTION * np.maximum(squares, TINY))  # R^2
         gram /= spread[:, None, None]
         tau = self._tau(start, graded, spread, problem)
         logits = start / tau[:, None] + problem.log_weights
@@ -112,7 +112,7 @@ class QueryRefiner(BaseRefiner):
         place = self._place(unseen, (after - problem.log_weights)[:, :graded], problem)
         # Logits leave open a constant; the mean score of all documents at the new vector fixes it.
         moved = (means * weights).sum(-1)
-        constant = start.mean(-1) + moved - (after - problem.log_weights).mean(-1) * tau
+        constant = mean(start) + moved - mean(after - problem.log_weights) * tau
         fused, held = (constant[:, None] + tau[:, None] * logits for logits in (place, unseen))
         return Solution(
             vectors,
@@ -141,7 +141,7 @@ class QueryRefiner(BaseRefiner):
         count = unseen.shape[1]
         grades = problem.grades[:, :count]
         verdict = 2 * grades - 1
-        weight = np.where(verdict > 0, rarity(grades.mean(-1))[:, None], 1.0)
+        weight = np.where(verdict > 0, rarity(mean(grades))[:, None], 1.0)
         own = unseen + problem.trust[:, :count] ** 2 * self.own_grade * weight * verdict
         kept = own + np.abs(verdict) * (fitted - own)
         return np.where(verdict > 0, np.maximum(own, kept), np.minimum(own, kept))
@@ -151,23 +151,24 @@ class QueryRefiner(BaseRefiner):
         if start.shape[1] - graded < 2:
             scatter = BANDWIDTH * np.sqrt(spread)
         else:
-            scatter = np.maximum(start[:, graded:].std(-1), np.sqrt(RESOLUTION * spread))
+            away = start[:, graded:] - mean(start[:, graded:])[:, None]
+            scatter = np.sqrt(np.maximum(mean(away * away), RESOLUTION * spread))
         scatter = np.where(np.isnan(problem.scatter), scatter, problem.scatter)
-        tau: Array = scatter / (self.prior or _prior(problem.signal, problem.grades[:, :graded].mean(-1)))
+        tau: Array = scatter / (self.prior or _prior(problem.signal, mean(problem.grades[:, :graded])))
         return tau
 
 
-def _prior(signal: Array, mean: Array) -> Array:
+def _prior(signal: Array, mean_grade: Array) -> Array:
     """(B,) nats for one standard deviation, from the teacher's signal-to-noise ratio and the mean grade."""
-    nats: Array = FIRST_RANKING * signal**-OF_SIGNAL * np.exp(-OF_MEAN * (mean - USUAL_MEAN))
+    nats: Array = FIRST_RANKING * signal**-OF_SIGNAL * np.exp(-OF_MEAN * (mean_grade - USUAL_MEAN))
     return nats.clip(LEAST_PRIOR, MOST_PRIOR)
 
 
-def rarity(mean: Array) -> Array:
+def rarity(mean_grade: Array) -> Array:
     """Say how many times as much a yes counts where yeses are rare.
 
-    :param mean: (B,) mean grades.
+    :param mean_grade: (B,) mean grades.
     :return: (B,) from 1 to 4.
     """
-    times: Array = 1 + OF_YES * np.log(USUAL_MEAN / np.maximum(mean, TINY))
+    times: Array = 1 + OF_YES * np.log(USUAL_MEAN / np.maximum(mean_grade, TINY))
     return times.clip(1, MOST_YES)
