@@ -3,6 +3,7 @@
     python results/speed.py --out results/speed.json
 
 Every figure is a median over --repeats runs. Ratios hold on another machine, milliseconds only on this one.
+With --device cuda the arithmetic of both, and the vectors, are on a GPU, and only refinements are timed.
 """
 
 from __future__ import annotations
@@ -51,8 +52,11 @@ def milliseconds(work, repeats: int) -> float:
     return 1e3 * float(np.median(times))
 
 
-def refinement(size: int, repeats: int) -> dict[str, float]:
+def refinement(size: int, repeats: int, device: str) -> dict[str, float]:
     queries, documents, grades, background = lesson(size, BATCH)
+    if device != "cpu":
+        parts = (queries, documents, grades, background)
+        queries, documents, grades, background = (torch.from_numpy(part).float().to(device) for part in parts)
     ours, paper = QueryRefiner(), QueryRefiner.paper()
     one = milliseconds(lambda: ours.refine(queries[0], documents[0], grades[0], background, population=10_000), repeats)
     published = milliseconds(lambda: paper.refine(queries[0], documents[0], grades[0]), max(3, repeats // 5))
@@ -107,14 +111,18 @@ def overhead(size: int, rounds: int, repeats: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=50)
+    parser.add_argument("--device", default="cpu", help="cpu, or a torch device such as cuda")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
+    machine, overheads = platform.machine(), [(size, rounds) for size in (384, 1024) for rounds in (1, 2)]
+    if args.device != "cpu":
+        machine, overheads = f"{torch.cuda.get_device_name(args.device)}, {machine}", []
     result = {
-        "machine": f"{platform.machine()}, one core, torch {torch.__version__}, Python {platform.python_version()}",
+        "machine": f"{machine}, one core, torch {torch.__version__}, Python {platform.python_version()}",
         "setting": f"K = {GRADED}, {BACKGROUND} background vectors, batch of {BATCH}, median of {args.repeats}",
-        "refinement": [refinement(size, args.repeats) for size in (384, 1024, 4096)],
-        "overhead": [overhead(size, rounds, args.repeats) for size in (384, 1024) for rounds in (1, 2)],
+        "refinement": [refinement(size, args.repeats, args.device) for size in (384, 1024, 4096)],
+        "overhead": [overhead(size, rounds, args.repeats) for size, rounds in overheads],
     }
     print(json.dumps(result, indent=1))
     if args.out:

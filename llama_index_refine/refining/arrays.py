@@ -6,7 +6,6 @@ numpy's are the cheapest, and torch tensors on every other device. What works on
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+# Sums of products of longer vectors would leave the range of float32, which ends at 3e38.
+MOST_LENGTH = 1e16
 
 
 def to_tensor(
@@ -26,7 +28,7 @@ def to_tensor(
     :param shape: the shape it must have, None for a dimension of any length.
     :param device: where the tensor shall be; None leaves it where it is.
     :return: the tensor, detached.
-    :raises ValueError: another shape, or a value that is not finite.
+    :raises ValueError: another shape, a value that is not finite, or a vector longer than 1e16.
     """
     try:
         tensor = torch.as_tensor(values).detach().to(device=device, dtype=torch.float32)
@@ -35,10 +37,19 @@ def to_tensor(
     if tensor.ndim != len(shape) or not _fits(tensor, shape):
         wanted = "(" + ", ".join("any" if want is None else str(want) for want in shape) + ")"
         raise ValueError(f"{name} must have the shape {wanted}, got {tuple(tensor.shape)}")
-    # A sum is finite if all is; only where it is not, overflow has to be told from NaN and infinity.
-    if not math.isfinite(float(tensor.sum())) and not bool(torch.isfinite(tensor).all()):
-        raise ValueError(f"{name} holds NaN or infinity")
+    flat = tensor.reshape(-1)
+    if not float(flat @ flat) <= MOST_LENGTH**2:
+        _check_lengths(name, tensor)
     return tensor
+
+
+def _check_lengths(name: str, tensor: Tensor) -> None:
+    if not bool(torch.isfinite(tensor).all()):
+        raise ValueError(f"{name} holds NaN or infinity")
+    rows = tensor.reshape(-1, tensor.shape[-1] if tensor.ndim else 1)
+    longest = float(torch.linalg.vector_norm(rows, dim=-1, dtype=torch.float64).max())
+    if longest > MOST_LENGTH:
+        raise ValueError(f"{name} holds a vector of length {longest:.1e}, and float32 can compare none over 1e16")
 
 
 def _fits(values: Any, shape: tuple[int | None, ...]) -> bool:
@@ -61,7 +72,7 @@ def to_rows(name: str, values: Any, shape: tuple[int | None, ...], device: torch
         return rows_of(to_tensor(name, values, shape, device))
     rows = values.astype(np.float32, order="C", copy=False)
     here = device is None or torch.device(device).type == "cpu"
-    if here and _fits(rows, shape) and math.isfinite(rows.sum()):
+    if here and _fits(rows, shape) and np.vdot(rows, rows) <= MOST_LENGTH**2:
         return rows
     return rows_of(to_tensor(name, values, shape, device))
 

@@ -13,14 +13,16 @@ from llama_index_refine.similarity import Metric
 
 @dataclass(frozen=True)
 class Normal:
-    """B problems in normal form: document i scores rows_i.x + offset_i, and x starts at start.
+    """B problems in normal form: document i scores rows_i.x / lengths_i + offset_i, and x starts at start.
 
-    The background is kept apart from the graded documents, because many queries may share it.
+    The background is kept apart from the graded documents, because many queries may share it, and the lengths from the
+    rows, because to divide a few products costs less than to divide the rows.
 
     :param metric: the collection's distance.
     :param start: (B, d) where the query stands.
     :param graded: (B, K, d) rows of the graded documents.
     :param background: (N, d) rows of the background, or (B, N, d) where each query has its own; N may be 0.
+    :param lengths: (B, K + N) or, where it is the same for all rows, (B, 1).
     :param offset: (B, K + N) what a document scores whatever the query, or (B, 1) where all score the same.
     :param origin: (B, d) and scale (B,): the query in the collection's space is origin + scale * x.
     """
@@ -29,6 +31,7 @@ class Normal:
     start: Rows
     graded: Rows
     background: Rows
+    lengths: Rows
     offset: Rows
     origin: Rows
     scale: Rows
@@ -42,10 +45,10 @@ class Normal:
         graded = (self.graded @ x[:, :, None])[:, :, 0]
         shared = self.background.ndim == 2
         background = x @ self.background.T if shared else (self.background @ x[:, :, None])[:, :, 0]
-        return joined([graded, background], 1) + self.offset
+        return joined([graded, background], 1) / self.lengths + self.offset
 
     def gram(self) -> NDArray[np.float64]:
-        """(B, M, M) inner products of the rows, M = K + N."""
+        """(B, M, M) inner products of the rows over their lengths, M = K + N."""
         batch, count = self.graded.shape[:2]
         every = count + self.background.shape[-2]
         products = np.empty((batch, every, every))
@@ -53,11 +56,14 @@ class Normal:
         products[:, :count, :count] = to_numpy(self.graded @ self.graded.swapaxes(-1, -2))
         products[:, :count, count:], products[:, count:, :count] = across, across.swapaxes(-1, -2)
         products[:, count:, count:] = to_numpy(self.background @ self.background.swapaxes(-1, -2))
+        lengths = to_numpy(self.lengths)
+        products /= lengths[:, :, None]
+        products /= lengths[:, None, :]
         return products
 
     def combine(self, weights: Rows) -> Rows:
-        """(B, d) sums of the rows by weights, (B, M)."""
-        count = self.graded.shape[1]
+        """(B, d) sums of the rows over their lengths, by weights, (B, M)."""
+        count, weights = self.graded.shape[1], weights / self.lengths
         graded, rest = (weights[:, None, :count] @ self.graded)[:, 0], weights[:, count:]
         shared = self.background.ndim == 2
         return graded + (rest @ self.background if shared else (rest[:, None] @ self.background)[:, 0])
@@ -99,14 +105,14 @@ def normal_form(query: Rows, documents: Rows, background: Rows, metric: Metric) 
     if metric == "euclid":
         documents, background = documents - query[:, None], background - query[:, None]
         origin, scale = query, (documents * documents).sum(-1).mean(-1).clip(1e-30) ** 0.5
-        documents, background = documents / scale[:, None, None], background / scale[:, None, None]
-        rows = joined([documents, background], 1)
-        return Normal(metric, 0 * query, documents, background, -(rows * rows).sum(-1) / 2, origin, scale)
-    if metric == "cosine":
-        documents = documents / _lengths("documents", documents)[..., None]
-        background = background / _lengths("background", background)[..., None]
+        lengths = joined([lengths_of(documents), lengths_of(background)], 1) / scale[:, None]
+        return Normal(metric, 0 * query, documents, background, scale[:, None], -lengths * lengths / 2, origin, scale)
     start = query / scale[:, None]
-    return Normal(metric, start, documents, background, 0 * start[:, :1], origin, scale)
+    none = 0 * start[:, :1]
+    lengths = none + 1
+    if metric == "cosine":
+        lengths = joined([_lengths("documents", documents), none + _lengths("background", background)], 1)
+    return Normal(metric, start, documents, background, lengths, none, origin, scale)
 
 
 def _lengths(name: str, vectors: Rows, needed: bool = True) -> Rows:

@@ -36,6 +36,7 @@ def test_gram_and_combination_belong_to_the_rows(metric):
     query, documents, background = vectors(5)
     form = normal_form(query, documents, background, metric)
     rows = torch.cat([form.graded, form.background.expand(2, *form.background.shape[-2:])], dim=1)
+    rows = rows / form.lengths[..., None]
     torch.testing.assert_close(torch.from_numpy(form.gram()).float(), rows @ rows.mT, atol=1e-5, rtol=1e-4)
     weights = torch.randn(2, 10, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(form.combine(weights), (weights[:, None] @ rows)[:, 0], atol=1e-5, rtol=1e-4)
