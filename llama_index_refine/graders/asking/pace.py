@@ -16,6 +16,8 @@ _LATE = 0.5
 # Answers that take so much longer than the quickest have stood in a queue.
 _QUEUED = 1.5
 _REMEMBERED = 64
+# So many refusals and answers tell a server with too few places from one that fails now and then.
+_TELLING = 16
 
 
 class Pace:
@@ -23,8 +25,9 @@ class Pace:
 
     It begins with a few. While answers come in a quarter of the time allowed it asks more, at once as many as would be
     answered in that time one after another, then twice as many after each round. Where answers show that they queue, in
-    more than half of the time, it asks half as many, and after some time one more a round. Answers that take long
-    without a queue do not slow it down, and neither does a single one. A round is as many answers as may be out.
+    more than half of the time, or where most questions are refused, it asks half as many, and after some time one more
+    a round. Answers that take long without a queue do not slow it down, and neither do single ones or refusals now and
+    then. A round is as many answers as may be out.
 
     :param most: never more than this, at least 1.
     :param allowed: the seconds that a question may take, above 0.
@@ -37,7 +40,7 @@ class Pace:
         self._lock = Lock()
         self._took: deque[float] = deque(maxlen=_REMEMBERED)
         self._round: list[float] = []
-        self._refused = 0
+        self._taken, self._refused = 0, 0
         self._changed = -math.inf
         self._served = 1
         self._waits = 0
@@ -61,7 +64,9 @@ class Pace:
                 self._set(int(self._allowed * _SOON / max(took, 1e-3)))
                 return
             self._round.append(took)
-            self._end_round()
+            self._taken += 1
+            if not self._weigh_refusals():
+                self._end_round()
 
     def refused(self, begun: float) -> None:
         """Take note that a server was too busy to take a question.
@@ -71,7 +76,7 @@ class Pace:
         with self._lock:
             if begun >= self._changed:
                 self._refused += 1
-                self._end_round()
+                self._weigh_refusals()
 
     def is_crowded(self, begun: float) -> bool:
         """Take note that a question got no answer in time.
@@ -92,12 +97,23 @@ class Pace:
         with self._lock:
             return self._last_answer < begun
 
+    def _weigh_refusals(self) -> bool:
+        """Ask fewer questions where most are refused. :return: whether that was done."""
+        size, outcomes = self.places.size, self._taken + self._refused
+        # A server that takes none may be overrun; one that takes some has to be seen for longer.
+        if outcomes < (_TELLING if self._taken else max(size, _FIRST)):
+            return False
+        mostly = 2 * self._refused > outcomes or (size == 2 and 2 * self._refused == outcomes)
+        self._taken, self._refused = 0, 0
+        # A question that is alone is not refused for the sake of others.
+        if not mostly or size == 1:
+            return False
+        self._slow_down()
+        return True
+
     def _end_round(self) -> None:
         size = self.places.size
-        if len(self._round) + self._refused < size:
-            return
-        if 2 * self._refused > size or (size == 2 and self._refused):
-            self._slow_down()
+        if len(self._round) < size:
             return
         took = sorted(self._round)[len(self._round) // 2]
         queued = took > self._allowed * _SOON and took > _QUEUED * min(self._took)
@@ -120,5 +136,8 @@ class Pace:
         self._set(self.places.size // 2)
 
     def _set(self, size: int) -> None:
-        self._round, self._refused = [], 0
-        self.places.resize(max(1, min(size, self._most)))
+        size = max(1, min(size, self._most))
+        if size != self.places.size:
+            self._taken, self._refused = 0, 0
+        self._round = []
+        self.places.resize(size)

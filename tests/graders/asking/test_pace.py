@@ -106,12 +106,29 @@ def test_a_server_that_refuses_what_it_has_no_place_for(monkeypatch):
     assert done.seconds <= 1.1 * 30 * 5.0
 
 
-def test_errors_now_and_then_are_no_reason_to_slow_down(monkeypatch):
+@pytest.mark.parametrize("most", [2, 3, 4, 8, 16])
+@pytest.mark.parametrize("share", [0.1, 0.2, 0.3])
+def test_errors_now_and_then_are_no_reason_to_slow_down(monkeypatch, most, share):
     monkeypatch.setattr(module.time, "monotonic", lambda: 1.0)
-    pace, chance = Pace(16, ALLOWED), random.Random(0)
-    for _ in range(2000):
+    sizes = []
+    for seed in range(10):
+        pace, chance = Pace(most, ALLOWED), random.Random(seed)
+        for _ in range(2000):
+            (pace.refused if chance.random() < share else pace.answered)(1.0)
+            sizes.append(pace.places.size)
+    assert sum(sizes) >= 0.8 * most * len(sizes)
+
+
+@pytest.mark.parametrize("most", [2, 4, 16])
+def test_who_was_slowed_down_by_errors_becomes_fast_again_among_fewer(monkeypatch, most):
+    monkeypatch.setattr(module.time, "monotonic", lambda: 1.0)
+    pace, chance = Pace(most, ALLOWED), random.Random(0)
+    for _ in range(100):
+        pace.refused(1.0)
+    assert pace.places.size == 1
+    for _ in range(400):
         (pace.refused if chance.random() < 0.2 else pace.answered)(1.0)
-    assert pace.places.size == 16
+    assert pace.places.size == most
 
 
 def test_a_question_alone_is_never_crowded_out():
