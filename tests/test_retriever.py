@@ -13,7 +13,7 @@ from llama_index.core.embeddings import MockEmbedding
 from llama_index.core.llms import MockLLM
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.schema import QueryBundle
-from llama_index.core.vector_stores import ExactMatchFilter, MetadataFilters
+from llama_index.core.vector_stores import ExactMatchFilter, MetadataFilters, VectorStoreQuery
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 from qdrant_client import AsyncQdrantClient, QdrantClient
 
@@ -39,6 +39,30 @@ class CountingClient(QdrantClient):
     def query_batch_points(self, collection_name, requests, **kwargs):
         self.batches.append(requests)
         return super().query_batch_points(collection_name, requests, **kwargs)
+
+
+class ForgetfulClient(QdrantClient):
+    """Qdrant's own client over an index that misses points: in each search but the first, those that are forgotten."""
+
+    forgotten: frozenset[str] = frozenset()
+
+    def query_batch_points(self, collection_name, requests, **kwargs):
+        answers = super().query_batch_points(collection_name, requests, **kwargs)
+        for answer in answers:
+            answer.points = [point for point in answer.points if point.id not in self.forgotten]
+        return answers
+
+
+class ForgettingGrader(TopicGrader):
+    """Knows the topic, and has the index forget what the first search found."""
+
+    def __init__(self, client) -> None:
+        super().__init__()
+        self.client, self.found = client, frozenset()
+
+    def grade(self, query, nodes):
+        self.client.forgotten = self.found
+        return super().grade(query, nodes)
 
 
 class NoEmbedding(MockEmbedding):
@@ -71,6 +95,27 @@ def test_finds_more_of_the_topic_than_the_first_search(store, rounds):
         before.append(PLANTED.precision(refinement.nodes_before, topic))
         after.append(PLANTED.precision(refinement.nodes, topic))
     assert np.mean(after) > np.mean(before) + 0.1
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 3])
+def test_what_the_first_search_found_is_not_lost_to_an_index_that_misses_it(rounds):
+    client = ForgetfulClient(":memory:")
+    grader = ForgettingGrader(client)
+    refined = retriever(PLANTED.store(client), grader, rounds=rounds, feedback_top_k=6, trust=1.0, early_stop=True)
+    refined.refine(PLANTED.query(0))
+    kept = 0
+    for topic in range(TOPICS):
+        client.forgotten = frozenset()
+        before = PLANTED.store().query(VectorStoreQuery(PLANTED.queries[topic].tolist(), similarity_top_k=10)).ids
+        grader.found = frozenset(before)
+        found = refined.refine(PLANTED.query(topic))
+        returned = {entry.node_id: entry.score for entry in found.nodes}
+        for node_id in grader.found - {node.node_id for node in found.graded_nodes}:
+            near = float(PLANTED.vectors[int(node_id[-12:])] @ found.vector / np.linalg.norm(found.vector))
+            assert near < min(returned.values()) + 1e-6 or returned[node_id] == pytest.approx(near, abs=1e-5)
+            kept += node_id in returned
+        assert list(returned.values()) == sorted(returned.values(), reverse=True)
+    assert kept >= TOPICS
 
 
 @pytest.mark.parametrize("feedback_top_k", [2, 3, 8, 20, 500])

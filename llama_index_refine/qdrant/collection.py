@@ -186,7 +186,7 @@ class QdrantCollection:
         :param query: what is searched for.
         :param limit: the most points.
         :param vectors: how many to bring with their vectors.
-        :return: the points without vectors, and the first of them that have one with it.
+        :return: the points, with vectors if these are short, and the first of them that have one with it.
         :raises ValueError: the query does not fit what the collection is now; no point can be read as a node; or strict
             mode refuses the filter.
         """
@@ -336,7 +336,13 @@ class QdrantCollection:
         bare = apart and self.inline
         self._reader.check(found[1] if apart and not bare else found[0], seen)
         shown = self._with_vectors(found[0][:vectors], space, seen)
-        listed = self._listed(found[1] if apart else found[0][:limit], seen)
+        # Where all came with their vectors, how near they are to another query can be told without asking again.
+        whole_list = not apart and light
+        listed = (
+            self._with_vectors(found[0][:limit], space, seen)
+            if whole_list
+            else self._listed(found[1] if apart else found[0][:limit], seen)
+        )
         if bare:
             nodes = yield from self.nodes_of(listed.ids, query, [self._listed(found[0], seen)])
             there = [(point, score) for point, score in zip(listed.ids, listed.scores, strict=True) if point in nodes]

@@ -18,6 +18,7 @@ from llama_index_refine.images.sources import is_inline
 from llama_index_refine.qdrant.background import Background
 from llama_index_refine.qdrant.collection import QdrantCollection
 from llama_index_refine.qdrant.points import Found, points_of
+from llama_index_refine.qdrant.vectors import Vectors
 from llama_index_refine.qdrant.views.base import Query, View
 from llama_index_refine.refinement import Refinement
 from llama_index_refine.refining.allocation import PLENTY, split_budget
@@ -32,7 +33,7 @@ from llama_index_refine.retrieval.moving import Moving, shaped
 from llama_index_refine.retrieval.next_grades import Fruitless, spread_out, worth_grading
 from llama_index_refine.retrieval.outcomes import billed
 from llama_index_refine.retrieval.remembering import Recollection, Remembering
-from llama_index_refine.similarity import similarity
+from llama_index_refine.similarity import score_of_similarity, similarity
 from llama_index_refine.steps import Step, Steps
 
 logger = logging.getLogger(__name__)
@@ -176,7 +177,7 @@ class FeedbackLoop:
             found = before
         else:
             found = yield from self._found(feedback, query, last)
-        ranking = self._fused(feedback, refinement, query, found)
+        ranking = self._fused(feedback, refinement, query, _with_first(found, before, feedback, refinement, query))
         sources = [feedback.found(), before, found]
         wanted = [point for point, _ in ranking]
         nodes = yield from self.collection.nodes_of(wanted, query, sources)
@@ -378,6 +379,25 @@ class FeedbackLoop:
         own_grade = self.refining.refiner_for(view.metric, view.distance).own_grade
         step = own_grade * trust**2
         return worth_grading(feedback, refinement, ranking, new, left, count, step, self.similarity_top_k, query.ranks)
+
+
+def _with_first(found: Found, before: Found, feedback: Feedback, refinement: Refinement, query: Query) -> Found:
+    """Add what the first search found: an index that is not exact may miss it, near as it is to the refined query.
+
+    :param found: what the second search found.
+    :param before: what the first did; it is compared where it came with vectors.
+    :param feedback: what was graded.
+    :param refinement: how the query moved.
+    :param query: the refined query.
+    :return: ids and scores of both.
+    """
+    view, known = feedback.view, {*found.ids, *feedback.ids}
+    missed = [at for at, point in enumerate(before.ids) if point not in known]
+    if not missed or not len(before.vectors) or query.ranks or not view.lasts or view.ahead is not None:
+        return found
+    row, (rows,) = torch.as_tensor(np.asarray(refinement.vector)), view.rows(before.vectors.at(missed))
+    scores = score_of_similarity(similarity(row, rows, view.metric), view.metric).tolist()
+    return Found([*found.ids, *[before.ids[at] for at in missed]], [*found.scores, *scores], [], Vectors.none())
 
 
 def _stands(feedback: Feedback, refinement: Refinement, query: Query) -> bool:
