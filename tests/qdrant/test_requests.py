@@ -162,7 +162,7 @@ def test_local_mode_which_asks_otherwise_finds_the_same(client, grader):
         assert np.allclose(here.vector, there.vector, atol=1e-5)
 
 
-@pytest.mark.parametrize(("size", "limits"), [(400, [10]), (1024, [5, 10])])
+@pytest.mark.parametrize(("size", "limits"), [(400, [10]), (3200, [10]), (4096, [5, 10])])
 def test_short_vectors_all_come_along_and_long_ones_of_what_is_graded_alone(qdrant_server, size, limits):
     rows = np.random.default_rng(0).normal(size=(40, size))
     space = models.VectorParams(size=size, distance=models.Distance.COSINE)
