@@ -336,9 +336,12 @@ class QdrantCollection:
         bare = apart and self.inline
         self._reader.check(found[1] if apart and not bare else found[0], seen)
         shown = self._with_vectors(found[0][:vectors], space, seen)
-        nearest = found[1] if apart else found[0][:limit]
-        # Where all came with their vectors, how near they are to another query can be told without asking again.
-        listed = self._with_vectors(nearest, space, seen) if light and not apart else self._listed(nearest, seen)
+        listed = self._listed(found[1] if apart else found[0][:limit], seen)
+        if light and not apart:
+            # Where all came with their vectors, how near they are to another query can be told without asking again.
+            brought = shown.vectors.beside(with_vectors(found[0][vectors:], space)[1])
+            if len(brought) == len(found[0]):
+                listed = replace(listed, vectors=brought.at(range(len(listed.ids))))
         if bare:
             nodes = yield from self.nodes_of(listed.ids, query, [self._listed(found[0], seen)])
             there = [(point, score) for point, score in zip(listed.ids, listed.scores, strict=True) if point in nodes]

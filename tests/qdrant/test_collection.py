@@ -533,6 +533,17 @@ def test_a_zero_vector_is_left_out(place):
     assert refined.refine(question(0)).refined
 
 
+def test_a_point_that_cannot_refine_stays_in_the_first_search_s_list(place):
+    name = place.create(COSINE)
+    place.write(name, points()[:20])
+    zero = models.PointStruct(id=999, vector=[0.0] * SIZE, payload={"topic": "0", "meta": {"abstract": "zero"}})
+    place.write(name, [zero])
+    found = retriever(place, name, similarity_top_k=21, feedback_top_k=6).refine(question(0))
+    assert found.refined
+    assert len(found.nodes_before) == 21
+    assert "zero" in [entry.node.get_content() for entry in found.nodes_before]
+
+
 @pytest.mark.parametrize("place", ["memory", "rest", "grpc", "server", "server-grpc"], indirect=True)
 @pytest.mark.parametrize("consistency", ["majority", models.ReadConsistencyType.QUORUM, 1], ids=str)
 def test_consistency_and_timeouts_are_taken_everywhere_but_in_edge(place, consistency):
