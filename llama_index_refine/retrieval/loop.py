@@ -177,7 +177,7 @@ class FeedbackLoop:
             found = before
         else:
             found = yield from self._found(feedback, query, last)
-        ranking = self._fused(feedback, refinement, query, _with_first(found, before, feedback, refinement, query))
+        ranking = self._fused(feedback, refinement, query, _with_first(found, before, feedback, refinement))
         sources = [feedback.found(), before, found]
         wanted = [point for point, _ in ranking]
         nodes = yield from self.collection.nodes_of(wanted, query, sources)
@@ -381,19 +381,18 @@ class FeedbackLoop:
         return worth_grading(feedback, refinement, ranking, new, left, count, step, self.similarity_top_k, query.ranks)
 
 
-def _with_first(found: Found, before: Found, feedback: Feedback, refinement: Refinement, query: Query) -> Found:
+def _with_first(found: Found, before: Found, feedback: Feedback, refinement: Refinement) -> Found:
     """Add what the first search found: an index that is not exact may miss it, near as it is to the refined query.
 
     :param found: what the second search found.
-    :param before: what the first did; it is compared where it came with vectors.
+    :param before: what the first did; it is compared where it came with vectors, which are dense ones.
     :param feedback: what was graded.
     :param refinement: how the query moved.
-    :param query: the refined query.
     :return: ids and scores of both.
     """
     view, known = feedback.view, {*found.ids, *feedback.ids}
     missed = [at for at, point in enumerate(before.ids) if point not in known]
-    if not missed or not len(before.vectors) or query.ranks or not view.lasts or view.ahead is not None:
+    if not missed or not len(before.vectors):
         return found
     row, (rows,) = torch.as_tensor(np.asarray(refinement.vector)), view.rows(before.vectors.at(missed))
     scores = score_of_similarity(similarity(row, rows, view.metric), view.metric).tolist()

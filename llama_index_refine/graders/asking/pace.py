@@ -100,16 +100,15 @@ class Pace:
     def _weigh_refusals(self) -> bool:
         """Ask fewer questions where most are refused. :return: whether that was done."""
         size, outcomes = self.places.size, self._taken + self._refused
-        # A server that takes none may be overrun; one that takes some has to be seen for longer.
-        if outcomes < (_TELLING if self._taken else max(size, _FIRST)):
+        # A question that is alone is not refused for the sake of others. A server that takes none may be overrun; one
+        # that takes some has to be seen for longer.
+        if size == 1 or outcomes < (_TELLING if self._taken else max(size, _FIRST)):
             return False
         mostly = 2 * self._refused > outcomes or (size == 2 and 2 * self._refused == outcomes)
         self._taken, self._refused = 0, 0
-        # A question that is alone is not refused for the sake of others.
-        if not mostly or size == 1:
-            return False
-        self._slow_down()
-        return True
+        if mostly:
+            self._slow_down()
+        return mostly
 
     def _end_round(self) -> None:
         size = self.places.size
