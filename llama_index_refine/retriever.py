@@ -31,7 +31,6 @@ from llama_index_refine.refining.trust import Reliability
 from llama_index_refine.retrieval.arguments import check_choices, check_numbers, check_parts, check_together
 from llama_index_refine.retrieval.decomposing import split_by
 from llama_index_refine.retrieval.embedding import Embedding
-from llama_index_refine.retrieval.events import span, spanned_by_base
 from llama_index_refine.retrieval.examples import in_batches, with_examples
 from llama_index_refine.retrieval.grading import Grading
 from llama_index_refine.retrieval.index import Docstore, Modality, read_index
@@ -50,6 +49,7 @@ from llama_index_refine.retrieval.target import Target
 from llama_index_refine.selection import Selection
 from llama_index_refine.steps import Steps
 from llama_index_refine.stores import SparseEncoder, open_store
+from llama_index_refine.tracing import span, spanned_by_base
 
 
 class RefinedRetriever(Selects, Judges, BaseRetriever):

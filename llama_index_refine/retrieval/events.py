@@ -1,29 +1,13 @@
-"""What LlamaIndex's instrumentation is told: a span for each stage, and events with the numbers.
-
-Everything goes through the dispatcher `llama_index_refine`, a child of LlamaIndex's root: handlers added to the root
-get it with the rest, handlers added to this one get nothing else.
-"""
+"""The events that LlamaIndex's instrumentation is told of, with the numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import partial
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING
 
-from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr-defined]
-from llama_index.core.instrumentation.event_handlers import NullEventHandler
 from llama_index.core.instrumentation.events import BaseEvent
-from llama_index.core.instrumentation.span_handlers import NullSpanHandler
-from llama_index_instrumentation.dispatcher import DISPATCHER_SPAN_DECORATED_ATTR
 
 if TYPE_CHECKING:
     from llama_index_refine.refinement import Refinement
-
-P = ParamSpec("P")
-T = TypeVar("T")
-Method = TypeVar("Method", bound=Callable[..., Any])
-
-dispatcher = get_dispatcher("llama_index_refine")
 
 
 class GradingEvent(BaseEvent):
@@ -164,60 +148,3 @@ class RefinementEvent(BaseEvent):
             borrowed=refinement.borrowed,
             milliseconds={stage: 1000 * seconds for stage, seconds in refinement.timings.items()},
         )
-
-
-def tell(event: Callable[[], BaseEvent]) -> None:
-    """Dispatch an event where anyone listens; elsewhere it is not even made.
-
-    :param event: makes it.
-    """
-    if _listened():
-        dispatcher.event(event())
-
-
-def _listened() -> bool:
-    """Say whether anyone has asked to be told of spans or events, of this package or of all of LlamaIndex."""
-    return any(not isinstance(handler, (NullEventHandler, NullSpanHandler)) for handler in _handlers())
-
-
-def _handlers() -> Iterator[Any]:
-    at = dispatcher
-    while True:
-        yield from at.event_handlers
-        yield from at.span_handlers
-        if not at.propagate:
-            return
-        at = at.parent
-
-
-def span(method: Method) -> Method:
-    """Give a method a span, and leave its signature to type checkers as it is.
-
-    :param method: a function, coroutine function or method.
-    :return: the same, with LlamaIndex's `dispatcher.span` around it.
-    """
-    return cast("Method", dispatcher.span(method))
-
-
-def spanned_by_base(method: Method) -> Method:
-    """Leave an override without a span of its own, as the method of the base class that it calls has one.
-
-    :param method: the override, in a class that gives spans to all overrides of methods that have one.
-    :return: the same.
-    """
-    setattr(method, DISPATCHER_SPAN_DECORATED_ATTR, True)
-    return method
-
-
-def stage_span(stage: str, work: Callable[P, T]) -> Callable[P, T]:
-    """Give one call a span named after the stage it belongs to, where anyone listens.
-
-    :param stage: the stage.
-    :param work: a function or coroutine function.
-    :return: what to call instead.
-    """
-    if not _listened():
-        return work
-    call = partial(work)
-    call.__qualname__ = f"FeedbackLoop.{stage}"  # type: ignore[attr-defined]
-    return dispatcher.span(call)

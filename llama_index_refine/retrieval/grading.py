@@ -16,7 +16,8 @@ from llama_index.core.schema import BaseNode, QueryBundle
 
 from llama_index_refine.graders.account import Account
 from llama_index_refine.graders.base import BaseGrader, Grades, on_scale
-from llama_index_refine.retrieval.events import GradingEvent, tell
+from llama_index_refine.retrieval.events import GradingEvent
+from llama_index_refine.tracing import tell
 
 # Queries that are graded side by side when a batch is run blocking; each has its own concurrent calls.
 GRADING_THREADS = 16

@@ -17,8 +17,9 @@ from torch import Tensor
 from llama_index_refine.refinement import Refinement
 from llama_index_refine.refining.base import BaseRefiner
 from llama_index_refine.refining.refiner import QueryRefiner
-from llama_index_refine.retrieval.events import RefiningEvent, tell
+from llama_index_refine.retrieval.events import RefiningEvent
 from llama_index_refine.similarity import Metric
+from llama_index_refine.tracing import tell
 
 
 @dataclass(frozen=True)

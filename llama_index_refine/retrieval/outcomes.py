@@ -8,8 +8,9 @@ from typing import Any
 
 from llama_index_refine.graders.account import Account
 from llama_index_refine.refinement import Refinement
-from llama_index_refine.retrieval.events import RefinementEvent, tell
+from llama_index_refine.retrieval.events import RefinementEvent
 from llama_index_refine.retrieval.running import Outcome
+from llama_index_refine.tracing import tell
 
 
 def result_of(outcome: Outcome) -> Refinement:

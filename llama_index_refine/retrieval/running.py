@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from llama_index_refine.retrieval.events import stage_span
 from llama_index_refine.steps import Operation, Step, Steps, at_once
+from llama_index_refine.tracing import stage_span
 
 Perform = Callable[[str, Operation, Sequence[Any]], Awaitable[Sequence[Any]]]
 

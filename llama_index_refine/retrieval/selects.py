@@ -9,13 +9,13 @@ from typing import Any
 
 from llama_index.core.schema import QueryType
 
-from llama_index_refine.retrieval.events import span
 from llama_index_refine.retrieval.examples import in_batches
 from llama_index_refine.retrieval.outcomes import finished, results_of
 from llama_index_refine.retrieval.running import Outcome, arun, run
 from llama_index_refine.retrieval.target import Target
 from llama_index_refine.selection import Selection
 from llama_index_refine.steps import Steps
+from llama_index_refine.tracing import span
 
 
 class Selects(ABC):

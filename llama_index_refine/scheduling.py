@@ -1,0 +1,195 @@
+"""Retrievals as coroutines, of which one or many run side by side, blocking or asynchronously.
+
+What a retrieval waits for has one form: `await perform(stage, operation, item)`. The scheduler collects what all of
+them wait for, hands items for the same operation over in one call, and goes on with each when its result is there.
+Whoever runs them decides whether an operation may block.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+from llama_index_refine.tracing import stage_span
+
+T = TypeVar("T")
+Work = Coroutine[Any, Any, T]
+
+
+class Operation(Protocol):
+    """Work on several items at once. What goes wrong with one item is returned in its place."""
+
+    def run(self, items: Sequence[Any]) -> Sequence[Any]:
+        """Return one result, or the exception, for each item."""
+
+    async def arun(self, items: Sequence[Any]) -> Sequence[Any]:
+        """Return the same without blocking the event loop."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one coroutine.
+
+    :param result: what it returned, or the exception that ended it.
+    :param seconds: time spent waiting for each stage's operations; one that served several counts in full for each.
+    """
+
+    result: Any
+    seconds: dict[str, float]
+
+    def get(self) -> Any:
+        """Return the result. :raises Exception: what ended the coroutine."""
+        if isinstance(self.result, Exception):
+            raise self.result
+        return self.result
+
+
+class _Waiting:
+    """Yields itself to the scheduler, and is sent a result."""
+
+    def __await__(self) -> Generator[_Waiting, Any, Any]:
+        result = yield self
+        return result
+
+
+@dataclass(frozen=True)
+class _Call(_Waiting):
+    stage: str
+    operation: Operation
+    item: Any
+
+
+@dataclass(frozen=True)
+class _Several(_Waiting):
+    stage: str
+    works: Sequence[Work[Any]]
+
+
+async def perform(stage: str, operation: Operation, item: Any) -> Any:
+    """Have an operation work on an item, together with others that wait for the same.
+
+    :param stage: what the time is booked under.
+    :param operation: does the work.
+    :param item: what it works on.
+    :return: the item's result.
+    :raises Exception: what went wrong with the item.
+    """
+    return await _Call(stage, operation, item)
+
+
+async def gather(stage: str, works: Sequence[Work[Any]]) -> list[Outcome]:
+    """Run coroutines side by side, beside all others that the scheduler runs.
+
+    :param stage: what the time is booked under.
+    :param works: the coroutines.
+    :return: what came of each.
+    """
+    outcomes: list[Outcome] = await _Several(stage, works)
+    return outcomes
+
+
+def run(works: Sequence[Work[Any]]) -> list[Outcome]:
+    """Run coroutines side by side, blocking.
+
+    :param works: the coroutines.
+    :return: what came of each.
+    """
+
+    async def blocking(stage: str, operation: Operation, items: Sequence[Any]) -> Sequence[Any]:
+        return stage_span(stage, operation.run)(items)
+
+    # Nothing in it waits, so that it ends in one go, without an event loop.
+    whole = _run(works, blocking)
+    try:
+        whole.send(None)
+    except StopIteration as end:
+        outcomes: list[Outcome] = end.value
+        return outcomes
+    raise AssertionError("a blocking operation has waited for an event loop")
+
+
+async def arun(works: Sequence[Work[Any]]) -> list[Outcome]:
+    """Run coroutines side by side without blocking the event loop.
+
+    :param works: the coroutines.
+    :return: what came of each.
+    """
+
+    async def waiting(stage: str, operation: Operation, items: Sequence[Any]) -> Sequence[Any]:
+        return await stage_span(stage, operation.arun)(items)
+
+    return await _run(works, waiting)
+
+
+@dataclass(eq=False)
+class _Task:
+    """One coroutine on its way."""
+
+    work: Work[Any]
+    seconds: dict[str, float] = field(default_factory=dict)
+    waits: Any = None
+    result: Any = None
+    # Those that it waits for, and since when.
+    parts: list[_Task] = field(default_factory=list)
+    began: float = 0.0
+
+    def go_on(self, result: Any = None) -> None:
+        """Run to the next thing to wait for, or to the end."""
+        try:
+            if isinstance(result, BaseException):
+                self.waits = self.work.throw(result)
+            else:
+                self.waits = self.work.send(result)
+        except StopIteration as end:
+            self.waits, self.result = None, end.value
+        except Exception as error:
+            self.waits, self.result = None, error
+        if isinstance(self.waits, _Several):
+            self.began = time.perf_counter()
+            self.parts = [_Task(work) for work in self.waits.works]
+            for part in self.parts:
+                part.go_on()
+
+    def calls(self) -> list[_Task]:
+        """Return the tasks in it that wait for an operation, having gone on wherever all parts are done."""
+        while isinstance(self.waits, _Several):
+            waiting = [task for part in self.parts for task in part.calls()]
+            if waiting:
+                return waiting
+            self._book(self.waits.stage, time.perf_counter() - self.began)
+            self.go_on([Outcome(part.result, part.seconds) for part in self.parts])
+        return [self] if self.waits is not None else []
+
+    def answer(self, result: Any, seconds: float) -> None:
+        """Take in what the operation returned for it."""
+        self._book(self.waits.stage, seconds)
+        # A client may cancel its own request: that is its failure, and nobody else's.
+        self.go_on(RuntimeError("the request was cancelled") if isinstance(result, asyncio.CancelledError) else result)
+
+    def _book(self, stage: str, seconds: float) -> None:
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+
+
+async def _run(
+    works: Sequence[Work[Any]], call: Callable[[str, Operation, Sequence[Any]], Awaitable[Sequence[Any]]]
+) -> list[Outcome]:
+    tasks = [_Task(work) for work in works]
+    for task in tasks:
+        task.go_on()
+    while waiting := [one for task in tasks for one in task.calls()]:
+        groups: dict[tuple[str, Operation], list[_Task]] = {}
+        for one in waiting:
+            groups.setdefault((one.waits.stage, one.waits.operation), []).append(one)
+        for (stage, operation), members in groups.items():
+            began = time.perf_counter()
+            try:
+                results = await call(stage, operation, [member.waits.item for member in members])
+            except Exception as error:
+                results = [error] * len(members)
+            seconds = time.perf_counter() - began
+            for member, result in zip(members, results, strict=True):
+                member.answer(result, seconds)
+    return [Outcome(task.result, task.seconds) for task in tasks]
