@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Literal, NoReturn
 
@@ -27,32 +27,27 @@ from llama_index_refine.qdrant.multivector import MatrixEncoder, read_multivecto
 from llama_index_refine.qdrant.options import QdrantKwargs, read_hybrid, read_options
 from llama_index_refine.refinement import Refinement
 from llama_index_refine.refining.base import BaseRefiner
-from llama_index_refine.refining.trust import Reliability
-from llama_index_refine.retrieval.arguments import check_choices, check_numbers, check_parts, check_together
-from llama_index_refine.retrieval.decomposing import split_by
+from llama_index_refine.refining.trust import FixedTrust, Reliability
+from llama_index_refine.retrieval.arguments import budget_of, check_choices, check_numbers, check_parts, check_together
+from llama_index_refine.retrieval.decomposing import questions_of, retrieve_parts
 from llama_index_refine.retrieval.embedding import Embedding
+from llama_index_refine.retrieval.events import RefinementEvent
+from llama_index_refine.retrieval.evidence import check, with_probabilities
 from llama_index_refine.retrieval.examples import in_batches, with_examples
-from llama_index_refine.retrieval.grading import Grading
+from llama_index_refine.retrieval.grading import Grading, teacher_of
 from llama_index_refine.retrieval.index import Docstore, Modality, read_index
-from llama_index_refine.retrieval.judges import Judges
-from llama_index_refine.retrieval.lessons import Refining
-from llama_index_refine.retrieval.loop import FeedbackLoop
+from llama_index_refine.retrieval.moving import Refining
 from llama_index_refine.retrieval.notes import annotated
-from llama_index_refine.retrieval.outcomes import result_of, results_of
-from llama_index_refine.retrieval.records import trust_in
-from llama_index_refine.retrieval.relevance import Calibration
+from llama_index_refine.retrieval.pipeline import Pipeline
 from llama_index_refine.retrieval.remembering import Remembering
-from llama_index_refine.retrieval.running import arun, run
-from llama_index_refine.retrieval.selecting import Selecting
-from llama_index_refine.retrieval.selects import Selects
-from llama_index_refine.retrieval.target import Target
+from llama_index_refine.retrieval.selecting import Selecting, Target
+from llama_index_refine.scheduling import Outcome, Work, arun, run
 from llama_index_refine.selection import Selection
-from llama_index_refine.steps import Steps
 from llama_index_refine.stores import SparseEncoder, open_store
-from llama_index_refine.tracing import span, spanned_by_base
+from llama_index_refine.tracing import span, spanned_by_base, tell
 
 
-class RefinedRetriever(Selects, Judges, BaseRetriever):
+class RefinedRetriever(BaseRetriever):
     """Searches a Qdrant collection, has the first nodes graded, refines the query vector and searches again.
 
     :param vector_store: the collection, as LlamaIndex sees it.
@@ -67,7 +62,7 @@ class RefinedRetriever(Selects, Judges, BaseRetriever):
         to a third of the calls. It is told of lists of at most feedback_top_k nodes; longer ones get all their grades,
         and so do the first two queries of a teacher.
     :param background_size: background vectors to refine against, 0 for none.
-    :param budget: the most that grading one query may cost.
+    :param budget: the most that grading one query may cost; a number is the most LLM calls.
     :param refiner: how the query moves; None for a `QueryRefiner` in the collection's distance.
     :param trust: how far to follow the teacher: a number in [0, 1], or the `Reliability` that learns it from the
         grades; None for the one that all retrievers with this grader share, or 1 where the grader is `trusted`, as
@@ -110,7 +105,7 @@ class RefinedRetriever(Selects, Judges, BaseRetriever):
         rounds: int = 3,
         early_stop: bool = True,
         background_size: int = 30,
-        budget: Budget | None = None,
+        budget: Budget | int | None = None,
         refiner: BaseRefiner | None = None,
         trust: Reliability | float | None = None,
         memory: RefinementMemory | None = None,
@@ -140,11 +135,11 @@ class RefinedRetriever(Selects, Judges, BaseRetriever):
         self.feedback_top_k = feedback_top_k
         self.rounds = rounds
         self.early_stop = early_stop
-        self.budget = budget or Budget()
+        self.budget = budget_of(budget)
         self.on_error: Literal["fallback", "raise"] = on_error
         self.trust = trust
         self.memory = memory
-        self._decomposing = split_by(decompose, score)
+        self._questions = questions_of(decompose, score)
         self._hybrid_top_k = hybrid_top_k
         self._embed_model = embed_model
         self._grader = grader
@@ -157,8 +152,6 @@ class RefinedRetriever(Selects, Judges, BaseRetriever):
         self.score = score
         options = read_options(vector_store, filters, node_ids, doc_ids, hybrid, kwargs, multivector, alone)
         self._collection = QdrantCollection(vector_store, options, background_size)
-        self._embedding = Embedding(lambda: self.embed_model)
-        self._grading = Grading(lambda: self.grader)
         self._refining = Refining(refiner)
         self._docstore = Docstore(docstore) if docstore is not None else None
         self.node_metadata = node_metadata
@@ -281,13 +274,14 @@ class RefinedRetriever(Selects, Judges, BaseRetriever):
         :return: the refinement, with the nodes that `retrieve` would return.
         :raises Exception: the embedding or the first search failed; with on_error="raise", anything that failed.
         """
-        return result_of(run([self._steps(with_examples(query, like, unlike))])[0])
+        (outcome,) = run(self._works([with_examples(query, like, unlike)]))
+        return _refinement(outcome)
 
     @span
     async def arefine(self, query: QueryType, like: Sequence[str] = (), unlike: Sequence[str] = ()) -> Refinement:
         """Retrieve, and tell how, without blocking the event loop. See `refine`."""
-        (outcome,) = await arun([self._steps(with_examples(query, like, unlike))])
-        return result_of(outcome)
+        (outcome,) = await arun(self._works([with_examples(query, like, unlike)]))
+        return _refinement(outcome)
 
     @span
     def refine_batch(
@@ -304,7 +298,7 @@ class RefinedRetriever(Selects, Judges, BaseRetriever):
         """
         results = []
         for batch in in_batches(queries, batch_size):
-            results += results_of(run([self._steps(query) for query in batch]), return_exceptions)
+            results += _each(run(self._works(batch)), return_exceptions, _refinement)
         return results
 
     @span
@@ -314,7 +308,7 @@ class RefinedRetriever(Selects, Judges, BaseRetriever):
         """Refine many queries without blocking the event loop. See `refine_batch`."""
         results = []
         for batch in in_batches(queries, batch_size):
-            results += results_of(await arun([self._steps(query) for query in batch]), return_exceptions)
+            results += _each(await arun(self._works(batch)), return_exceptions, _refinement)
         return results
 
     def retrieve_batch(
@@ -347,6 +341,108 @@ class RefinedRetriever(Selects, Judges, BaseRetriever):
                     results.append(await self._ahandle_recursive_retrieval(query, [*refinement.nodes]))
         return results
 
+    @span
+    def select(
+        self,
+        query: QueryType,
+        *,
+        precision: float | None = None,
+        recall: float | None = None,
+        confidence: float = 0.9,
+        budget: int | Budget | None = None,
+    ) -> Selection:
+        """Return every node of the collection that belongs to a query, with the probability that it does.
+
+        Without a target the cut is where the expected F1 is greatest. With one, documents drawn at random show whether
+        it is kept, as far as the budget reaches, and the other of the two is made as great as can be.
+
+        :param query: the query; a `QueryWithExamples` brings examples of its own.
+        :param precision: the least share of the selected nodes that has to be relevant, in (0, 1).
+        :param recall: the least share of the relevant nodes that has to be selected, in (0, 1).
+        :param confidence: the probability with which a certificate holds, in (0, 1).
+        :param budget: the most documents to grade, those by which the query is refined among them, or a `Budget` of
+            what that may cost; None for twice as many documents as refine the query, with a target five times as many.
+        :return: the selection; it says the `reason` where the target is not certified.
+        :raises ValueError: a target outside (0, 1), or two; a budget that is too small; an empty collection.
+        :raises Exception: as for `refine`.
+        """
+        target = Target(precision, recall, confidence, budget)
+        return _selection(run(self._selections([with_examples(query)], target))[0])
+
+    @span
+    async def aselect(
+        self,
+        query: QueryType,
+        *,
+        precision: float | None = None,
+        recall: float | None = None,
+        confidence: float = 0.9,
+        budget: int | Budget | None = None,
+    ) -> Selection:
+        """Select without blocking the event loop. See `select`."""
+        target = Target(precision, recall, confidence, budget)
+        (outcome,) = await arun(self._selections([with_examples(query)], target))
+        return _selection(outcome)
+
+    @span
+    def select_batch(
+        self,
+        queries: Sequence[QueryType],
+        *,
+        precision: float | None = None,
+        recall: float | None = None,
+        confidence: float = 0.9,
+        budget: int | Budget | None = None,
+        batch_size: int = 32,
+        return_exceptions: bool = False,
+    ) -> list[Any]:
+        """Select for many queries, which share requests to Qdrant. See `select`.
+
+        :param queries: the queries.
+        :param batch_size: queries on their way at a time; at least 1.
+        :param return_exceptions: return a failed query's exception in its place; otherwise the first one is raised
+            when all queries of its batch are done.
+        :return: one `Selection` for each query. `confidence` is each one's, not that of all of them together.
+        """
+        target, selections = Target(precision, recall, confidence, budget), []
+        for batch in in_batches(queries, batch_size):
+            selections += _each(run(self._selections(batch, target)), return_exceptions, _selection)
+        return selections
+
+    @span
+    async def aselect_batch(
+        self,
+        queries: Sequence[QueryType],
+        *,
+        precision: float | None = None,
+        recall: float | None = None,
+        confidence: float = 0.9,
+        budget: int | Budget | None = None,
+        batch_size: int = 32,
+        return_exceptions: bool = False,
+    ) -> list[Any]:
+        """Select for many queries without blocking the event loop. See `select_batch`."""
+        target, selections = Target(precision, recall, confidence, budget), []
+        for batch in in_batches(queries, batch_size):
+            selections += _each(await arun(self._selections(batch, target)), return_exceptions, _selection)
+        return selections
+
+    def judge(self, query: QueryType, node_id: str, grade: float, user: str | None = None) -> None:
+        """Keep a person's judgement in the memory, for this query and, as far as they agree, for similar ones.
+
+        :param query: the query.
+        :param node_id: the node's id.
+        :param grade: its relevance in [0, 1]: 1 for a thumb up, 0 for a thumb down.
+        :param user: who says so; their later judgement of the node replaces it. None for the memory's.
+        :raises ValueError: no grade, no memory, or a node that this retriever's searches cannot find.
+        """
+        run([self._pipeline().judge(with_examples(query), node_id, grade, user)])[0].get()
+
+    async def ajudge(self, query: QueryType, node_id: str, grade: float, user: str | None = None) -> None:
+        """Keep a person's judgement without blocking the event loop. See `judge`."""
+        (outcome,) = await arun([self._pipeline().judge(with_examples(query), node_id, grade, user)])
+        outcome.get()
+
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         return list(self.refine(query_bundle).nodes)
 
@@ -357,40 +453,74 @@ class RefinedRetriever(Selects, Judges, BaseRetriever):
     def _get_prompt_modules(self) -> PromptMixinType:
         return {"grader": self.grader}
 
-    def _steps(self, query: QueryBundle) -> Steps[Refinement]:
-        loop = self._loop(self.early_stop)
-        steps = self._decomposing.steps(loop, query) if self._decomposing else loop.steps(query)
-        if self.score == "probability":
-            steps = Calibration(self._collection, loop.trust).scored(steps, self.on_error)
-        refinement = yield from steps
-        return (yield from self._finished(refinement))
+    def _works(self, queries: Sequence[QueryBundle]) -> list[Work[Refinement]]:
+        """Describe the retrieval for each of some queries, which share what they wait for."""
+        pipeline = self._pipeline()
+        return [self._retrieved(pipeline, query) for query in queries]
 
-    def _select_steps(self, query: QueryType, target: Target) -> Steps[Selection]:
+    async def _retrieved(self, pipeline: Pipeline, query: QueryBundle) -> Refinement:
+        if self._questions is not None:
+            return await self._finished(await retrieve_parts(pipeline, self._questions, query))
+        if self.score == "similarity":
+            return await self._finished(await pipeline.retrieve(query))
+        await check(self._collection)
+        refinement, feedback = await pipeline.explore(query)
+        scored = await with_probabilities(self._collection, pipeline.teacher, refinement, feedback, self.on_error)
+        return await self._finished(scored)
+
+    def _selections(self, queries: Sequence[QueryBundle], target: Target) -> list[Work[Selection]]:
+        """Describe the selection for each of some queries."""
         if self._collection.options.multivector is not None:
             raise ValueError("select reads the whole ranking, which takes too long by multivector_query_fn")
-        loop = self._loop()
-        selecting = Selecting(loop, self._grading, Calibration(self._collection, loop.trust), self.on_error)
-        selection = yield from selecting.steps(with_examples(query), target)
-        refinement = yield from self._finished(selection.refinement)
+        selecting = Selecting(replace(self._pipeline(), early_stop=False))
+        return [self._selected(selecting, query, target) for query in queries]
+
+    async def _selected(self, selecting: Selecting, query: QueryBundle, target: Target) -> Selection:
+        selection = await selecting.select(query, target)
+        refinement = await self._finished(selection.refinement)
         return replace(selection, nodes=refinement.nodes, refinement=refinement)
 
-    def _finished(self, refinement: Refinement) -> Steps[Refinement]:
+    async def _finished(self, refinement: Refinement) -> Refinement:
         if self._docstore is not None:
-            refinement = yield from self._docstore.complete(refinement)
+            refinement = await self._docstore.complete(refinement)
         return annotated(refinement) if self.node_metadata else refinement
 
-    def _loop(self, early_stop: bool = False) -> FeedbackLoop:
-        return FeedbackLoop(
+    def _pipeline(self) -> Pipeline:
+        grader = self.grader
+        trust = FixedTrust(self.trust) if isinstance(self.trust, (int, float)) else self.trust
+        return Pipeline(
             self._collection,
-            self._embedding,
-            self._grading,
+            Embedding(lambda: self.embed_model),
+            grader,
+            Grading(grader),
+            trust if trust is not None else teacher_of(grader),
             self._refining,
+            Remembering(self.memory, self._collection, grader, lambda: self.embed_model, self.feedback_top_k),
             self._hybrid_top_k or self.similarity_top_k,
             self.feedback_top_k,
             self.rounds,
-            early_stop,
+            self.early_stop,
             self.budget,
             self.on_error,
-            trust_in(self.grader) if self.trust is None else self.trust,
-            Remembering(self.memory, self._collection, lambda: self.grader, lambda: self.embed_model),
         )
+
+
+def _refinement(outcome: Outcome) -> Refinement:
+    """Return a refinement with its timings, and tell LlamaIndex's instrumentation of it."""
+    refinement: Refinement = outcome.get()
+    refinement.timings = outcome.seconds
+    tell(lambda: RefinementEvent.of(refinement))
+    return refinement
+
+
+def _selection(outcome: Outcome) -> Selection:
+    selection: Selection = outcome.get()
+    return replace(selection, refinement=replace(selection.refinement, timings=outcome.seconds))
+
+
+def _each(outcomes: Sequence[Outcome], return_exceptions: bool, taken: Callable[[Outcome], Any]) -> list[Any]:
+    """Return what is taken of each outcome, or its exception, unless the first of those is to be raised."""
+    return [
+        outcome.result if return_exceptions and isinstance(outcome.result, Exception) else taken(outcome)
+        for outcome in outcomes
+    ]

@@ -101,14 +101,7 @@ def run(works: Sequence[Work[Any]]) -> list[Outcome]:
     async def blocking(stage: str, operation: Operation, items: Sequence[Any]) -> Sequence[Any]:
         return stage_span(stage, operation.run)(items)
 
-    # Nothing in it waits, so that it ends in one go, without an event loop.
-    whole = _run(works, blocking)
-    try:
-        whole.send(None)
-    except StopIteration as end:
-        outcomes: list[Outcome] = end.value
-        return outcomes
-    raise AssertionError("a blocking operation has waited for an event loop")
+    return at_once(_run(works, blocking))
 
 
 async def arun(works: Sequence[Work[Any]]) -> list[Outcome]:
@@ -122,6 +115,20 @@ async def arun(works: Sequence[Work[Any]]) -> list[Outcome]:
         return await stage_span(stage, operation.arun)(items)
 
     return await _run(works, waiting)
+
+
+def at_once(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine in which nothing waits: it comes to its end in one go, without an event loop.
+
+    :param work: the coroutine.
+    :return: what it returns.
+    """
+    try:
+        work.send(None)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    raise AssertionError("a blocking operation has waited for an event loop")
 
 
 @dataclass(eq=False)

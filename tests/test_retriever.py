@@ -22,7 +22,7 @@ from llama_index_refine.graders.average import AverageGrader
 from llama_index_refine.graders.base import GraderError
 from llama_index_refine.graders.feedback import FeedbackGrader
 from llama_index_refine.graders.openai import OpenAIGrader
-from llama_index_refine.retrieval.records import reliability_of
+from llama_index_refine.retrieval.grading import reliability_of
 from tests.chat_server import error
 from tests.planted import SIZE, TOPICS, AnswerGrader, Planted, TopicGrader
 

@@ -108,3 +108,28 @@ def test_an_operation_that_fails_as_a_whole_fails_for_all_that_wait_for_it(runne
     outcomes = runner([doubled(Broken(), 1), doubled(Doubling(), 1)])
     assert isinstance(outcomes[0].result, OSError)
     assert outcomes[1].get() == 2
+
+
+def test_different_stages_are_not_mixed(runner):
+    operation = Doubling()
+
+    async def elsewhere() -> Any:
+        return await perform("elsewhere", operation, 6)
+
+    outcomes = runner([doubled(operation, 2), elsewhere()])
+    assert [one.get() for one in outcomes] == [4, 12]
+    assert operation.sizes == [1, 1]
+
+
+def test_what_breaks_by_itself_is_its_own_outcome(runner):
+    async def broken() -> None:
+        await perform("double", Doubling(), 2)
+        raise KeyError("mine")
+
+    async def at_once() -> str:
+        return "done"
+
+    outcomes = runner([broken(), at_once()])
+    assert isinstance(outcomes[0].result, KeyError)
+    assert (outcomes[1].get(), outcomes[1].seconds) == ("done", {})
+    assert runner([]) == []

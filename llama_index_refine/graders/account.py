@@ -74,6 +74,16 @@ class Account:
             self.completion_tokens += completion_tokens
             self.cached += cached
 
+    def bill(self) -> dict[str, int]:
+        """Return what was spent, under the names that a `Refinement` and the events have for it."""
+        with self._lock:
+            return {
+                "llm_calls": self.calls,
+                "prompt_tokens": self.prompt_tokens,
+                "completion_tokens": self.completion_tokens,
+                "cached_grades": self.cached,
+            }
+
     def note(self, failure: str) -> None:
         """Keep one more reason why grades are missing, each once."""
         with self._lock:

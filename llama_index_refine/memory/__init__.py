@@ -1,5 +1,5 @@
 """What past queries have taught: their grades, who gave them, and what each teacher is worth.
 
 For users: `memory`. For `retrieval`: `remembered` is what is kept of a query, and `transfer` what similar queries lend
-to a new one, and how far they may lead it. For whoever adds a store: `shelves` says what is asked of one.
+to a new one, and how far they may lead it. For whoever adds a store: `records` says what is asked of one.
 """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
@@ -14,11 +14,11 @@ from llama_index.core.storage.kvstore.types import BaseKVStore
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 
 from llama_index_refine.ids import same_id
+from llama_index_refine.memory.records import TEACHERS, Keeping, Records
 from llama_index_refine.memory.remembered import RememberedGrade, RememberedQuery, Vector, digest
-from llama_index_refine.memory.shelves import TEACHERS, Asking, Shelf, shelf_on
 from llama_index_refine.memory.transfer import NEIGHBOURS
 from llama_index_refine.refining.trust import Reliability
-from llama_index_refine.steps import Step, Steps
+from llama_index_refine.scheduling import perform
 
 _user: ContextVar[str | None] = ContextVar("user of a refinement memory", default=None)
 
@@ -37,7 +37,8 @@ class RefinementMemory:
 
     :param store: a LlamaIndex key-value store, or a `QdrantVectorStore` on a collection of its own, which is made when
         first needed. A key-value store is read by scope for each query, so it is for some thousand queries. Processes
-        share one that is on a server or in a database.
+        share one that is on a server or in a database. Within a process no judgement is lost where several are given
+        at once; of two processes that write down the same query at the same moment, the later one counts.
     :param max_age: seconds for which a teacher's grades hold, above 0; None for ever. People's hold until they are
         forgotten.
     :param max_queries: the most queries to remember for each collection, teacher and filter, at least 1. Those asked
@@ -60,7 +61,8 @@ class RefinementMemory:
         self.max_age = max_age
         self.max_queries = max_queries
         self.clock = clock
-        self._shelf: Shelf = shelf_on(store)
+        self._reading = Keeping(store)
+        self._writing = Keeping(store, writing=True)
 
     @contextmanager
     def as_user(self, user: str) -> Iterator[None]:
@@ -81,7 +83,9 @@ class RefinementMemory:
         """Whose queries these are, None where nobody said."""
         return _user.get()
 
-    def recall(self, scope: str, query_str: str, vector: Vector) -> Steps[tuple[RememberedQuery | None, list[Any]]]:
+    async def recall(
+        self, scope: str, query_str: str, vector: Vector
+    ) -> tuple[RememberedQuery | None, list[RememberedQuery]]:
         """Find a query, and those that are similar.
 
         :param scope: what grades must hold for.
@@ -89,10 +93,9 @@ class RefinementMemory:
         :param vector: (d,)
         :return: the query itself where it was asked before, and others, nearest first; without expired grades.
         """
-        found: Any = yield Step(
-            "memory", self._shelf, partial(_recall, scope=scope, query_str=query_str, vector=vector)
+        record, similar = await perform(
+            "memory", self._reading, partial(_recall, scope=scope, query_str=query_str, vector=vector)
         )
-        record, similar = found
         same = self._fresh(RememberedQuery.from_dict(record))
         if same is not None and same.scope != scope:
             same = None
@@ -103,13 +106,13 @@ class RefinementMemory:
             if other is not None and other.scope == scope and other.query_str != query_str and other.grades
         ]
 
-    def remember(self, query: RememberedQuery, gone: Collection[str] = ()) -> Steps[None]:
+    async def remember(self, query: RememberedQuery, gone: Collection[str] = ()) -> None:
         """Keep a query and its grades, beside what others have judged of it meanwhile.
 
         :param query: the query.
-        :param gone: nodes that have changed or are there no more, whose earlier grades are dropped.
+        :param gone: nodes that are there no more, whose grades are dropped.
         """
-        yield Step("memory", self._shelf, partial(self._keep, query=query, gone=frozenset(gone)))
+        await perform("memory", self._writing, partial(self._keep, query=query, gone=frozenset(gone)))
 
     def forget(self, *, node_ids: Sequence[str] = (), doc_ids: Sequence[str] = (), user: str | None = None) -> int:
         """Forget grades, in all scopes: of some nodes, of some documents' nodes, or of a user.
@@ -123,42 +126,42 @@ class RefinementMemory:
         :raises ValueError: nothing is named.
         :raises Exception: the store failed.
         """
-        return int(_first(self._shelf.run([self._forgetting(node_ids, doc_ids, user)])))
+        return int(_first(self._writing.run([self._forgetting(node_ids, doc_ids, user)])))
 
     async def aforget(
         self, *, node_ids: Sequence[str] = (), doc_ids: Sequence[str] = (), user: str | None = None
     ) -> int:
         """Forget without blocking the event loop. See `forget`."""
-        return int(_first(await self._shelf.arun([self._forgetting(node_ids, doc_ids, user)])))
+        return int(_first(await self._writing.arun([self._forgetting(node_ids, doc_ids, user)])))
 
     def clear(self) -> None:
         """Forget everything, teachers too.
 
         :raises Exception: the store failed.
         """
-        _first(self._shelf.run([_clear]))
+        _first(self._writing.run([_clear]))
 
     async def aclear(self) -> None:
         """Forget everything without blocking the event loop. See `clear`."""
-        _first(await self._shelf.arun([_clear]))
+        _first(await self._writing.arun([_clear]))
 
-    def meet(self, teacher: str, record: Reliability) -> Steps[None]:
-        """Take over what is known of a teacher, where more is known than here.
+    async def meet(self, teacher: str, record: Reliability) -> None:
+        """Take over what is known of a teacher, where more is known than here. What cannot be read is as good as none.
 
         :param teacher: what decides its grades.
         :param record: its record in this process.
         """
-        found = yield Step("memory", self._shelf, partial(_read, scope=TEACHERS, key=digest(teacher)))
+        found = _record_in(await perform("memory", self._reading, partial(_read, key=digest(teacher))))
         if found is not None:
-            record.adopt(Reliability.from_dict(found))
+            record.adopt(found)
 
-    def note(self, teacher: str, record: Reliability) -> Steps[None]:
+    async def note(self, teacher: str, record: Reliability) -> None:
         """Keep a teacher's record, unless more is known of it already.
 
         :param teacher: what decides its grades.
         :param record: its record in this process.
         """
-        yield Step("memory", self._shelf, partial(_note, key=digest(teacher), record=record))
+        await perform("memory", self._writing, partial(_note, key=digest(teacher), record=record))
 
     def _fresh(self, query: RememberedQuery | None) -> RememberedQuery | None:
         if query is None or self.max_age is None:
@@ -167,25 +170,25 @@ class RefinementMemory:
         expired = [grade for grade in query.grades if not grade.people and grade.time < oldest]
         return query.without(expired) if expired else query
 
-    def _keep(self, shelf: Shelf, query: RememberedQuery, gone: frozenset[str]) -> Asking:
+    async def _keep(self, records: Records, query: RememberedQuery, gone: frozenset[str]) -> None:
         key = digest(query.scope, query.query_str)
-        before = self._fresh(RememberedQuery.from_dict((yield from shelf.read(query.scope, key))))
+        before = self._fresh(RememberedQuery.from_dict(await records.read(query.scope, key)))
         if before is not None and before.scope == query.scope:
             query = merged(before, query, gone)
-        yield from shelf.write(query.scope, key, query.to_dict(), query.vector)
-        if (yield from shelf.size(query.scope)) > self.max_queries:
-            yield from self._shrink(shelf, query.scope)
+        await records.write(query.scope, key, query.to_dict(), query.vector)
+        if await records.size(query.scope) > self.max_queries:
+            await self._shrink(records, query.scope)
 
-    def _shrink(self, shelf: Shelf, scope: str) -> Asking:
-        rows = yield from shelf.everything(scope)
+    async def _shrink(self, records: Records, scope: str) -> None:
+        rows = await records.everything(scope)
         read = [(key, RememberedQuery.from_dict(row)) for _, key, row in rows]
         read.sort(key=lambda entry: (False, 0.0) if entry[1] is None else (entry[1].judged, entry[1].time))
         least = len(rows) - self.max_queries
-        yield from shelf.erase(scope, [key for key, _ in read[: max(least, int(DROPPED * self.max_queries))]])
+        await records.erase(scope, [key for key, _ in read[: max(least, int(DROPPED * self.max_queries))]])
 
     def _forgetting(
         self, node_ids: Sequence[str], doc_ids: Sequence[str], user: str | None
-    ) -> Callable[[Shelf], Asking]:
+    ) -> Callable[[Records], Awaitable[int]]:
         if isinstance(node_ids, str) or isinstance(doc_ids, str):
             raise ValueError("node_ids and doc_ids must be lists of ids, not one text")
         nodes, documents = {same_id(node_id) for node_id in node_ids}, set(doc_ids)
@@ -204,15 +207,14 @@ def merged(before: RememberedQuery, now: RememberedQuery, gone: Collection[str] 
 
     :param before: what is kept.
     :param now: what was learnt; it knows which of the teacher's earlier grades still hold.
-    :param gone: nodes whose earlier grades are dropped.
+    :param gone: nodes that are there no more, whose grades are dropped.
     :return: both: the teacher's grades as of now, and each person's latest judgement of each node.
     """
-    if not now.asked:
-        teachers = [grade for grade in before.grades if not grade.people]
-        kept_of_it = ("asked", "refined", "ranking", "passed", "follows")
-        now = replace(now, **{name: getattr(before, name) for name in kept_of_it})
-    else:
+    if now.asked:
         teachers = [grade for grade in now.grades if not grade.people]
+    else:
+        teachers = [grade for grade in before.grades if not grade.people]
+        now = replace(now, asked=before.asked, seen=before.seen, follows=before.follows)
     kept = [grade for grade in before.grades if grade.node_id not in gone]
     people = {
         (grade.node_id, grade.user): grade
@@ -222,26 +224,32 @@ def merged(before: RememberedQuery, now: RememberedQuery, gone: Collection[str] 
     return replace(now, grades=(*teachers, *people.values()))
 
 
-def _recall(shelf: Shelf, scope: str, query_str: str, vector: Vector) -> Asking:
-    record = yield from shelf.read(scope, digest(scope, query_str))
+async def _recall(records: Records, scope: str, query_str: str, vector: Vector) -> tuple[Any, list[Any]]:
+    record = await records.read(scope, digest(scope, query_str))
     # The query itself may be among the nearest.
-    similar = yield from shelf.nearest(scope, vector, NEIGHBOURS + 1)
-    return record, similar
+    return record, await records.nearest(scope, vector, NEIGHBOURS + 1)
 
 
-def _read(shelf: Shelf, scope: str, key: str) -> Asking:
-    return (yield from shelf.read(scope, key))
+async def _read(records: Records, key: str) -> Any:
+    return await records.read(TEACHERS, key)
 
 
-def _note(shelf: Shelf, key: str, record: Reliability) -> Asking:
-    found = yield from shelf.read(TEACHERS, key)
-    if found is None or not Reliability.from_dict(found).knows_more_than(record):
-        yield from shelf.write(TEACHERS, key, record.to_dict())
+async def _note(records: Records, key: str, record: Reliability) -> None:
+    found = _record_in(await records.read(TEACHERS, key))
+    if found is None or not found.knows_more_than(record):
+        await records.write(TEACHERS, key, record.to_dict())
 
 
-def _forget(shelf: Shelf, named: Callable[[RememberedGrade], bool]) -> Asking:
+def _record_in(found: Any) -> Reliability | None:
+    try:
+        return Reliability.from_dict(found)
+    except ValueError:
+        return None
+
+
+async def _forget(records: Records, named: Callable[[RememberedGrade], bool]) -> int:
     count = 0
-    for scope, key, row in (yield from shelf.everything()):
+    for scope, key, row in await records.everything():
         query = RememberedQuery.from_dict(row)
         forgotten = [grade for grade in query.grades if named(grade)] if query else []
         if query is None or not forgotten:
@@ -249,18 +257,18 @@ def _forget(shelf: Shelf, named: Callable[[RememberedGrade], bool]) -> Asking:
         count += len(forgotten)
         left = query.without(forgotten)
         if left.grades:
-            yield from shelf.write(scope, key, left.to_dict(), left.vector)
+            await records.write(scope, key, left.to_dict(), left.vector)
         else:
-            yield from shelf.erase(scope, [key])
+            await records.erase(scope, [key])
     return count
 
 
-def _clear(shelf: Shelf) -> Asking:
+async def _clear(records: Records) -> None:
     by_scope: dict[str, list[str]] = {}
-    for scope, key, _ in (yield from shelf.everything()):
+    for scope, key, _ in await records.everything():
         by_scope.setdefault(scope, []).append(key)
     for scope, keys in by_scope.items():
-        yield from shelf.erase(scope, keys)
+        await records.erase(scope, keys)
 
 
 def _first(results: Sequence[Any]) -> Any:

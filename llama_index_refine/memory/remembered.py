@@ -62,9 +62,7 @@ class RememberedQuery:
     :param grades: of its nodes; several of one node where several have judged it.
     :param time: when it was last asked, in seconds since 1970.
     :param asked: how many nodes the teacher might have graded; 0 where it was not asked.
-    :param refined: (d,) where the query moved, None where it did not.
-    :param ranking: the points that stood first there.
-    :param passed: points at the top of the first search that were left ungraded on purpose.
+    :param seen: nodes that stood at the top when it was asked, graded or left ungraded on purpose; others are news.
     :param filters: the filter that it was searched under, as JSON; empty for none.
     :param follows: how the teacher's grades follow the similarity to it, as a correlation in [-1, 1].
     """
@@ -75,9 +73,7 @@ class RememberedQuery:
     grades: tuple[RememberedGrade, ...]
     time: float
     asked: int = 0
-    refined: Vector | None = None
-    ranking: tuple[str, ...] = ()
-    passed: tuple[str, ...] = ()
+    seen: tuple[str, ...] = ()
     filters: str = ""
     follows: float = 0.0
 
@@ -89,7 +85,7 @@ class RememberedQuery:
     def without(self, forgotten: Sequence[RememberedGrade]) -> RememberedQuery:
         """Return the same without some grades. What they led to is forgotten with them."""
         kept = tuple(grade for grade in self.grades if grade not in forgotten)
-        return replace(self, grades=kept, asked=0, refined=None, ranking=(), passed=())
+        return replace(self, grades=kept, asked=0, seen=())
 
     def to_dict(self) -> dict[str, Any]:
         """Write it in what JSON knows."""
@@ -100,9 +96,7 @@ class RememberedQuery:
             "grades": [asdict(grade) for grade in self.grades],
             "time": self.time,
             "asked": self.asked,
-            "refined": None if self.refined is None else _written(self.refined),
-            "ranking": list(self.ranking),
-            "passed": list(self.passed),
+            "seen": list(self.seen),
             "filters": self.filters,
             "follows": self.follows,
         }
@@ -117,7 +111,8 @@ class RememberedQuery:
         try:
             fields = dict(record or {})
             grades = tuple(RememberedGrade(**grade) for grade in fields["grades"])
-            refined = fields["refined"]
+            # Version 0.1.0 wrote it in two parts.
+            seen = fields["seen"] if "seen" in fields else [*fields["ranking"], *fields["passed"]]
             read = cls(
                 scope=str(fields["scope"]),
                 query_str=str(fields["query_str"]),
@@ -125,9 +120,7 @@ class RememberedQuery:
                 grades=grades,
                 time=float(fields["time"]),
                 asked=int(fields["asked"]),
-                refined=None if refined is None else _read(refined),
-                ranking=tuple(str(point) for point in fields["ranking"]),
-                passed=tuple(str(point) for point in fields["passed"]),
+                seen=tuple(str(name) for name in seen),
                 filters=str(fields["filters"]),
                 follows=float(fields["follows"]),
             )

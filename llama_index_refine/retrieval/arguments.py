@@ -6,6 +6,7 @@ from typing import Any
 
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 
+from llama_index_refine.graders.account import Budget
 from llama_index_refine.graders.base import BaseGrader
 from llama_index_refine.memory.memory import RefinementMemory
 from llama_index_refine.qdrant.multivector import Multivector
@@ -28,6 +29,22 @@ def check_numbers(trust: Any, **counts: int) -> None:
             raise ValueError(f"{name} must be at least {_LEAST[name]}, got {value}")
     if isinstance(trust, (int, float)) and not 0 <= trust <= 1:
         raise ValueError(f"trust must be in [0, 1], got {trust}")
+
+
+def budget_of(budget: Any) -> Budget:
+    """Read what grading one query may cost.
+
+    :param budget: a `Budget`, the most LLM calls, or None for no limit.
+    :return: the budget.
+    :raises ValueError: something else, or a number below 1.
+    """
+    if budget is None or isinstance(budget, Budget):
+        return budget or Budget()
+    if isinstance(budget, bool) or not isinstance(budget, int):
+        raise ValueError(f"budget must be a Budget, a number of calls or None, got {type(budget).__name__}")
+    if budget < 1:
+        raise ValueError(f"budget must be at least 1 call, got {budget}")
+    return Budget(calls=budget)
 
 
 def check_choices(on_error: Any, score: Any) -> None:

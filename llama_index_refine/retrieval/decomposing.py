@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,11 +17,9 @@ from llama_index.core.tools.types import ToolMetadata
 from llama_index_refine.graders.account import Account
 from llama_index_refine.refinement import Refinement
 from llama_index_refine.retrieval.examples import QueryWithExamples, with_examples
-from llama_index_refine.retrieval.loop import FeedbackLoop
 from llama_index_refine.retrieval.notes import with_parts
-from llama_index_refine.retrieval.outcomes import billed, finished
-from llama_index_refine.retrieval.running import arun, run
-from llama_index_refine.steps import Step, Steps
+from llama_index_refine.retrieval.pipeline import Pipeline
+from llama_index_refine.scheduling import gather, perform
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +30,7 @@ CONSTANT = 60
 TOOL = ToolMetadata(name="documents", description="Finds documents about one subject at a time.")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Questions:
     """Has queries split by an LLM. An item is a `QueryBundle`, its result a list of texts.
 
@@ -42,86 +41,62 @@ class Questions:
 
     def run(self, items: Sequence[QueryBundle]) -> Sequence[Any]:
         """Split one after the other."""
-        results: list[Any] = []
-        for item in items:
-            try:
-                results.append(_texts(self._made().generate([TOOL], item)))
-            except Exception as error:
-                results.append(error)
-        return results
+        return [self._split(item) for item in items]
 
     async def arun(self, items: Sequence[QueryBundle]) -> Sequence[Any]:
-        """Split without blocking the event loop."""
-        results: list[Any] = []
-        for item in items:
-            try:
-                results.append(_texts(await self._made().agenerate([TOOL], item)))
-            except Exception as error:
-                results.append(error)
-        return results
+        """Split side by side."""
+        return await asyncio.gather(*map(self._asplit, items), return_exceptions=True)
+
+    def _split(self, query: QueryBundle) -> Any:
+        try:
+            return _texts(self._made().generate([TOOL], query))
+        except Exception as error:
+            return error
+
+    async def _asplit(self, query: QueryBundle) -> list[str]:
+        return _texts(await self._made().agenerate([TOOL], query))
 
     def _made(self) -> BaseQuestionGenerator:
         return self.generator or LLMQuestionGenerator.from_defaults()
 
 
-@dataclass(frozen=True)
-class SideBySide:
-    """Runs retrievals side by side. An item is a list of steps, its result a list of `Outcome`s."""
+async def retrieve_parts(pipeline: Pipeline, questions: Questions, query: QueryBundle) -> Refinement:
+    """Retrieve for each part of a query. The parts share the query's budget, and the nodes that may be graded.
 
-    def run(self, items: Sequence[Sequence[Steps[Any]]]) -> Sequence[Any]:
-        """Run them, blocking."""
-        return [run(sequences) for sequences in items]
-
-    async def arun(self, items: Sequence[Sequence[Steps[Any]]]) -> Sequence[Any]:
-        """Run them without blocking the event loop."""
-        return [await arun(sequences) for sequences in items]
-
-
-@dataclass(frozen=True)
-class Decomposing:
-    """Retrieves for each part of a query. The parts share the query's budget, and the nodes that may be graded.
-
+    :param pipeline: retrieves for a part.
     :param questions: splits a query.
+    :param query: the query.
+    :return: the whole query's refinement where it has one part; else one with `parts`, whose nodes are theirs by
+        reciprocal rank.
+    :raises Exception: a part's embedding or its first search failed; with on_error="raise", anything that failed.
     """
-
-    questions: Questions
-
-    def steps(self, loop: FeedbackLoop, query: QueryBundle) -> Steps[Refinement]:
-        """Retrieve for one query.
-
-        :param loop: retrieves for a part.
-        :param query: the query.
-        :return: the whole query's refinement where it has one part; else one with `parts`, whose nodes are theirs by
-            reciprocal rank.
-        :raises Exception: a part's embedding or its first search failed; with on_error="raise", anything that failed.
-        """
-        account = Account(loop.budget)
-        parts = yield from self._parts(loop, query, account)
-        if len(parts) < 2:
-            return (yield from loop.steps(query, account))
-        share = loop.feedback_top_k // len(parts)
-        of_a_part = replace(loop, feedback_top_k=share, rounds=min(loop.rounds, share // 2))
-        sequences = [of_a_part.steps(part, account) for part in parts]
-        outcomes = yield Step("parts", SideBySide(), sequences)
-        found = [replace(finished(outcome), timings=outcome.seconds) for outcome in outcomes]
-        return _together(query, found, account, loop.similarity_top_k)
-
-    def _parts(self, loop: FeedbackLoop, query: QueryBundle, account: Account) -> Steps[list[QueryBundle]]:
-        if query.image_path or not query.query_str.strip() or not account.open_call():
-            return [query]
-        try:
-            texts = yield Step("decompose", self.questions, query)
-        except Exception as error:
-            if loop.on_error == "raise":
-                raise
-            account.note(f"the query could not be split ({type(error).__name__})")
-            logger.warning("Retrieving for the whole query, which could not be split: %s", type(error).__name__)
-            return [query]
-        like, unlike = (query.like, query.unlike) if isinstance(query, QueryWithExamples) else ((), ())
-        return [with_examples(text, like, unlike) for text in texts[: min(MOST_PARTS, loop.feedback_top_k // 2)]]
+    account = Account(pipeline.budget)
+    parts = await _parts(pipeline, questions, query, account)
+    if len(parts) < 2:
+        return await pipeline.retrieve(query, account)
+    share = pipeline.feedback_top_k // len(parts)
+    of_a_part = replace(pipeline, feedback_top_k=share, rounds=min(pipeline.rounds, share // 2))
+    outcomes = await gather("parts", [of_a_part.retrieve(part, account) for part in parts])
+    found = [replace(outcome.get(), timings=outcome.seconds) for outcome in outcomes]
+    return _fused(query, found, account, pipeline.similarity_top_k)
 
 
-def split_by(decompose: bool | BaseQuestionGenerator, score: str) -> Decomposing | None:
+async def _parts(pipeline: Pipeline, questions: Questions, query: QueryBundle, account: Account) -> list[QueryBundle]:
+    if query.image_path or not query.query_str.strip() or not account.open_call():
+        return [query]
+    try:
+        texts = await perform("decompose", questions, query)
+    except Exception as error:
+        if pipeline.on_error == "raise":
+            raise
+        account.note(f"the query could not be split ({type(error).__name__})")
+        logger.warning("Retrieving for the whole query, which could not be split: %s", type(error).__name__)
+        return [query]
+    like, unlike = (query.like, query.unlike) if isinstance(query, QueryWithExamples) else ((), ())
+    return [with_examples(text, like, unlike) for text in texts[: min(MOST_PARTS, pipeline.feedback_top_k // 2)]]
+
+
+def questions_of(decompose: bool | BaseQuestionGenerator, score: str) -> Questions | None:
     """Say how queries are split.
 
     :param decompose: whether, or by what.
@@ -135,7 +110,7 @@ def split_by(decompose: bool | BaseQuestionGenerator, score: str) -> Decomposing
         raise ValueError("decompose fuses the lists of several questions, and score='probability' is of one: choose")
     if decompose is not True and not isinstance(decompose, BaseQuestionGenerator):
         raise ValueError(f"decompose must be a bool or a question generator, got {type(decompose).__name__}")
-    return Decomposing(Questions(None if decompose is True else decompose))
+    return Questions(None if decompose is True else decompose)
 
 
 def fused(lists: Sequence[Sequence[NodeWithScore]], limit: int) -> list[NodeWithScore]:
@@ -155,13 +130,13 @@ def fused(lists: Sequence[Sequence[NodeWithScore]], limit: int) -> list[NodeWith
     return [NodeWithScore(node=nodes[node_id], score=scores[node_id]) for node_id in best]
 
 
-def _together(query: QueryBundle, parts: Sequence[Refinement], account: Account, limit: int) -> Refinement:
+def _fused(query: QueryBundle, parts: Sequence[Refinement], account: Account, limit: int) -> Refinement:
     before = fused([part.nodes_before for part in parts], limit)
     whole = Refinement.unmoved(np.asarray(parts[0].query), query.query_str, before)
     reasons = list(dict.fromkeys(part.reason for part in parts if part.reason))
     graded = [part for part in parts if part.refined]
     return replace(
-        billed(whole, account),
+        whole,
         nodes=with_parts(fused([part.nodes for part in parts], limit), parts),
         parts=tuple(parts),
         metric=parts[0].metric,
@@ -173,7 +148,9 @@ def _together(query: QueryBundle, parts: Sequence[Refinement], account: Account,
         saved_grades=sum(part.saved_grades for part in parts),
         remembered=sum(part.remembered for part in parts),
         borrowed=sum(part.borrowed for part in parts),
+        failures=tuple(account.failures),
         reason=None if graded else "; ".join(reasons),
+        **account.bill(),
     )
 
 

@@ -1,4 +1,4 @@
-"""The step that embeds the query."""
+"""The operation that embeds the query."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llama_index.core.embeddings.multi_modal_base import MultiModalEmbedding
 from llama_index.core.schema import QueryBundle
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Embedding:
     """Embeds queries. An item is a `QueryBundle`, its result a list of floats.
 
@@ -25,29 +25,29 @@ class Embedding:
     def run(self, items: Sequence[QueryBundle]) -> Sequence[Any]:
         """Embed one after the other."""
         model = self.model()
-        results: list[Any] = []
-        for item in items:
-            try:
-                image = _image_for(model, item)
-                if image is not None and isinstance(model, MultiModalEmbedding):
-                    results.append(model.get_image_embedding(image))
-                else:
-                    results.append(model.get_agg_embedding_from_queries(item.embedding_strs))
-            except Exception as error:
-                results.append(error)
-        return results
+        return [_embedded(model, item) for item in items]
 
     async def arun(self, items: Sequence[QueryBundle]) -> Sequence[Any]:
         """Embed side by side."""
         model = self.model()
+        return await asyncio.gather(*(_aembedded(model, item) for item in items), return_exceptions=True)
 
-        async def embed(item: QueryBundle) -> Any:
-            image = _image_for(model, item)
-            if image is not None and isinstance(model, MultiModalEmbedding):
-                return await model.aget_image_embedding(image)
-            return await model.aget_agg_embedding_from_queries(item.embedding_strs)
 
-        return await asyncio.gather(*map(embed, items), return_exceptions=True)
+def _embedded(model: BaseEmbedding, query: QueryBundle) -> Any:
+    try:
+        image = _image_for(model, query)
+        if image is not None and isinstance(model, MultiModalEmbedding):
+            return model.get_image_embedding(image)
+        return model.get_agg_embedding_from_queries(query.embedding_strs)
+    except Exception as error:
+        return error
+
+
+async def _aembedded(model: BaseEmbedding, query: QueryBundle) -> Any:
+    image = _image_for(model, query)
+    if image is not None and isinstance(model, MultiModalEmbedding):
+        return await model.aget_image_embedding(image)
+    return await model.aget_agg_embedding_from_queries(query.embedding_strs)
 
 
 def _image_for(model: BaseEmbedding, query: QueryBundle) -> str | None:

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from llama_index.core.schema import NodeWithScore, QueryBundle
 
 from llama_index_refine.graders.account import Account
 from llama_index_refine.graders.base import Grades
+from llama_index_refine.ids import same_id
 from llama_index_refine.qdrant.errors import in_a_sentence
 from llama_index_refine.qdrant.points import Found, PointId
 from llama_index_refine.qdrant.vectors import Vectors
 from llama_index_refine.qdrant.views.base import Query, Row, View
-from llama_index_refine.refinement import Refinement
+from llama_index_refine.similarity import similarity
+
+# Below this mean grade a query has yet to find what is relevant.
+LITTLE = 0.25
 
 
 class NotRefinedError(Exception):
     """Why there is nothing to refine by."""
-
-
-# Below this mean grade a query has yet to find what is relevant.
-LITTLE = 0.25
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,20 @@ class Feedback:
     :param first: what the first search was for.
     :param view: how refining it sees the collection.
     :param account: what grading it may cost, and has.
+    :param ids: the graded documents, with `nodes`, `documents` (their vectors), `grades` in [0, 1], `spread` (one
+        standard deviation of a grade, None where it is not known) and `believed` (how far to follow a grade, in [0, 1],
+        None for as far as the teacher).
+    :param shown: the documents that need not be shown to the teacher any more: graded ones, and those it has nothing to
+        say of.
+    :param candidates: all documents that came with their vectors.
+    :param recalled: graded documents whose grade a memory knew.
+    :param passed: nodes that were left ungraded on purpose when the query was asked before.
+    :param settled: whether all its grades were given when it was asked before, so that only new nodes are news.
+    :param loans: grades that similar queries lend.
+    :param asked: how many nodes the teacher was shown.
+    :param saved: how many more it need not be shown, as their grades would hardly change the list.
+    :param over: whether no more is to be graded, as grading has failed.
+    :param trust: how far the teacher is followed, in [0, 1], in the light of these grades.
     :param doing: what is being done, for whoever reads that it failed.
     """
 
@@ -62,66 +78,80 @@ class Feedback:
     grades: list[float] = field(default_factory=list)
     spread: list[float | None] = field(default_factory=list)
     believed: list[float | None] = field(default_factory=list)
-    recalled: set[PointId] = field(default_factory=set)
-    carried: list[Loan] = field(default_factory=list)
     shown: set[PointId] = field(default_factory=set)
+    candidates: Found = field(default_factory=Found.nothing)
+    recalled: set[PointId] = field(default_factory=set)
+    passed: set[str] = field(default_factory=set)
+    settled: bool = False
+    loans: list[Loan] = field(default_factory=list)
     asked: int = 0
-    sent: Query | None = None
-    path: list[Any] = field(default_factory=list)
-    ahead: Row | None = None
     rounds: int = 0
     saved: int = 0
+    over: bool = False
+    trust: float = 0.0
+    path: list[Any] = field(default_factory=list)
+    ahead: Row | None = None
     doing: str = ""
 
     def failed(self, error: Exception) -> str:
         """Say in one sentence why there is no more to be refined by."""
         return str(error) if isinstance(error, NotRefinedError) else f"{self.doing} failed: {in_a_sentence(error)}"
 
-    def heard(self, found: Found, grades: Grades) -> None:
-        """Take in one round's grades, of the nodes that got one."""
-        self.rounds += 1
-        self.asked += len(found.ids)
-        self.add(found, grades)
+    def meet(self, found: Found) -> None:
+        """Keep what came with its vectors."""
+        known = {*self.candidates.ids}
+        brought = found.with_vectors()
+        fresh = [at for at, point in enumerate(brought.ids) if point not in known]
+        self.candidates = self.candidates.beside(brought.at(fresh)) if known else brought
 
-    def add(self, found: Found, grades: Grades, believed: float | None = None) -> None:
-        """Take in grades, `believed` so far in [0, 1] whoever the teacher is, None for as far as the teacher."""
+    def take(self, found: Found, grades: Grades, believed: float | None = None) -> None:
+        """Take in grades of points with nodes and vectors, as far as there are any."""
         self.shown.update(found.ids)
         graded = [at for at, grade in enumerate(grades) if grade is not None]
         self.documents = self.documents.beside(found.vectors.at(graded))
-        for at, grade in enumerate(grades):
-            if grade is not None:
-                self.ids.append(found.ids[at])
-                self.nodes.append(NodeWithScore(node=found.nodes[at], score=found.scores[at]))
-                self.grades.append(grade)
-                self.spread.append(grades.spread[at] if grades.spread else None)
-                self.believed.append(believed)
+        for at in graded:
+            self.ids.append(found.ids[at])
+            self.nodes.append(NodeWithScore(node=found.nodes[at], score=found.scores[at]))
+            self.grades.append(grades[at] or 0.0)
+            self.spread.append(grades.spread[at] if grades.spread else None)
+            self.believed.append(believed)
 
-    def found(self) -> Found:
-        """Return what has a grade, as a search would."""
-        scores = [entry.score or 0.0 for entry in self.nodes]
-        return Found(self.ids, scores, [entry.node for entry in self.nodes], Vectors.none())
-
-    def new(self, found: Found) -> Found:
-        """Return those of the points whose grade is not known yet."""
-        kept = [at for at, point in enumerate(found.ids) if point not in self.shown]
-        return found if len(kept) == len(found.ids) else found.at(kept)
+    def new(self, found: Found) -> list[int]:
+        """Return the places of points that nobody has been shown, nor left out on purpose."""
+        return [
+            at
+            for at, point in enumerate(found.ids)
+            if point not in self.shown and same_id(str(point)) not in self.passed
+        ]
 
     def borrowed(self) -> list[Loan]:
         """Return the grades that similar queries lend, of documents that this one has none for."""
-        return [loan for loan in self.carried if loan.point not in self.shown]
+        return [loan for loan in self.loans if loan.point not in self.shown]
 
-    def spared(self, feedback_top_k: int) -> int:
-        """Return how many grades need not be asked for, as similar queries lend them: half of all at most.
+    def left(self, feedback_top_k: int) -> int:
+        """Return how many nodes may still be shown to the teacher.
 
-        None where hardly anything was relevant so far: then the query's own grades have yet to find its documents.
+        Similar queries may lend half of all grades, but none where hardly anything was relevant so far: then the
+        query's own grades have yet to find its documents.
         """
-        found = sum(self.grades) / len(self.grades) if self.grades else 0.0
-        return min(len(self.borrowed()), feedback_top_k // 2) if found >= LITTLE else 0
+        found = float(np.mean(self.grades)) if self.grades else 0.0
+        lent = min(len(self.borrowed()), feedback_top_k // 2) if found >= LITTLE else 0
+        return 0 if self.over or self.account.exhausted() else max(feedback_top_k - self.asked - lent, 0)
 
-    def refined(self, refinement: Refinement) -> Query:
-        """Return what the next search is for, after the query moved."""
-        return self.view.refined(np.asarray(refinement.vector), self.ahead)
+    def spare(self, feedback_top_k: int) -> int:
+        """Return how many more nodes could have been shown to the teacher, and paid for."""
+        if self.account.exhausted():
+            return 0
+        most = self.account.budget.calls
+        affordable = feedback_top_k if most is None else most - self.account.calls
+        return max(min(feedback_top_k - self.asked, affordable), 0)
 
     def said(self) -> list[int]:
         """Return the places of the grades that the teacher gave."""
         return [at for at, share in enumerate(self.believed) if share is None]
+
+    def evidence(self, places: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return what some grades say of the teacher: (n, d) documents, (n,) grades and (n,) first similarities."""
+        (rows,) = self.view.rows(self.documents.at(places))
+        near = similarity(torch.from_numpy(self.view.row), rows, self.view.metric)
+        return rows.numpy(), np.array([self.grades[at] for at in places]), near.numpy().astype(np.float64)

@@ -1,11 +1,12 @@
-"""The step that asks the teacher."""
+"""Where grades come from: the query's own examples, people, and the teacher."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass
@@ -16,13 +17,39 @@ from llama_index.core.schema import BaseNode, QueryBundle
 
 from llama_index_refine.graders.account import Account
 from llama_index_refine.graders.base import BaseGrader, Grades, on_scale
+from llama_index_refine.ids import same_id
+from llama_index_refine.locks import OfEach
+from llama_index_refine.qdrant.collection import QdrantCollection
+from llama_index_refine.qdrant.points import Found, points_of
+from llama_index_refine.refining.trust import FixedTrust, Reliability, Teacher
 from llama_index_refine.retrieval.events import GradingEvent
+from llama_index_refine.retrieval.examples import examples_of
+from llama_index_refine.retrieval.feedback import Feedback
+from llama_index_refine.scheduling import perform
 from llama_index_refine.tracing import tell
+
+logger = logging.getLogger(__name__)
 
 # Queries that are graded side by side when a batch is run blocking; each has its own concurrent calls.
 GRADING_THREADS = 16
 # A teacher that keeps the deadline itself hands over what it has a moment after; one that does not is cut off then.
 GRACE_SECONDS = 0.25
+
+_records: OfEach[Reliability] = OfEach(Reliability)
+
+
+def teacher_of(grader: BaseGrader) -> Teacher:
+    """Return what is known of a teacher, where the user does not say: full trust in a trusted one, else its record."""
+    return FixedTrust(1.0) if grader.trusted else reliability_of(grader)
+
+
+def reliability_of(grader: BaseGrader) -> Reliability:
+    """Return the teacher's record, which all its retrievers share.
+
+    :param grader: the teacher.
+    :return: its record, kept as long as the teacher is.
+    """
+    return _records.of(grader)
 
 
 @dataclass(frozen=True)
@@ -34,11 +61,11 @@ class Sheet:
     account: Account
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Grading:
     """Asks the teacher. An item is a `Sheet`, its result `Grades`."""
 
-    grader: Callable[[], BaseGrader]
+    grader: BaseGrader
 
     def run(self, items: Sequence[Sheet]) -> Sequence[Any]:
         """Grade; several queries in threads."""
@@ -49,41 +76,30 @@ class Grading:
             return [future.exception() or future.result() for future in futures]
 
     async def arun(self, items: Sequence[Sheet]) -> Sequence[Any]:
-        """Grade all queries side by side."""
-        if len(items) == 1:
-            return [await self._agrade(items[0])]
+        """Grade all queries side by side. A teacher that cancels itself cancels nothing else."""
         return await asyncio.gather(*(self._agrade(item) for item in items), return_exceptions=True)
 
     def _grade(self, sheet: Sheet) -> Grades:
-        before, began = _spent(sheet.account), time.perf_counter()
+        before, began = sheet.account.bill(), time.perf_counter()
         with sheet.account.active():
-            grades = checked(self.grader().grade(sheet.query, sheet.nodes), len(sheet.nodes))
+            grades = checked(self.grader.grade(sheet.query, sheet.nodes), len(sheet.nodes))
         tell(partial(_graded, sheet, grades, before, time.perf_counter() - began))
         return grades
 
     async def _agrade(self, sheet: Sheet) -> Grades:
-        before, began = _spent(sheet.account), time.perf_counter()
+        before, began = sheet.account.bill(), time.perf_counter()
         left = sheet.account.seconds_left()
         with sheet.account.active():
-            grading = self.grader().agrade(sheet.query, sheet.nodes)
+            grading = self.grader.agrade(sheet.query, sheet.nodes)
             given = await asyncio.wait_for(grading, None if left is None else left + GRACE_SECONDS)
         grades = checked(given, len(sheet.nodes))
         tell(partial(_graded, sheet, grades, before, time.perf_counter() - began))
         return grades
 
 
-def _spent(account: Account) -> dict[str, int]:
-    return {
-        "llm_calls": account.calls,
-        "prompt_tokens": account.prompt_tokens,
-        "completion_tokens": account.completion_tokens,
-        "cached_grades": account.cached,
-    }
-
-
 def _graded(sheet: Sheet, grades: Grades, before: dict[str, int], seconds: float) -> GradingEvent:
     given = [(node.node_id, grade) for node, grade in zip(sheet.nodes, grades, strict=True) if grade is not None]
-    bill: dict[str, Any] = {name: spent - before[name] for name, spent in _spent(sheet.account).items()}
+    bill: dict[str, Any] = {name: spent - before[name] for name, spent in sheet.account.bill().items()}
     return GradingEvent(
         query_str=sheet.query.query_str,
         node_ids=[node_id for node_id, _ in given],
@@ -112,3 +128,68 @@ def checked(grades: Sequence[float | None], count: int) -> Grades:
             raise ValueError(f"the grader returned {grade}; a grade must be in [0, 1], or None")
         values.append(value)
     return Grades(values, getattr(grades, "spread", None))
+
+
+async def ask_teacher(grading: Grading, teacher: Teacher, feedback: Feedback, shown: Found) -> None:
+    """Show nodes to the teacher, and take in what it says.
+
+    :param grading: asks it.
+    :param teacher: what is known of it.
+    :param feedback: the query.
+    :param shown: points with nodes and vectors.
+    """
+    if not shown.ids:
+        return
+    feedback.doing = "grading"
+    grades: Grades = await perform("grade", grading, Sheet(feedback.query, shown.nodes, feedback.account))
+    feedback.rounds += 1
+    feedback.asked += len(shown.ids)
+    feedback.take(shown, grades)
+    teacher.hear([grade for grade in grades if grade is not None])
+
+
+async def take_examples(collection: QdrantCollection, feedback: Feedback) -> None:
+    """Take the query's own examples for graded, as far as the collection has them and its filter admits them.
+
+    :param collection: what is searched.
+    :param feedback: the query.
+    """
+    examples = examples_of(feedback.query)
+    if not examples:
+        return
+    feedback.doing = "fetching the examples"
+    points = [point for node_id in examples for point in points_of(node_id)]
+    found = await collection.search(feedback.first, len(points), vectors=len(points), among=points)
+    found = found.with_vectors()
+    if len(found.ids) < len(examples):
+        missing = f"{len(examples) - len(found.ids)} of the examples cannot be found: gone, or outside the filter"
+        feedback.account.note(missing)
+        logger.warning("Going on without some examples: %s", missing)
+    feedback.take(found, Grades([examples[same_id(node.node_id)] for node in found.nodes]), believed=1.0)
+
+
+async def with_judged(
+    collection: QdrantCollection, judged: Sequence[str], feedback: Feedback, shown: Found, limit: int
+) -> Found:
+    """Put the nodes that people have judged, wherever they rank, in the place of the last others shown.
+
+    :param collection: what is searched.
+    :param judged: ids of the nodes whose grade the teacher knows beforehand.
+    :param feedback: the query.
+    :param shown: what is to be shown to the teacher.
+    :param limit: the most nodes to show.
+    :return: what is to be shown instead.
+    """
+    known = {same_id(node_id) for node_id in judged}
+    names = [same_id(node.node_id) for node in shown.nodes] if known else []
+    others = [at for at, name in enumerate(names) if name not in known]
+    elsewhere = [node_id for node_id in judged if same_id(node_id) not in names]
+    missing = [point for node_id in elsewhere for point in points_of(node_id) if point not in feedback.shown]
+    room = limit - (len(names) - len(others))
+    if not missing or room < 1:
+        return shown
+    feedback.doing = "fetching what people have judged"
+    found = await collection.search(feedback.first, len(missing), vectors=len(missing), among=missing)
+    found = found.with_vectors(room)
+    dropped = others[max(len(others) - len(found.ids), 0) :]
+    return shown.at([at for at in range(len(shown.ids)) if at not in dropped]).beside(found)

@@ -15,7 +15,7 @@ from llama_index.core.storage.docstore import BaseDocumentStore
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 
 from llama_index_refine.refinement import Refinement
-from llama_index_refine.steps import Step, Steps
+from llama_index_refine.scheduling import perform
 
 Modality = Literal["text", "image"]
 
@@ -89,7 +89,7 @@ class Docstore:
         """Return the same without blocking the event loop."""
         return await asyncio.gather(*(self.docstore.aget_nodes(ids, raise_error=False) for ids in items))
 
-    def complete(self, refinement: Refinement) -> Steps[Refinement]:
+    async def complete(self, refinement: Refinement) -> Refinement:
         """Put the docstore's nodes in the place of the collection's, as `VectorIndexRetriever` does.
 
         :param refinement: what was found in the collection.
@@ -99,7 +99,7 @@ class Docstore:
         wanted = dict.fromkeys(entry.node_id for entries in lists for entry in entries if not _is_text(entry.node))
         if not wanted:
             return refinement
-        fetched: list[BaseNode] = yield Step("docstore", self, list(wanted))
+        fetched: list[BaseNode] = await perform("docstore", self, list(wanted))
         whole = {node.node_id: node for node in fetched}
         return replace(
             refinement,

@@ -2,97 +2,114 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from llama_index_refine.qdrant.points import Found
+from llama_index_refine.qdrant.views.base import Query
 from llama_index_refine.refinement import Refinement
-from llama_index_refine.refining.allocation import next_to_grade
+from llama_index_refine.refining.allocation import PLENTY, next_to_grade
 from llama_index_refine.refining.refiner import rarity
 from llama_index_refine.refining.stopping import WORTH, expected_gains
 from llama_index_refine.retrieval.feedback import Feedback
-from llama_index_refine.retrieval.fusion import standing
+from llama_index_refine.retrieval.placing import standing
 from llama_index_refine.similarity import similarity, similarity_of_score
+
+# How far down the refined ranking is looked where plenty is relevant. Ids and scores of that many points are some
+# 15 kB; results deeper down concern few users, and a handful of grades cannot chart them.
+DEPTH = 300
 
 
 @dataclass(frozen=True)
-class Fruitless:
-    """A round that found nothing worth grading.
-
-    :param refinement: how the query moved.
-    :param trust: how far the teacher was followed, in [0, 1].
-    :param ranking: what the moved query found.
-    """
-
-    refinement: Refinement
-    trust: float
-    ranking: Found
-
-
-def worth_grading(
-    feedback: Feedback,
-    refinement: Refinement,
-    ranking: Found,
-    new: Sequence[int],
-    left: int,
-    count: int,
-    own_grade: float,
-    limit: int,
-    ranks: bool,
-) -> list[int]:
-    """Choose the documents whose grades would improve the list most, as far as they are worth a call.
-
-    The first of the ranking are often so surely relevant that their grades would change nothing. See `expected_gains`.
+class NextGrades:
+    """Chooses documents of a refined ranking.
 
     :param feedback: what has been graded.
     :param refinement: how the query moved by it.
-    :param ranking: the refined ranking, deep enough for the list.
-    :param new: the places in it of documents that have not been graded.
-    :param left: how many of these may still be graded, now or later.
-    :param count: how many to choose.
-    :param own_grade: what a certain grade adds to its document's place, in nats.
+    :param query: what is searched for.
+    :param count: how many documents to choose at most.
+    :param left: how many may still be graded, now or later.
     :param limit: how many documents are returned.
-    :param ranks: whether the ranking's scores are no similarities.
-    :return: their places in the ranking, ascending.
+    :param own_grade: what a certain grade adds to its document's place, in nats, where grades that are not worth their
+        call may be saved; None where all are asked for.
     """
-    own = similarity(torch.from_numpy(refinement.vector), torch.from_numpy(refinement.documents), refinement.metric)
-    moved = (torch.from_numpy(refinement.fused) - own) / refinement.tau
-    if ranks:
-        fitted, others = standing(ranking, feedback.ids), standing(ranking, [ranking.ids[at] for at in new])
-    else:
-        scores = torch.tensor([ranking.scores[at] for at in new])
-        fitted, others = own / refinement.tau, similarity_of_score(scores, refinement.metric) / refinement.tau
-    grades = np.asarray(refinement.grades, dtype=np.float64)
-    doubt = float(np.minimum(grades, 1 - grades).mean())
-    step = own_grade * (1 - 2 * doubt)
-    steps = step * float(rarity(grades.mean(keepdims=True))[0]), step
-    gains = expected_gains((fitted + moved).numpy(), fitted.numpy(), grades, others.numpy(), left, steps, doubt, limit)
-    best = np.argsort(-gains, kind="stable")[:count]
-    return sorted(new[at] for at in best if gains[at] >= WORTH)
 
+    feedback: Feedback
+    refinement: Refinement
+    query: Query
+    count: int
+    left: int
+    limit: int
+    own_grade: float | None
 
-def spread_out(
-    feedback: Feedback, refinement: Refinement, ranking: Found, new: Sequence[int], count: int, ranks: bool
-) -> list[int]:
-    """Choose what to grade where plenty is relevant. See `next_to_grade`.
+    @property
+    def depth(self) -> int:
+        """How deep a ranking there has to be to choose from; to return, where there is nothing to choose."""
+        if not self.count or self.feedback.settled:
+            return self.limit
+        if self.own_grade is not None:
+            return max(self.count, self.limit)
+        return DEPTH if self._plenty else self.count
 
-    :param feedback: what has been graded.
-    :param refinement: how the query moved by it.
-    :param ranking: the refined ranking.
-    :param new: the places in it of documents that have not been graded.
-    :param count: how many to choose.
-    :param ranks: whether the ranking's scores are no similarities.
-    :return: their places in the ranking.
-    """
-    grades = torch.nn.functional.pad(torch.from_numpy(refinement.grades), (0, len(refinement.background)))
-    if ranks:
-        known = standing(ranking, [*feedback.ids, *[None] * len(refinement.background)])
-        candidates = standing(ranking, [ranking.ids[at] for at in new])
-    else:
-        documents = torch.from_numpy(np.concatenate([refinement.documents, refinement.background]))
-        known = similarity(torch.from_numpy(refinement.vector), documents, refinement.metric)
-        candidates = similarity_of_score(torch.tensor([ranking.scores[at] for at in new]), refinement.metric)
-    return [new[place] for place in next_to_grade(known, grades, candidates, count)]
+    @property
+    def _plenty(self) -> bool:
+        return float(np.mean(self.refinement.grades)) > PLENTY
+
+    def choose(self, ranking: Found) -> list[int]:
+        """Choose what is graded next.
+
+        :param ranking: the refined ranking, as deep as `depth`.
+        :return: places in it, at most `count`.
+        """
+        new = self.feedback.new(ranking)
+        if not self.count or not new:
+            return []
+        if self.feedback.settled:
+            return [at for at in new if at < self.limit][: self.count]
+        if self.own_grade is not None:
+            return self._worth_their_call(ranking, new)
+        return self._spread_out(ranking, new) if self._plenty else new[: self.count]
+
+    @property
+    def spares(self) -> bool:
+        """Whether grades that are not chosen are saved, as they are not worth their call."""
+        return self.own_grade is not None and self.count > 0 and not self.feedback.settled
+
+    def _worth_their_call(self, ranking: Found, new: list[int]) -> list[int]:
+        """Choose those whose grades would improve the list most, as far as they are worth a call.
+
+        The first of the ranking are often so surely relevant that their grades would change nothing. See
+        `expected_gains`.
+        """
+        refinement = self.refinement
+        own = similarity(torch.from_numpy(refinement.vector), torch.from_numpy(refinement.documents), refinement.metric)
+        moved = (torch.from_numpy(refinement.fused) - own) / refinement.tau
+        if self.query.ranks:
+            fitted, others = standing(ranking, self.feedback.ids), standing(ranking, [ranking.ids[at] for at in new])
+        else:
+            scores = torch.tensor([ranking.scores[at] for at in new])
+            fitted, others = own / refinement.tau, similarity_of_score(scores, refinement.metric) / refinement.tau
+        grades = np.asarray(refinement.grades, dtype=np.float64)
+        doubt = float(np.minimum(grades, 1 - grades).mean())
+        step = (self.own_grade or 0.0) * (1 - 2 * doubt)
+        steps = step * float(rarity(grades.mean(keepdims=True))[0]), step
+        gains = expected_gains(
+            (fitted + moved).numpy(), fitted.numpy(), grades, others.numpy(), self.left, steps, doubt, self.limit
+        )
+        best = np.argsort(-gains, kind="stable")[: self.count]
+        return sorted(new[at] for at in best if gains[at] >= WORTH)
+
+    def _spread_out(self, ranking: Found, new: list[int]) -> list[int]:
+        """Choose from the best down to where the relevant ones seem to end. See `next_to_grade`."""
+        refinement = self.refinement
+        grades = torch.nn.functional.pad(torch.from_numpy(refinement.grades), (0, len(refinement.background)))
+        if self.query.ranks:
+            known = standing(ranking, [*self.feedback.ids, *[None] * len(refinement.background)])
+            candidates = standing(ranking, [ranking.ids[at] for at in new])
+        else:
+            documents = torch.from_numpy(np.concatenate([refinement.documents, refinement.background]))
+            known = similarity(torch.from_numpy(refinement.vector), documents, refinement.metric)
+            candidates = similarity_of_score(torch.tensor([ranking.scores[at] for at in new]), refinement.metric)
+        return [new[place] for place in next_to_grade(known, grades, candidates, self.count)]

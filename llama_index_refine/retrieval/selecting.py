@@ -6,28 +6,20 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle
 from numpy.typing import NDArray
 
-from llama_index_refine.graders.account import Account
+from llama_index_refine.graders.account import Account, Budget
 from llama_index_refine.graders.base import GraderError
+from llama_index_refine.ids import same_id
 from llama_index_refine.refinement import Refinement
-from llama_index_refine.refining.trust import Reliability
-from llama_index_refine.retrieval.grading import Grading, Sheet
-from llama_index_refine.retrieval.loop import FeedbackLoop
-from llama_index_refine.retrieval.ordering import Ordered, in_order, relevant_in, threshold_of
-from llama_index_refine.retrieval.outcomes import billed
-from llama_index_refine.retrieval.relevance import (
-    RELEVANT,
-    Calibration,
-    Evidence,
-    Judged,
-    name_of,
-)
-from llama_index_refine.retrieval.target import MORE, Target
+from llama_index_refine.retrieval.evidence import RELEVANT, Evidence, Judged, Ordered, check, name_of
+from llama_index_refine.retrieval.grading import Sheet
+from llama_index_refine.retrieval.pipeline import Pipeline
+from llama_index_refine.scheduling import perform
 from llama_index_refine.selecting.certificate import (
     MARGINS,
     Draws,
@@ -36,18 +28,61 @@ from llama_index_refine.selecting.certificate import (
     certify_recall,
     share_out,
 )
-from llama_index_refine.selecting.cut import outlook
+from llama_index_refine.selecting.cut import Interval, outlook
 from llama_index_refine.selecting.relevance import Ranking
 from llama_index_refine.selection import UNKNOWN, Cuts, Selection
-from llama_index_refine.steps import Step, Steps
 
 logger = logging.getLogger(__name__)
 
+# Grades beyond those that refine the query, as a multiple of them: where no target is set, and where one is.
+MORE, MORE_FOR_TARGET = 1, 4
 # How often the cut is looked at again while they are spent.
 WAVES = 2
 # Nodes fetched in one request.
 NODES = 500
 GUESSER = "the teacher's grades cannot be told from guesses, so that what they show of the selection is worth nothing"
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is asked of a selection.
+
+    :param precision: the least share of the selected that is relevant, None for no such target.
+    :param recall: the least share of the relevant that is selected, None for no such target.
+    :param confidence: the probability that a certificate is right.
+    :param budget: the most documents to grade, or what grading may cost; None for a default.
+    :raises ValueError: a target outside (0, 1), or two.
+    """
+
+    precision: float | None = None
+    recall: float | None = None
+    confidence: float = 0.9
+    budget: int | Budget | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("precision", "recall", "confidence"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < 1:
+                raise ValueError(f"{name} must be between 0 and 1, got {value}")
+        if self.precision is not None and self.recall is not None:
+            raise ValueError("precision and recall are both given: set the one to be kept, and the other is maximised")
+
+    def documents(self, feedback_top_k: int) -> int:
+        """Return the most documents to grade.
+
+        :param feedback_top_k: how many of them refine the query.
+        :raises ValueError: a budget that leaves nothing to cut by.
+        """
+        aimed = self.precision is not None or self.recall is not None
+        if self.budget is None or isinstance(self.budget, Budget):
+            return feedback_top_k * (1 + (MORE_FOR_TARGET if aimed else MORE))
+        if self.budget < feedback_top_k + aimed:
+            least = "more than" if aimed else "at least"
+            raise ValueError(
+                f"budget must be {least} feedback_top_k, {feedback_top_k}, as that many refine the query; got "
+                f"{self.budget}"
+            )
+        return self.budget
 
 
 @dataclass
@@ -76,20 +111,14 @@ class Hand:
 
 @dataclass(frozen=True)
 class Selecting:
-    """Describes how nodes are selected, as steps that a runner performs.
+    """Selects nodes for one query at a time.
 
-    :param loop: refines the query.
-    :param grading: asks the teacher.
-    :param calibration: says what a similarity means.
-    :param on_error: whether what fails after the first search raises.
+    :param pipeline: refines the query.
     """
 
-    loop: FeedbackLoop
-    grading: Grading
-    calibration: Calibration
-    on_error: Literal["fallback", "raise"]
+    pipeline: Pipeline
 
-    def steps(self, query: QueryBundle, target: Target) -> Steps[Selection]:
+    async def select(self, query: QueryBundle, target: Target) -> Selection:
         """Select for one query.
 
         :param query: the query.
@@ -97,29 +126,30 @@ class Selecting:
         :return: the selection.
         :raises ValueError: an empty collection, or a query that does not fit it.
         """
-        yield from self.calibration.check()
-        documents = target.documents(self.loop.feedback_top_k)
-        account = Account(self.loop.budget)
-        refinement = yield from self.loop.steps(query, account)
-        if not refinement.refined:
-            return (yield from self._nothing(refinement))
-        evidence = yield from self.calibration.evidence(refinement)
+        pipeline = self.pipeline
+        await check(pipeline.collection)
+        documents = target.documents(pipeline.feedback_top_k)
+        account = Account(target.budget if isinstance(target.budget, Budget) else pipeline.budget)
+        refinement, feedback = await pipeline.explore(query, account)
+        if feedback is None or not refinement.refined:
+            return await self._nothing(refinement)
+        evidence = await Evidence.gather(pipeline.collection, pipeline.teacher, refinement, feedback)
         asked = len(refinement.graded_nodes) + refinement.ungraded
         hand = Hand(query, evidence, account, max(documents - asked, 0), asked)
         if target.precision is not None:
-            selection = yield from self._precise(hand, target, target.precision)
+            selection = await self._precise(hand, target, target.precision)
         elif target.recall is not None:
-            selection = yield from self._complete(hand, target, target.recall)
+            selection = await self._complete(hand, target, target.recall)
         else:
-            yield from self._look_closer(hand, hand.left)
-            selection = yield from self._cut(hand, lambda ordered: ordered.outlook.best(), target.confidence)
+            await self._look_closer(hand, hand.left)
+            selection = await self._cut(hand, lambda ordered: ordered.outlook.best(), target.confidence)
             selection.reason = "no target was set, so precision and recall are what the probabilities say"
         return selection
 
-    def _nothing(self, refinement: Refinement) -> Steps[Selection]:
-        population = yield from self.calibration.collection.population()
+    async def _nothing(self, refinement: Refinement) -> Selection:
+        population = await self.pipeline.collection.population()
         if not population:
-            name = self.calibration.collection.store.collection_name
+            name = self.pipeline.collection.store.collection_name
             raise ValueError(
                 f"collection_name {name!r} has no points that filters admit: there is nothing to select from"
             )
@@ -140,37 +170,43 @@ class Selecting:
             replace(refinement, nodes=[]),
         )
 
-    def _precise(self, hand: Hand, target: Target, precision: float) -> Steps[Selection]:
+    async def _precise(self, hand: Hand, target: Target, precision: float) -> Selection:
         """Reach down as far as documents drawn at random show that the precision is kept."""
         relevance, evidence = hand.evidence.fit(), hand.evidence
-        places, known = evidence.open_places(), relevant_in(evidence)
+        places, known = evidence.open_places(), evidence.relevant()
         similarities = np.asarray(evidence.similarities)[places]
         view = outlook(relevance, similarities, np.full(len(places), np.nan), Ranking(np.empty(0), np.empty(0)))
         expected = [view.most_precise(precision + (1 - precision) * margin) for margin in MARGINS]
         cuts = sorted({count for count in expected if count > 0})
         if not cuts or not hand.left:
             why = "no grades are left to show it" if cuts else "no set of ungraded documents is expected to keep it"
-            return (yield from self._expected(hand, target, f"a precision of {precision:g} is not shown: {why}"))
+            reason = f"a precision of {precision:g} is not shown: {why}"
+            everything = await self._reaching(hand, [], target.confidence) if not len(places) else None
+            selection = everything or await self._expected(hand, target, reason)
+            if not all(self._found_relevant(hand, entry) for entry in selection.nodes):
+                return selection
+            # What has been graded relevant, all of it, needs no sample to show how much of it is.
+            return replace(selection, precision=Interval(1.0, 1.0, 1.0), **_unless_guessed(hand, 1 - target.confidence))
         order = hand.random().permutation(len(places))
         draws = certify_precision(order, cuts, known, precision, target.confidence, hand.left)
-        verdict = yield from self._drawn(hand, places, draws)
+        verdict = await self._drawn(hand, places, draws)
         reason = (
             f"{verdict.drawn} documents drawn at random do not show a precision of {precision:g} for what nobody has "
             "graded of the selection that is expected to be surest; a larger budget may"
         )
-        selection = yield from self._reaching(hand, places[: verdict.count], target.confidence)
+        selection = await self._reaching(hand, places[: verdict.count], target.confidence)
         return replace(selection, precision=verdict.value, **_said(hand, verdict, 1 - target.confidence, reason))
 
-    def _complete(self, hand: Hand, target: Target, recall: float) -> Steps[Selection]:
+    async def _complete(self, hand: Hand, target: Target, recall: float) -> Selection:
         """Reach down until the recall is expected, and show it where the collection is small enough."""
         evidence, aimed = hand.evidence, recall + (1 - recall) / 2
         while True:
-            ordered = in_order(evidence, evidence.fit(), graded_first=True)
-            known = relevant_in(evidence)
+            ordered = evidence.in_order(evidence.fit(), graded_first=True)
+            known = evidence.relevant()
             cut = max(ordered.outlook.least_complete(aimed) - known, 0)
             if cut < len(evidence.open_places()) or evidence.complete:
                 break
-            yield from self.calibration.next_page(evidence)
+            await evidence.next_page()
         size = max(evidence.population - len(evidence.judged), cut)
         hits = float(ordered.outlook.weights @ ordered.outlook.hits[:, ordered.outlook.at(known + cut)]) - known
         missed = float(ordered.outlook.weights @ ordered.outlook.totals) - known - hits
@@ -181,39 +217,44 @@ class Selecting:
                 f"found among {outside} of the {size - cut} documents that are not selected, so many may be relevant "
                 f"that it is {bound:.2f} only; a larger budget, or filters that leave fewer documents, may show it"
             )
-            return (yield from self._expected(hand, target, reason))
-        yield from self.calibration.deeper(evidence, least=0.0)
+            return await self._expected(hand, target, reason)
+        await evidence.deeper(least=0.0)
         places = evidence.open_places()
         cut, size = min(cut, len(places)), len(places)
         order = hand.random().permutation(size)
         draws = certify_recall(order, cut, size, known, recall, target.confidence, inside, outside)
-        verdict = yield from self._drawn(hand, places, draws)
-        selection = yield from self._reaching(hand, places[: verdict.count], target.confidence)
+        verdict = await self._drawn(hand, places, draws)
+        selection = await self._reaching(hand, places[: verdict.count], target.confidence)
         reason = (
             f"{verdict.drawn} documents drawn at random show a recall of at least {verdict.value.low:.2f} only, not of "
             f"{recall:g}; a larger budget may"
         )
         return replace(selection, recall=verdict.value, **_said(hand, verdict, 1 - target.confidence, reason))
 
-    def _expected(self, hand: Hand, target: Target, reason: str) -> Steps[Selection]:
+    @staticmethod
+    def _found_relevant(hand: Hand, entry: NodeWithScore) -> bool:
+        judged = hand.evidence.judged.get(same_id(entry.node_id))
+        return judged is not None and judged.grade >= RELEVANT
+
+    async def _expected(self, hand: Hand, target: Target, reason: str) -> Selection:
         """Cut where the target is expected to be kept, as it cannot be shown."""
-        yield from self._look_closer(hand, min(hand.left, MORE * self.loop.feedback_top_k))
+        await self._look_closer(hand, min(hand.left, MORE * self.pipeline.feedback_top_k))
 
         def cut(ordered: Ordered) -> int:
             if target.precision is not None:
                 return ordered.outlook.most_precise(target.precision)
             return ordered.outlook.least_complete(target.recall or 0.0)
 
-        selection = yield from self._cut(hand, cut, target.confidence)
+        selection = await self._cut(hand, cut, target.confidence)
         return replace(selection, reason=reason)
 
-    def _look_closer(self, hand: Hand, grades: int) -> Steps[None]:
+    async def _look_closer(self, hand: Hand, grades: int) -> None:
         """Grade documents of which it is unsure whether they belong."""
         random = hand.random()
         for wave in range(WAVES):
             share = grades // WAVES if wave < WAVES - 1 else grades - grades // WAVES * (WAVES - 1)
             relevance = hand.evidence.fit()
-            ordered = in_order(hand.evidence, relevance)
+            ordered = hand.evidence.in_order(relevance)
             doubt = np.repeat(ordered.outlook.doubt(), np.diff(ordered.outlook.places))
             weights = (doubt + 1e-9) * np.sqrt(ordered.probabilities * (1 - ordered.probabilities))
             there = [at for at, name in enumerate(ordered.names) if isinstance(name, int) and weights[at] > 0]
@@ -221,9 +262,9 @@ class Selecting:
             if count < 1 or hand.account.exhausted():
                 return
             chosen = random.choice(there, count, replace=False, p=weights[there] / weights[there].sum())
-            yield from self._grade(hand, [int(ordered.names[at]) for at in chosen])
+            await self._grade(hand, [int(ordered.names[at]) for at in chosen])
 
-    def _drawn(self, hand: Hand, places: NDArray[np.int64], draws: Draws) -> Steps[Verdict]:
+    async def _drawn(self, hand: Hand, places: NDArray[np.int64], draws: Draws) -> Verdict:
         """Have a certificate's draws graded."""
         answers: list[bool | None] | None = None
         while True:
@@ -232,26 +273,24 @@ class Selecting:
             except StopIteration as end:
                 verdict: Verdict = end.value
                 return verdict
-            answers = yield from self._grade(hand, [int(places[at]) for at in wanted])
+            answers = await self._grade(hand, [int(places[at]) for at in wanted])
 
-    def _grade(self, hand: Hand, places: Sequence[int]) -> Steps[list[bool | None]]:
+    async def _grade(self, hand: Hand, places: Sequence[int]) -> list[bool | None]:
         """Grade documents of the ranking. :return: whether each is relevant, None where there is no grade."""
         evidence = hand.evidence
         hand.left -= len(places)
         hand.asked += len(places)
         ids = [evidence.ids[place] for place in places]
         try:
-            found = yield from self.calibration.collection.fetch(ids, evidence.query, len(ids))
-            sheet = Sheet(hand.query, found.nodes, hand.account)
-            grades = yield Step("grade", self.grading, sheet)
+            found = await self.pipeline.collection.search(evidence.query, len(ids), among=ids)
+            found = await self.pipeline.collection.complete(found, evidence.query)
+            grades = await perform("grade", self.pipeline.grading, Sheet(hand.query, found.nodes, hand.account))
         except Exception as error:
-            if isinstance(error, GraderError) or self.on_error == "raise":
+            if isinstance(error, GraderError) or self.pipeline.on_error == "raise":
                 raise
             logger.warning("Going on without some grades: %s: %s", type(error).__name__, error)
             return [None] * len(places)
-        record = self.calibration.trust
-        if isinstance(record, Reliability):
-            record.hear([grade for grade in grades if grade is not None])
+        self.pipeline.teacher.hear([grade for grade in grades if grade is not None])
         given: dict[str, float] = {}
         at = {name_of(evidence.ids[place]): place for place in places}
         for point, node, score, grade in zip(found.ids, found.nodes, found.scores, grades, strict=True):
@@ -259,30 +298,30 @@ class Selecting:
             if grade is not None:
                 given[name] = grade
                 similarity = evidence.similarities[at[name]]
-                read = float(self.calibration.read([grade])[0])
+                read = float(self.pipeline.teacher.calibrate([grade])[0])
                 evidence.judged[name] = Judged(similarity, read, NodeWithScore(node=node, score=score))
         names = [name_of(evidence.ids[place]) for place in places]
         return [given[name] >= RELEVANT if name in given else None for name in names]
 
-    def _reaching(self, hand: Hand, places: Sequence[int] | NDArray[np.int64], confidence: float) -> Steps[Selection]:
+    async def _reaching(self, hand: Hand, places: Sequence[int] | NDArray[np.int64], confidence: float) -> Selection:
         """Select what was found relevant, and the ungraded documents down to a place."""
         evidence = hand.evidence
         inside = sum(name_of(evidence.ids[place]) not in evidence.judged for place in places)
-        count = relevant_in(evidence) + inside
-        return (yield from self._cut(hand, lambda _: count, confidence, graded_first=True))
+        count = evidence.relevant() + inside
+        return await self._cut(hand, lambda _: count, confidence, graded_first=True)
 
-    def _cut(
+    async def _cut(
         self, hand: Hand, choose: Callable[[Ordered], int], confidence: float, graded_first: bool = False
-    ) -> Steps[Selection]:
+    ) -> Selection:
         evidence = hand.evidence
-        yield from self.calibration.deeper(evidence)
+        await evidence.deeper()
         relevance = evidence.fit()
-        self.calibration.learn(relevance)
-        ordered = in_order(evidence, relevance, graded_first)
+        evidence.learn(relevance)
+        ordered = evidence.in_order(relevance, graded_first)
         count = choose(ordered)
         precision, recall, total = ordered.outlook.intervals(count, confidence)
         chosen = list(zip(ordered.names[:count], ordered.probabilities[:count].tolist(), strict=True))
-        nodes = yield from self._nodes(evidence, [name for name, _ in chosen])
+        nodes = await self._nodes(evidence, [name for name, _ in chosen])
         selected = [
             NodeWithScore(node=nodes[name], score=value)
             for name, value in sorted(chosen, key=lambda one: -one[1])
@@ -290,11 +329,9 @@ class Selecting:
         ]
         expected = ordered.outlook
         weights = expected.weights
-        space = yield from self.calibration.collection.space()
-        threshold = threshold_of(evidence, ordered.names[:count], space.metric)
         return Selection(
             nodes=selected,
-            threshold=threshold,
+            threshold=evidence.threshold_of(ordered.names[:count]),
             vector=np.asarray(evidence.refinement.vector),
             precision=precision,
             recall=recall,
@@ -302,7 +339,9 @@ class Selecting:
             graded=len(evidence.judged),
             certified=False,
             reason=None,
-            refinement=replace(billed(evidence.refinement, hand.account), nodes=selected),
+            refinement=replace(
+                evidence.refinement, nodes=selected, failures=tuple(hand.account.failures), **hand.account.bill()
+            ),
             cuts=Cuts(
                 expected.places.tolist(),
                 (weights @ expected.precision()).tolist(),
@@ -311,7 +350,7 @@ class Selecting:
             ),
         )
 
-    def _nodes(self, evidence: Evidence, names: Sequence[str | int]) -> Steps[dict[str | int, BaseNode]]:
+    async def _nodes(self, evidence: Evidence, names: Sequence[str | int]) -> dict[str | int, BaseNode]:
         """Return the nodes behind graded documents and places of the ranking."""
         nodes: dict[str | int, BaseNode] = {
             name: evidence.judged[name].entry.node for name in names if isinstance(name, str)
@@ -319,9 +358,9 @@ class Selecting:
         wanted = {name_of(evidence.ids[name]): name for name in names if isinstance(name, int)}
         deepest = max(wanted.values(), default=-1)
         for start in range(0, deepest + 1, NODES):
-            page = yield from self.calibration.collection.page(
-                evidence.query, start, min(NODES, deepest + 1 - start), with_payload=True
-            )
+            limit = min(NODES, deepest + 1 - start)
+            page = await self.pipeline.collection.search(evidence.query, limit, offset=start, exact=True)
+            page = await self.pipeline.collection.complete(page, evidence.query)
             for at, point in enumerate(page.ids):
                 if name_of(point) in wanted:
                     nodes[wanted[name_of(point)]] = page.nodes[at]
@@ -329,8 +368,11 @@ class Selecting:
 
 
 def _said(hand: Hand, verdict: Verdict, risk: float, reason: str) -> dict[str, Any]:
-    """Say whether the target is certified. What a guesser says shows nothing."""
-    if not verdict.certified:
-        return {"certified": False, "reason": reason}
+    """Say whether the target is certified."""
+    return _unless_guessed(hand, risk) if verdict.certified else {"certified": False, "reason": reason}
+
+
+def _unless_guessed(hand: Hand, risk: float) -> dict[str, Any]:
+    """Say that the target is certified, but for a guesser, whose word shows nothing."""
     guesser = hand.evidence.fit().guesser() > risk
     return {"certified": not guesser, "reason": GUESSER if guesser else None}

@@ -110,6 +110,5 @@ def ids(nodes) -> list[str]:
 
 def everything(memory: RefinementMemory) -> list:
     """(scope, key, record) of all that a memory's store holds."""
-    (rows,) = memory._shelf.run([lambda shelf: shelf.everything()])
-    teachers = memory._shelf.run([lambda shelf: shelf.everything("teachers")])[0]
+    rows, teachers = memory._reading.run([lambda kept: kept.everything(), lambda kept: kept.everything("teachers")])
     return [*rows, *(row for row in teachers if row not in rows)]

@@ -17,7 +17,7 @@ from qdrant_client import models
 from llama_index_refine import FeedbackGrader, QueryRefiner, RefinementMemory
 from llama_index_refine.memory.remembered import RememberedQuery
 from llama_index_refine.memory.transfer import AGAINST, ASTRAY, MAYBE, similarity_of
-from llama_index_refine.retrieval.records import reliability_of
+from llama_index_refine.retrieval.grading import reliability_of
 from tests.memory.parts import WHERE, FileKVStore, Teacher, asked, everything, filled, ids, retriever, store_in
 from tests.places import Place, open_place, points, vectors
 

@@ -11,7 +11,7 @@ from llama_index.vector_stores.qdrant import QdrantVectorStore
 from qdrant_client import AsyncQdrantClient, QdrantClient, models
 
 from llama_index_refine import OpenAIGrader, RefinementMemory, Reliability
-from llama_index_refine.retrieval.records import reliability_of
+from llama_index_refine.retrieval.grading import reliability_of
 from tests.memory.parts import WHERE, Teacher, asked, everything, filled, ids, retriever, store_in
 from tests.places import Place, open_place
 

@@ -10,7 +10,7 @@ from llama_index.core.schema import QueryBundle
 from llama_index.core.vector_stores import ExactMatchFilter, MetadataFilters
 
 from llama_index_refine import FeedbackGrader, QueryWithExamples, RefinedRetriever
-from llama_index_refine.retrieval.records import reliability_of
+from llama_index_refine.retrieval.grading import reliability_of
 from tests.places import LabelGrader, Place, hits, points, question
 from tests.planted import Planted, TopicGrader
 

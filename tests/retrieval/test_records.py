@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from llama_index_refine import RefinedRetriever
 from llama_index_refine.graders.base import BaseGrader
-from llama_index_refine.retrieval import records
-from llama_index_refine.retrieval.records import reliability_of
+from llama_index_refine.retrieval import grading
+from llama_index_refine.retrieval.grading import reliability_of
 from tests.planted import SIZE, Planted
 from tests.test_retriever import NoEmbedding
 
@@ -42,14 +42,14 @@ def test_teachers_that_are_equal_have_records_of_their_own():
 
 def test_a_record_goes_with_its_teacher():
     gc.collect()
-    before = len(records._records)
+    before = len(grading._records)
     teachers = [ByValue() for _ in range(50)]
     for teacher in teachers:
         reliability_of(teacher)
-    assert len(records._records) == before + 50
+    assert len(grading._records) == before + 50
     del teacher, teachers
     gc.collect()
-    assert len(records._records) == before
+    assert len(grading._records) == before
 
 
 def test_a_retriever_takes_a_teacher_without_a_hash():

@@ -1,0 +1,79 @@
+"""The final order: the refined similarity, corrected by the grades that are in hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from llama_index_refine.qdrant.points import Found, PointId
+from llama_index_refine.qdrant.views.base import Query
+from llama_index_refine.refinement import Refinement
+from llama_index_refine.retrieval.feedback import Feedback
+from llama_index_refine.similarity import similarity, similarity_of_score
+
+# A document that moves by less, in nats, has not moved.
+UNMOVED = 1e-3
+
+
+def place(
+    feedback: Feedback, refinement: Refinement, query: Query, found: Found, before: Found, limit: int
+) -> list[tuple[PointId, float]]:
+    """Put the graded documents where their grades place them among those that the second search found.
+
+    What the first searches found with its vectors is compared too: an index that is not exact may miss it.
+
+    :param feedback: what was graded.
+    :param refinement: how the query moved.
+    :param query: what the second search was for.
+    :param found: what it found.
+    :param before: what the first search found.
+    :param limit: the most documents.
+    :return: points, best first, with scores that can be compared with those of the first search.
+    """
+    view, row = feedback.view, np.asarray(refinement.vector)
+    own = similarity(torch.as_tensor(row), torch.as_tensor(refinement.documents), view.metric)
+    gains = torch.as_tensor(refinement.fused) - own
+    if query.ranks:
+        others, graded = standing(found, found.ids), standing(found, feedback.ids) + gains / refinement.tau
+    else:
+        others = similarity_of_score(torch.tensor(found.scores, dtype=torch.float32), view.distance)
+        graded = view.measured(own, feedback.ids, found) + gains
+    values = view.compared(row, feedback.candidates)
+    values |= zip(found.ids, others.tolist(), strict=True)
+    admitted = view.admits(row, torch.as_tensor(refinement.documents))
+    for point, value, inside in zip(feedback.ids, graded.tolist(), admitted, strict=True):
+        if inside or point in values:
+            values[point] = value
+    ranked = sorted(values.items(), key=lambda entry: -entry[1])[:limit]
+    scores = view.scores(row, torch.tensor([value for _, value in ranked], dtype=torch.float32))
+    if scores is None:
+        # Fused scores say places only: each place has the first search's score of that place.
+        scores = [before.scores[min(at, len(before.scores) - 1)] for at in range(len(ranked))]
+    return [(point, score) for (point, _), score in zip(ranked, scores, strict=True)]
+
+
+def unmoved(feedback: Feedback, refinement: Refinement, query: Query) -> bool:
+    """Say whether neither the query nor any graded document has moved, so that the first search stands."""
+    row, documents = torch.as_tensor(refinement.vector), torch.as_tensor(refinement.documents)
+    moved = torch.as_tensor(refinement.fused) - similarity(row, documents, feedback.view.metric)
+    return query is feedback.first and bool((moved.abs() <= UNMOVED * refinement.tau).all())
+
+
+def standing(ranking: Found, ids: Sequence[PointId | None]) -> Tensor:
+    """Say where documents stand in a ranking whose scores are not similarities, in nats.
+
+    A fused score says nothing about how relevant a document is, only its place does. Taking the n-th of a ranking to be
+    relevant with a probability that falls like 1/n, as Zipf's law has it, minus log n counts nats as a similarity over
+    tau does. The 2 is the constant of Qdrant's reciprocal rank fusion: it keeps the first place from standing out.
+
+    :param ranking: what a fused search found.
+    :param ids: documents; those that it did not find, and None, stand behind its last.
+    :return: (n,)
+    """
+    place_of = {point: at for at, point in enumerate(ranking.ids)}
+    last = len(place_of)
+    places = [2 + (last if point is None else place_of.get(point, last)) for point in ids]
+    return -torch.tensor(places, dtype=torch.float32).log()
