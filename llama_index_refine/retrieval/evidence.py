@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from llama_index_refine.ids import same_id
 from llama_index_refine.qdrant.collection import QdrantCollection
 from llama_index_refine.qdrant.points import PointId
-from llama_index_refine.qdrant.views.base import Query
+from llama_index_refine.qdrant.views.dense import Query
 from llama_index_refine.refinement import Refinement
 from llama_index_refine.refining.trust import Teacher
 from llama_index_refine.retrieval.feedback import Feedback
@@ -101,7 +101,7 @@ class Evidence:
             feedback.nodes,
             refinement.held_out,
             teacher.calibrate(feedback.grades),
-            view.admits(row, torch.as_tensor(refinement.documents), collection.options.score_threshold),
+            view.passes(row, torch.as_tensor(refinement.documents)),
             strict=True,
         )
         for entry, place, grade, inside in rows:

@@ -16,7 +16,7 @@ from llama_index_refine.ids import same_id
 from llama_index_refine.qdrant.errors import in_a_sentence
 from llama_index_refine.qdrant.points import Found, PointId
 from llama_index_refine.qdrant.vectors import Vectors
-from llama_index_refine.qdrant.views.base import Query, Row, View
+from llama_index_refine.qdrant.views.dense import Query, Row, View
 from llama_index_refine.similarity import similarity
 
 # Below this mean grade a query has yet to find what is relevant.

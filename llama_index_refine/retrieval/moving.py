@@ -16,7 +16,7 @@ from torch import Tensor
 
 from llama_index_refine.qdrant.background import Background
 from llama_index_refine.qdrant.vectors import Vectors
-from llama_index_refine.qdrant.views.base import View
+from llama_index_refine.qdrant.views.dense import View
 from llama_index_refine.refinement import Refinement
 from llama_index_refine.refining.base import BaseRefiner
 from llama_index_refine.refining.matrices import in_units

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from llama_index_refine.qdrant.points import Found
-from llama_index_refine.qdrant.views.base import Query
+from llama_index_refine.qdrant.views.dense import Query
 from llama_index_refine.refinement import Refinement
 from llama_index_refine.refining.allocation import PLENTY, next_to_grade
 from llama_index_refine.refining.refiner import rarity

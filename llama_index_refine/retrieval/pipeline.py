@@ -15,7 +15,7 @@ from llama_index_refine.graders.base import BaseGrader, GraderError, on_scale
 from llama_index_refine.qdrant.background import Background
 from llama_index_refine.qdrant.collection import QdrantCollection
 from llama_index_refine.qdrant.points import Found, PointId
-from llama_index_refine.qdrant.views.base import Query
+from llama_index_refine.qdrant.views.dense import Query
 from llama_index_refine.refinement import Refinement
 from llama_index_refine.refining.allocation import split_budget
 from llama_index_refine.refining.trust import Teacher
@@ -139,6 +139,8 @@ class Pipeline:
         if unmoved(feedback, refinement, query):
             found = before
         ranking = place(feedback, refinement, query, found, before, self.similarity_top_k)
+        if before.ids and not ranking:
+            raise NotRefinedError("no node is as near to the refined query as score_threshold asks: lower it")
         refinement.nodes = await self._nodes(feedback, query, ranking, [before, found])
         await self.remembering.remember(feedback, recollection, before, found, self.teacher)
         return refinement, query

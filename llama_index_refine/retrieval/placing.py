@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,10 +10,10 @@ import torch
 from torch import Tensor
 
 from llama_index_refine.qdrant.points import Found, PointId
-from llama_index_refine.qdrant.views.base import Query
+from llama_index_refine.qdrant.views.dense import Query
 from llama_index_refine.refinement import Refinement
 from llama_index_refine.retrieval.feedback import Feedback
-from llama_index_refine.similarity import similarity, similarity_of_score
+from llama_index_refine.similarity import passes, score_of_similarity, similarity, similarity_of_score
 
 # A document that moves by less, in nats, has not moved.
 UNMOVED = 1e-3
@@ -40,19 +41,25 @@ def place(
         others, graded = standing(found, found.ids), standing(found, feedback.ids) + gains / refinement.tau
     else:
         others = similarity_of_score(torch.tensor(found.scores, dtype=torch.float32), view.distance)
-        graded = view.measured(own, feedback.ids, found) + gains
-    values = view.compared(row, feedback.candidates)
+        graded = (own if view.lasts else levelled(found, feedback.ids, own)) + gains
+    values: dict[PointId, float] = {}
+    if view.lasts and not view.heavy:
+        near = similarity(torch.as_tensor(row), feedback.candidates.vectors.dense, view.metric)
+        values = dict(zip(feedback.candidates.ids, near.tolist(), strict=True))
     values |= zip(found.ids, others.tolist(), strict=True)
-    admitted = view.admits(row, torch.as_tensor(refinement.documents))
+    admitted, there = view.passes(row, torch.as_tensor(refinement.documents)), {*found.ids}
     for point, value, inside in zip(feedback.ids, graded.tolist(), admitted, strict=True):
-        if inside or point in values:
-            values[point] = value
+        values[point] = value if inside or point in there else -math.inf
     ranked = sorted(values.items(), key=lambda entry: -entry[1])[:limit]
-    scores = view.scores(row, torch.tensor([value for _, value in ranked], dtype=torch.float32))
+    similarities = torch.tensor([value for _, value in ranked], dtype=torch.float32)
+    if not query.fuses:
+        inside = passes(score_of_similarity(similarities, view.distance), query.threshold, view.distance)
+        ranked, similarities = ranked[: int(inside.sum())], similarities[inside]
+    scores = view.scores(row, similarities)
     if scores is None:
         # Fused scores say places only: each place has the first search's score of that place.
-        scores = [before.scores[min(at, len(before.scores) - 1)] for at in range(len(ranked))]
-    return [(point, score) for (point, _), score in zip(ranked, scores, strict=True)]
+        scores = torch.tensor([before.scores[min(at, len(before.scores) - 1)] for at in range(len(ranked))])
+    return [(point, score) for (point, _), score in zip(ranked, scores.tolist(), strict=True)]
 
 
 def unmoved(feedback: Feedback, refinement: Refinement, query: Query) -> bool:
@@ -60,6 +67,20 @@ def unmoved(feedback: Feedback, refinement: Refinement, query: Query) -> bool:
     row, documents = torch.as_tensor(refinement.vector), torch.as_tensor(refinement.documents)
     moved = torch.as_tensor(refinement.fused) - similarity(row, documents, feedback.view.metric)
     return query is feedback.first and bool((moved.abs() <= UNMOVED * refinement.tau).all())
+
+
+def levelled(found: Found, ids: Sequence[PointId], own: Tensor) -> Tensor:
+    """Return the scores of graded documents as Qdrant has them, where rows say only about what Qdrant will.
+
+    :param found: what the second search found.
+    :param ids: the graded documents.
+    :param own: (K,) the similarity of each one's row to the refined query.
+    :return: (K,) the score; of those that were not found, their own, but no better than the last of those found.
+    """
+    scores = dict(zip(found.ids, found.scores, strict=True))
+    least = min(found.scores, default=float("inf"))
+    values = [scores.get(point, min(mine, least)) for point, mine in zip(ids, own.tolist(), strict=True)]
+    return torch.tensor(values, dtype=own.dtype)
 
 
 def standing(ranking: Found, ids: Sequence[PointId | None]) -> Tensor:

@@ -22,7 +22,7 @@ from llama_index_refine.memory.transfer import MAYBE, carry, follows, led, simil
 from llama_index_refine.qdrant.background import Background
 from llama_index_refine.qdrant.collection import QdrantCollection
 from llama_index_refine.qdrant.points import Found, PointId, points_of
-from llama_index_refine.qdrant.views.base import Query
+from llama_index_refine.qdrant.views.dense import Query
 from llama_index_refine.refinement import Refinement
 from llama_index_refine.refining.newton import divergence
 from llama_index_refine.refining.trust import Reliability, Teacher
