@@ -25,7 +25,7 @@ MAY_KNOW = {
     "refining": {"locks", "maxsim", "refinement", "similarity"},
     "selecting": {"refining"},
     "selection": {"display", "refinement", "selecting"},
-    "qdrant": {"ids", "locks", "maxsim", "scheduling", "similarity", "steps", "stores"},
+    "qdrant": {"ids", "images", "locks", "maxsim", "scheduling", "similarity", "steps", "stores"},
     "graders": {"ids", "images", "locks"},
     "memory": {"ids", "images", "scheduling", "similarity", "steps", "refining", "qdrant"},
     "retrieval": {

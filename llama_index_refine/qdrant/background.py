@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from hashlib import blake2b
 from random import Random
@@ -11,13 +11,12 @@ from uuid import UUID
 
 from qdrant_client import models
 
-from llama_index_refine.qdrant.points import PointId, Points, scores_of
-from llama_index_refine.qdrant.queries import Queries
+from llama_index_refine.qdrant.points import PointId, Points, read_vectors, scores_of
+from llama_index_refine.qdrant.requests import Requests
 from llama_index_refine.qdrant.space import Space
 from llama_index_refine.qdrant.vectors import TOLERANCE, Vectors
-from llama_index_refine.qdrant.views.base import Query
-from llama_index_refine.qdrant.words import Words
-from llama_index_refine.steps import Step
+from llama_index_refine.qdrant.views.dense import Query
+from llama_index_refine.qdrant.views.sparse import Words
 
 # Two slices of the collection hold at least so many points for each that is wanted, on average.
 SPARE = 1.5
@@ -28,8 +27,8 @@ UNIFORM_UUIDS = (3, 4, 5)
 # How many points of the background are looked at again with each query.
 LOOKED_AT = 5
 
-# Takes queries, and which step they belong to; is sent their points, or None where Qdrant refuses them.
-Ask = Callable[..., Generator[Step, Any, "list[Points] | None"]]
+# Takes queries, and returns their points, or None where Qdrant refuses them.
+Ask = Callable[..., Awaitable["list[Points] | None"]]
 
 
 @dataclass(frozen=True)
@@ -76,59 +75,30 @@ class Background:
             return False
         return query.agrees(self.vectors.at([place[point.id] for point in found]), scores_of(found), space)
 
-    def is_still(self, found: Points, vectors: Vectors) -> bool:
+    def is_still(self, found: Points, space: Space) -> bool:
         """Say whether these documents are what they were.
 
-        :param found: those of them that are there.
-        :param vectors: theirs.
+        :param found: those of them that are there, with their vectors.
+        :param space: what was searched.
         :return: False where a document is gone or its vector is another.
         """
-        place = {point.id: at for at, point in enumerate(found)}
-        if place.keys() != set(self.ids):
+        vectors, placed = read_vectors(found, space)
+        row = {found[place].id: at for at, place in enumerate(placed)}
+        if row.keys() != set(self.ids):
             return False
-        return vectors.at([place[point] for point in self.ids]).near(self.vectors, TOLERANCE)
+        return vectors.at([row[point] for point in self.ids]).near(self.vectors, TOLERANCE)
 
 
-def together(ask: Ask, *draws: Callable[[Ask], Generator[Any, Any, Points]]) -> Generator[Step, Any, list[Points]]:
-    """Draw several samples side by side, in as few requests as the one that takes most.
-
-    :param ask: asks Qdrant.
-    :param draws: draw a sample each, given what asks.
-    :return: the samples.
-    """
-    drawn: list[Points] = [[] for _ in draws]
-    open_ones = {at: draw(_pending) for at, draw in enumerate(draws)}
-    answers: dict[int, Any] = dict.fromkeys(open_ones)
-    while open_ones:
-        asked: dict[int, Any] = {}
-        for at, steps in [*open_ones.items()]:
-            try:
-                asked[at] = steps.send(answers[at])
-            except StopIteration as end:
-                drawn[at] = end.value
-                del open_ones[at]
-        if asked:
-            found = yield from ask(*(request for some in asked.values() for request in some))
-            rest = iter(found or ())
-            answers = {at: found and [next(rest) for _ in some] for at, some in asked.items()}
-    return drawn
-
-
-def _pending(*requests: models.QueryRequest) -> Generator[Any, Any, Any]:
-    """Hand requests to whoever asks for several samples."""
-    return (yield requests)
-
-
-def draw(
-    ask: Ask, queries: Queries, size: int, population: int, points: int, most_ids: int | None = None
-) -> Generator[Step, Any, Points]:
+async def draw(
+    ask: Ask, requests: Requests, size: int, population: int, points: int, most_ids: int | None = None
+) -> Points:
     """Draw a sample that is the same whenever the collection is, as far as Qdrant can tell one.
 
     By Qdrant's slices of the id space, which are those of a hash (from 1.19). Without them, of ids that are random
     anyway the first; of numbers, some from their range; else Qdrant's random sample, which differs each time.
 
     :param ask: asks Qdrant.
-    :param queries: writes the queries.
+    :param requests: writes the queries.
     :param size: how many points.
     :param population: about how many points the filter admits.
     :param points: about how many there are without it.
@@ -139,43 +109,41 @@ def draw(
     while population >= SPARE * size * total:
         total *= 2
     while total >= 4:
-        found = yield from _sliced(ask, queries, size, total)
+        found = await _sliced(ask, requests, size, total)
         if found is None:
             break
         if len(found) >= size:
             return _chosen(found, size)
         # Fewer are admitted than Qdrant thought.
         total //= 4
-    return (yield from _without_slices(ask, queries, size, population, points, min(most_ids or MOST_IDS, MOST_IDS)))
+    return await _without_slices(ask, requests, size, population, points, min(most_ids or MOST_IDS, MOST_IDS))
 
 
-def _sliced(
-    ask: Ask, queries: Queries, size: int, total: int
-) -> Generator[Step, Any, list[models.ScoredPoint | models.Record] | None]:
+async def _sliced(ask: Ask, requests: Requests, size: int, total: int) -> Points | None:
     """Return the points of two slices, None where the server does not know slices."""
     if not hasattr(models, "SliceCondition"):
         return None
     halves = [models.SliceCondition(slice=models.Slice(total=total, index=at)) for at in range(2)]
-    found = yield from ask(*(queries.listed(2 * size, half) for half in halves))
+    found = await ask(*(requests.listed(2 * size, half) for half in halves))
     # Over gRPC a server that does not know a condition takes it for none.
     if found is None or {point.id for point in found[0]} & {point.id for point in found[1]}:
         return None
     return [*found[0], *found[1]]
 
 
-def _without_slices(
-    ask: Ask, queries: Queries, size: int, population: int, points: int, most_ids: int
-) -> Generator[Step, Any, Points]:
+async def _without_slices(
+    ask: Ask, requests: Requests, size: int, population: int, points: int, most_ids: int
+) -> Points:
     numbers = models.HasIdCondition(has_id=_numbers(size, population, points, most_ids))
-    requests = [queries.listed(3 * size), queries.listed(3 * size, numbers), queries.sample(size)]
-    found = yield from ask(*requests)
+    wanted = [requests.listed(3 * size), requests.listed(3 * size, numbers), requests.sample(size)]
+    found = await ask(*wanted)
     if found is None:
         # Limits for filters, perhaps.
-        found = yield from ask(requests[0], requests[2])
+        found = await ask(wanted[0], wanted[2])
     if found is None:
         return []
     first, random = found[0], found[-1]
-    drawn = found[1] if len(found) == len(requests) else []
+    drawn = found[1] if len(found) == len(wanted) else []
     if len(first) < 3 * size or all(map(_is_uniform, (point.id for point in first))):
         return _chosen(first, size)
     return _chosen(drawn, size) if len(drawn) >= size else random

@@ -3,44 +3,61 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import inspect
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from ipaddress import ip_address
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+from weakref import WeakKeyDictionary
 
 from llama_index.vector_stores.qdrant import QdrantVectorStore
-from qdrant_client import models
+from qdrant_client import AsyncQdrantClient, QdrantClient, models
+from qdrant_client.async_qdrant_remote import AsyncQdrantRemote
 from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
+from qdrant_client.http.exceptions import ResponseHandlingException
 
-from llama_index_refine.qdrant.compression import as_it_is
+from llama_index_refine.locks import Lock, OfOneProcess
 from llama_index_refine.qdrant.errors import refused
-from llama_index_refine.qdrant.loops import awaited
-from llama_index_refine.steps import answered, at_once
+
+headers: Callable[[dict[str, str]], AbstractContextManager[None]] | None
+try:
+    from qdrant_client.context_headers import headers
+except ImportError:
+    # Older clients' headers cannot be set for single requests.
+    headers = None
 
 # Queries in one request to Qdrant. At two lists of a hundred nodes a query, an answer stays at some 20 MB.
 BATCH = 64
 # The most seconds that one request waits for a rate limit. Beyond that, the first search's nodes are better now.
 PATIENCE = 5
+# Calls of asynchronous clients over gRPC that wait for their answers at the same time.
+THREADS = 32
+# What httpx keeps open between requests unless it is told otherwise.
+KEPT_CONNECTIONS = 20
+# Names that resolve only where they were given: of containers, and of machines in one data centre.
+LOCAL_NAMES = (".local", ".internal", ".svc", ".localhost")
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Call:
-    """One call of a client: the method, and its arguments after the collection's name."""
+class Call(Protocol):
+    """Calls a method of the client: its name, and its arguments after the collection's name."""
 
-    method: str
-    arguments: dict[str, Any]
-
-
-Calls = Generator[Call, Any, list[Any]]
+    async def __call__(self, method: str, **arguments: Any) -> Any:
+        """Return the answer."""
 
 
 @dataclass(eq=False)
 class ClientOperation(ABC):
-    """Some calls of Qdrant's client, on the client that is there for the way it is called.
+    """Work that makes calls of Qdrant's client, on the client that is there for the way it is run.
 
     :param store: the store that holds the clients.
     """
@@ -59,14 +76,13 @@ class ClientOperation(ABC):
                 "the store a blocking `client` too"
             )
 
-        async def ask(call: Call) -> Any:
-            with as_it_is(client):
-                return getattr(client, call.method)(self.store.collection_name, **call.arguments)
+        async def ask(method: str, arguments: dict[str, Any]) -> Any:
+            return getattr(client, method)(self.store.collection_name, **arguments)
 
         async def wait(seconds: float) -> None:
             time.sleep(seconds)
 
-        return at_once(answered(self._calls(items), _patient(ask, wait)))
+        return _at_once(self.work(items, partial(_answered, client, ask, wait)))
 
     async def arun(self, items: Sequence[Any]) -> Sequence[Any]:
         """Call the asynchronous client; where there is none, the blocking one in a worker thread."""
@@ -74,15 +90,18 @@ class ClientOperation(ABC):
         if client is None:
             return await asyncio.to_thread(self.run, items)
 
-        async def ask(call: Call) -> Any:
-            with as_it_is(client):
-                return await awaited(client, call.method, self.store.collection_name, call.arguments)
+        async def ask(method: str, arguments: dict[str, Any]) -> Any:
+            return await _awaited(client, method, self.store.collection_name, arguments)
 
-        return await answered(self._calls(items), _patient(ask, asyncio.sleep))
+        return await self.work(items, partial(_answered, client, ask, asyncio.sleep))
 
     @abstractmethod
-    def _calls(self, items: Sequence[Any]) -> Calls:
-        """Yield the calls, are sent their answers, and return one result for each item."""
+    async def work(self, items: Sequence[Any], call: Call) -> Sequence[Any]:
+        """Make the calls, and return one result, or exception, for each item.
+
+        :param items: what to work on.
+        :param call: calls the client. It is all that may be awaited here.
+        """
 
 
 @dataclass(frozen=True)
@@ -108,90 +127,174 @@ class QueryPoints(ClientOperation):
     exception is its own.
     """
 
-    def _calls(self, items: Sequence[Batch]) -> Calls:
+    async def work(self, items: Sequence[Batch], call: Call) -> Sequence[Any]:
+        """See `ClientOperation`."""
         results: list[Any] = []
         for chunk in _chunks(items):
+            requests = [request for item in chunk for request in item.requests]
+            shared = {"consistency": chunk[0].consistency, "timeout": chunk[0].timeout}
+            answers: list[Any] = []
             try:
-                answers = yield from _queried(chunk)
+                for start in range(0, len(requests), chunk[0].most):
+                    some = requests[start : start + chunk[0].most]
+                    answers += await call("query_batch_points", requests=some, **shared)
             except Exception as error:
                 if not refused(error):
                     return results + [error] * (len(items) - len(results))
-                if len(chunk) == 1:
-                    results.append(error)
-                    continue
-                for item in chunk:
-                    results.append((yield from self._calls([item]))[0])
+                alone = len(chunk) == 1
+                results += [error] if alone else [(await self.work([item], call))[0] for item in chunk]
             else:
                 rest = iter(answers)
                 results += [[next(rest) for _ in item.requests] for item in chunk]
         return results
 
 
-class SamplePoints(ClientOperation):
-    """Run one batch of queries on behalf of all who wait for it. The result is a list of lists of points."""
+class SamplePoints(QueryPoints):
+    """Run each batch once for all who wait for the same. Items and results are those of `QueryPoints`."""
 
-    def _calls(self, items: Sequence[Batch]) -> Calls:
-        answers = yield from _queried(items[:1])
-        return [[answer.points for answer in answers]] * len(items)
-
-
-class RetrievePoints(ClientOperation):
-    """Fetch points by id. An item is the keyword arguments of `retrieve`, its result a list of `Record`."""
-
-    def _calls(self, items: Sequence[dict[str, Any]]) -> Calls:
-        results: list[Any] = []
-        for item in items:
-            results.append((yield Call("retrieve", item)))
-        return results
+    async def work(self, items: Sequence[Batch], call: Call) -> Sequence[Any]:
+        """See `ClientOperation`."""
+        different = _different(items)
+        results = await super().work(different, call)
+        return [results[different.index(item)] for item in items]
 
 
-class CountPoints(ClientOperation):
-    """Count points for all who wait for it. An item is the keyword arguments of `count`, the result a number."""
+class CallOnce(ClientOperation):
+    """Make each call once for all who wait for the same. An item is a method and its arguments."""
 
-    def _calls(self, items: Sequence[dict[str, Any]]) -> Calls:
-        result = yield Call("count", items[0])
-        return [result.count] * len(items)
-
-
-class DescribeCollection(ClientOperation):
-    """Read the collection's configuration. The result is a `CollectionInfo`."""
-
-    def _calls(self, items: Sequence[Any]) -> Calls:
-        info = yield Call("get_collection", {})
-        return [info] * len(items)
-
-
-def _patient(
-    ask: Callable[[Call], Awaitable[Any]], wait: Callable[[float], Awaitable[None]]
-) -> Callable[[Call], Awaitable[Any]]:
-    """Ask again where a rate limit says when, and that is soon."""
-
-    async def patiently(call: Call) -> Any:
-        left = PATIENCE
-        while True:
+    async def work(self, items: Sequence[tuple[str, dict[str, Any]]], call: Call) -> Sequence[Any]:
+        """See `ClientOperation`."""
+        different, results = _different(items), []
+        for method, arguments in different:
             try:
-                return await ask(call)
-            except ResourceExhaustedResponse as error:
-                # A server that says "at once" has not thought about it.
-                seconds = max(error.retry_after_s, 1)
-                if seconds > left:
-                    raise
-                left -= seconds
-                logger.info("Qdrant's rate limit is reached: asking again in %d s", seconds)
-                await wait(seconds)
-
-    return patiently
+                results.append(await call(method, **arguments))
+            except Exception as error:
+                results.append(error)
+        return [results[different.index(item)] for item in items]
 
 
-def _queried(items: Sequence[Batch]) -> Calls:
-    """Send the queries of some batches, in as few requests as may be."""
-    requests = [request for item in items for request in item.requests]
-    shared = {"consistency": items[0].consistency, "timeout": items[0].timeout}
-    answers: list[Any] = []
-    for start in range(0, len(requests), items[0].most):
-        some = requests[start : start + items[0].most]
-        answers += yield Call("query_batch_points", {"requests": some, **shared})
-    return answers
+def as_it_is(client: Any) -> AbstractContextManager[None]:
+    """Return a context in which a near server answers this client's requests uncompressed.
+
+    Qdrant compresses what it answers over REST wherever the client allows it. Vectors written in digits hardly shrink
+    to a third by that, and where the network is fast, packing and unpacking them takes several times as long as
+    sending them.
+
+    :param client: a Qdrant client of any kind.
+    """
+    remote: Any = getattr(client, "_client", None)
+    if headers is None or getattr(remote, "_prefer_grpc", True) or not is_near(remote.rest_uri):
+        return nullcontext()
+    return headers({"Accept-Encoding": "identity"})
+
+
+def is_near(address: str) -> bool:
+    """Say whether a server is in this machine or in the same private network.
+
+    :param address: its URL.
+    """
+    host = urlsplit(address).hostname or ""
+    try:
+        return ip_address(host).is_private
+    except ValueError:
+        return "." not in host or host.endswith(LOCAL_NAMES)
+
+
+async def _answered(
+    client: Any,
+    ask: Callable[[str, dict[str, Any]], Awaitable[Any]],
+    wait: Callable[[float], Awaitable[None]],
+    method: str,
+    **arguments: Any,
+) -> Any:
+    """Call a client, and again where a rate limit says when, and that is soon."""
+    left = PATIENCE
+    while True:
+        try:
+            with as_it_is(client):
+                return await ask(method, arguments)
+        except ResourceExhaustedResponse as error:
+            # A server that says "at once" has not thought about it.
+            seconds = max(error.retry_after_s, 1)
+            if seconds > left:
+                raise
+            left -= seconds
+            logger.info("Qdrant's rate limit is reached: asking again in %d s", seconds)
+            await wait(seconds)
+
+
+async def _awaited(client: AsyncQdrantClient, method: str, collection_name: str, arguments: dict[str, Any]) -> Any:
+    """Call an asynchronous client from whatever event loop is running.
+
+    Connections belong to the event loop that opened them. Over REST the client finds out when it uses one whose loop is
+    closed, and drops it, so that the next attempt has another. Over gRPC its blocking twin is called in a thread.
+    """
+    remote = client._client
+    if isinstance(remote, AsyncQdrantRemote) and client.init_options["prefer_grpc"]:
+        if remote.closed:
+            raise RuntimeError("the AsyncQdrantClient was closed: make another client, and a retriever on it")
+        if (twin := _twins.of(client)) is not None:
+            answer = partial(getattr(twin, method), collection_name, **arguments)
+            context, loop = contextvars.copy_context(), asyncio.get_running_loop()
+            return await loop.run_in_executor(_twins.threads, context.run, answer)
+    for attempt in range(KEPT_CONNECTIONS + 1):
+        try:
+            return await getattr(client, method)(collection_name, **arguments)
+        except ResponseHandlingException as error:
+            lost = isinstance(error.source, RuntimeError) and "loop is closed" in str(error.source)
+            if not lost or attempt == KEPT_CONNECTIONS:
+                raise
+    raise AssertionError("the last attempt returns or raises")
+
+
+class _Twins(OfOneProcess):
+    """Blocking clients with the options of asynchronous ones, and the threads that call them.
+
+    gRPC's asynchronous channels serve one event loop, and a process must not have gRPC in two event loops at once: they
+    share one queue of what has arrived, and take each other's answers out of it (grpc/grpc issues 25364, 36096).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = Lock()
+        self.after_fork()
+
+    def after_fork(self) -> None:
+        """See `OfOneProcess.after_fork`."""
+        self._of_client: WeakKeyDictionary[AsyncQdrantClient, QdrantClient | None] = WeakKeyDictionary()
+        self.threads = ThreadPoolExecutor(THREADS, "qdrant-grpc")
+
+    def of(self, client: AsyncQdrantClient) -> QdrantClient | None:
+        """Return a client's twin; None where it has a token provider that has to be awaited."""
+        with self._lock:
+            if client not in self._of_client:
+                options = client.init_options | {"check_compatibility": False}
+                provider = options.get("auth_token_provider")
+                waits = any(map(inspect.iscoroutinefunction, (provider, getattr(provider, "__call__", None))))  # noqa: B004
+                self._of_client[client] = None if waits else QdrantClient(**options)
+            return self._of_client[client]
+
+
+_twins = _Twins()
+
+
+def _at_once(work: Coroutine[Any, Any, Sequence[Any]]) -> Sequence[Any]:
+    """Run a coroutine that awaits nothing that waits: it comes to its end in one go, without an event loop."""
+    try:
+        work.send(None)
+    except StopIteration as end:
+        results: Sequence[Any] = end.value
+        return results
+    raise AssertionError("a blocking operation has waited for an event loop")
+
+
+def _different(items: Sequence[Any]) -> list[Any]:
+    """Return one of each items that are the same."""
+    different: list[Any] = []
+    for item in items:
+        if item not in different:
+            different.append(item)
+    return different
 
 
 def _chunks(items: Sequence[Batch]) -> Iterator[Sequence[Batch]]:

@@ -1,46 +1,52 @@
-"""What the library asks of a Qdrant collection: nodes, vectors of graded documents, background vectors."""
+"""What the library asks of a Qdrant collection: what is nearest to a query, and a sample of everything else."""
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
-from llama_index.core.schema import BaseNode, QueryBundle
+import numpy as np
+from llama_index.core.schema import QueryBundle
 from llama_index.vector_stores.qdrant import QdrantVectorStore
+from qdrant_client import models
 
-from llama_index_refine.qdrant.asking import Asking
-from llama_index_refine.qdrant.background import Background, draw, together
-from llama_index_refine.qdrant.connection import Connection
+from llama_index_refine.ids import same_id
+from llama_index_refine.qdrant.background import Background, draw
+from llama_index_refine.qdrant.encoding import MatrixEncoding, SparseEncoding, as_matrix
 from llama_index_refine.qdrant.errors import refused, wants_another_filter
-from llama_index_refine.qdrant.options import SearchOptions
+from llama_index_refine.qdrant.gateway import Gateway
+from llama_index_refine.qdrant.options import Hybrid, SearchOptions
 from llama_index_refine.qdrant.points import (
     Found,
     NodeReader,
     PointId,
     Points,
     ReadNodes,
-    Seen,
+    read_vectors,
     scores_of,
     sparse_of,
-    with_vectors,
 )
-from llama_index_refine.qdrant.probing import Probing
-from llama_index_refine.qdrant.queries import Queries, named
+from llama_index_refine.qdrant.requests import named
 from llama_index_refine.qdrant.space import Space
-from llama_index_refine.qdrant.vectors import Vectors
-from llama_index_refine.qdrant.views.base import Query
-from llama_index_refine.qdrant.words import SAMPLE, Words
-from llama_index_refine.steps import Steps
+from llama_index_refine.qdrant.views.dense import DenseQuery, Query
+from llama_index_refine.qdrant.views.hybrid import HybridQuery
+from llama_index_refine.qdrant.views.matrices import MatrixQuery
+from llama_index_refine.qdrant.views.sparse import SAMPLE, SparseQuery, Words
+from llama_index_refine.scheduling import gather, perform
 from llama_index_refine.stores import PayloadVectorStore
+
+logger = logging.getLogger(__name__)
 
 # How many matrices the background has: they are large, and more of them hardly change what is found.
 FEW = 15
 # Points that are not graded bring their vectors too where these have no more numbers: five of 3,072 dimensions, to ten
 # nodes of which five are graded. A search of its own, without them, takes a server as long.
 FEW_NUMBERS = 16_000
+# Where more points than these should bring their vectors, few of them will be needed: they are brought afterwards.
+LONG = 64
 
 
 class QdrantCollection:
@@ -66,329 +72,340 @@ class QdrantCollection:
         self.background_size = background_size
         self.check_after = check_after
         self.refresh_share = refresh_share
-        self._asks = Asking(store, self.options)
+        self._gateway = Gateway(store, self.options, background_size, check_after)
         self._reader = NodeReader(store)
-        self._connection = Connection(store, self.options, background_size)
-        self._probing = Probing(self._connection, check_after)
         self._expects_images = isinstance(store, PayloadVectorStore) and store.image_field is not None
+        self._sparse_encoding = SparseEncoding(store)
+        matrices = self.options.multivector
+        self._matrix_encoding = MatrixEncoding(matrices.query_fn) if matrices else None
 
-    def space(self) -> Steps[Space]:
+    async def space(self) -> Space:
         """Return the vector's name, size and distance, read when first needed and again after a while.
 
         :return: the space.
         :raises ValueError: the collection has no such vector, or one that a single vector cannot search.
         """
-        known = self._connection.known
-        if known.space is None or time.monotonic() - known.described > self.check_after:
-            return (yield from self._connection.describe())
-        return known.space
+        state = self._gateway.state
+        if state.space is None or time.monotonic() - state.described > self.check_after:
+            return await self._gateway.describe()
+        return state.space
 
-    def space_for(self, query: Query) -> Steps[Space]:
-        """Return the space, having read it again where the query does not fit what is known.
-
-        :param query: what is searched for.
-        :return: the space.
-        :raises ValueError: the query does not fit the collection.
-        """
-        began = time.monotonic()
-        space = yield from self.space()
-        if query.misfit(space) and self._connection.known.described < began:
-            space = yield from self._connection.describe()
-        if reason := query.misfit(space):
-            raise ValueError(reason)
-        return space
-
-    def embeds(self) -> Steps[bool]:
+    async def embeds(self) -> bool:
         """Say whether a dense vector is searched, so that the query has to be embedded."""
-        return self._asks.embeds((yield from self.space()))
+        matrices = self.options.multivector
+        return (await self.space()).size > 0 if matrices is None else matrices.prefetch is not None
 
-    def query(self, embedding: Any, bundle: QueryBundle) -> Steps[Query]:
-        """Return what is searched for. See `Asking.query`.
+    async def query(self, embedding: Any, bundle: QueryBundle) -> Query:
+        """Return what is searched for, having encoded the query's text for the searches that are not dense.
 
-        :raises ValueError: the query does not fit the collection.
+        :param embedding: the query's embedding, (d,); where no dense vector is searched, the matrix that the query
+            brings, (T, d), or None.
+        :param bundle: the query.
+        :return: the query, with the options' score threshold.
+        :raises ValueError: there is nothing to search for, or it does not fit the collection.
         """
-        query = yield from self._asks.query(embedding, bundle, (yield from self.space()))
-        yield from self.space_for(query)
+        threshold, matrices = self.options.score_threshold, self.options.multivector
+        near = DenseQuery.of(embedding, None if matrices else threshold) if await self.embeds() else None
+        query: Query
+        if matrices is not None:
+            matrix = await self._matrix(None if near else embedding, bundle)
+            query = MatrixQuery(matrix, near, matrices.prefetch_limit, threshold)
+        elif near is not None and (await self.space()).sparse is None:
+            query = near
+        else:
+            words = models.SparseVector(indices=[], values=[])
+            # A query that is an image has no words.
+            if bundle.query_str.strip():
+                words = await perform("embed", self._sparse_encoding, bundle.query_str)
+            how = self.options.hybrid or Hybrid()
+            query = SparseQuery(words, threshold) if near is None else HybridQuery(near, words, how)
+        await self._space_of(query)
         return query
 
-    @property
-    def inline(self) -> bool:
-        """Whether payloads hold images: rankings then come without, and `nodes_of` brings the nodes that are wanted."""
-        known = self._connection.known.inline
-        return (self._expects_images if known is None else known) and self.can_fetch
+    async def search(
+        self,
+        query: Query,
+        limit: int,
+        *,
+        vectors: int = 0,
+        payload: bool = True,
+        among: Sequence[PointId] | None = None,
+        beside: Collection[PointId] = (),
+        offset: int = 0,
+        exact: bool = False,
+    ) -> Found:
+        """Find the nearest points. What is too much to bring for all of them, `complete` brings for some.
 
-    def meets(self, inline: bool) -> None:
-        """Learn from nodes whether payloads hold images: they do from the first on that does."""
-        known = self._connection.known
-        known.inline = bool(known.inline) or inline
-
-    @property
-    def can_fetch(self) -> bool:
-        """Whether points can be asked for by their ids, through the filter."""
-        return self._connection.known.limits.may_narrow(self.options.filter)
-
-    def search(self, query: Query, limit: int, at_hand: Collection[PointId] = ()) -> Steps[Found]:
-        """Find the nearest points, without vectors, and with their nodes unless payloads hold images.
+        The first search for a query, which brings vectors of points whatever is known, tells whether the collection is
+        still the one that is known. One that has been replaced in the meantime is described again, and searched again.
 
         :param query: what is searched for.
         :param limit: the most points.
-        :param at_hand: points that need not be found: they come beside so many others, or are left out.
+        :param vectors: how many of the first points, those beside `beside`, bring their vectors: none where the list is
+            long, or points are matrices and not the first that are seen.
+        :param payload: whether points bring their nodes, as they do unless payloads hold images.
+        :param among: these points only, in this order, whatever their scores; None for all. Where strict mode allows no
+            condition more, none is found.
+        :param beside: points that need not be found: they are left out, or come along beside `limit` others.
+        :param offset: how many points come before the first.
+        :param exact: whether the query is compared with every point, so that pages fit together.
         :return: the points.
-        """
-        if self.inline:
-            return (yield from self.rank(query, limit + len(at_hand)))
-        queries, without = (yield from self._asking()), self._left_out(query, at_hand)
-        depth = limit + len(at_hand) - len(without)
-        (points,) = yield from self._connection.queries("search", queries.nearest(query, depth, depth, without=without))
-        return self._listed(points)
-
-    def nodes_of(
-        self, ids: Sequence[PointId], query: Query, sources: Sequence[Found]
-    ) -> Steps[dict[PointId, BaseNode]]:
-        """Return the nodes of points that searches have found.
-
-        :param ids: the points.
-        :param query: what found them.
-        :param sources: what has been found, the first that has a point's node counting.
-        :return: the nodes by point. Those that no source has are fetched; points that are gone by now are left out.
-        """
-        nodes: dict[PointId, BaseNode] = {}
-        for source in sources:
-            place = {point: at for at, point in enumerate(source.ids)} if len(source.nodes) else {}
-            nodes |= {point: source.nodes[place[point]] for point in ids if point in place and point not in nodes}
-        missing = [point for point in ids if point not in nodes]
-        if missing:
-            queries = yield from self._asking()
-            points = yield from self._among(missing, queries, query, len(missing))
-            nodes |= {point.id: self._reader.node(point) for point in points}
-        return nodes
-
-    def search_next(self, query: Query, limit: int, seen: Collection[PointId]) -> Steps[Found]:
-        """Find the nearest points that have not been seen, with their nodes and vectors.
-
-        :param query: what is searched for.
-        :param limit: the most points.
-        :param seen: those that have been.
-        :return: the points that have a vector.
-        """
-        queries, without = (yield from self._asking()), self._left_out(query, seen)
-        depth = limit + len(seen) - len(without)
-        request = queries.nearest(query, depth, depth, with_vector=True, without=without)
-        (points,) = yield from self._connection.queries("search", request)
-        return self._with_vectors([point for point in points if point.id not in seen][:limit], queries.space)
-
-    def search_first(self, query: Query, limit: int, vectors: int) -> Steps[tuple[Found, Found]]:
-        """Find the nearest points, and in the same request the first few of them with their vectors.
-
-        What comes back tells whether the collection is still the one that is known. One that has been replaced in the
-        meantime is described again, and searched again where that has changed.
-
-        :param query: what is searched for.
-        :param limit: the most points.
-        :param vectors: how many to bring with their vectors.
-        :return: the points, with vectors if these are short, and the first of them that have one with it.
         :raises ValueError: the query does not fit what the collection is now; no point can be read as a node; or strict
             mode refuses the filter.
         """
-        known = self._connection.known
-        space, limits, described = (yield from self.space()), known.limits, known.described
-        try:
-            listed, shown, holds = yield from self._searched(space, query, limit, vectors)
-        except Exception as error:
-            if not refused(error):
-                raise
-            now = yield from self._described_after(described)
-            if now == space and known.limits == limits:
-                if advice := wants_another_filter(error):
-                    raise ValueError(f"strict mode of the collection refuses the filters: {advice}") from error
-                raise
-            holds = False
-        else:
-            now = space if holds else (yield from self._described_after(described))
-        if not holds:
-            known.background, known.doubted = None, time.monotonic()
-        if now != space or known.limits != limits:
-            now = yield from self.space_for(query)
-            listed, shown, _ = yield from self._searched(now, query, limit, vectors)
-        return listed, shown
+        if among is not None:
+            return await self._only(query, among, payload, bool(vectors))
+        if vectors and not (beside or offset or exact):
+            return await self._first(query, limit, min(vectors, limit), payload)
+        space = await self.space()
+        without = self._left_out(query, limit, vectors, beside)
+        limit += len(beside) - len(without)
+        vectors += (len(beside) - len(without)) if vectors else 0
+        may_complete = self._gateway.may_narrow
+        if may_complete and (vectors > LONG or (vectors and space.multivector)):
+            vectors, payload = 0, False
+        payload = payload and not (self._images and may_complete)
+        if not payload and not exact:
+            limit = self._worth(limit)
+        asked = self._gateway.requests(space).nearest(
+            query, limit, payload=payload, vectors=vectors > 0, without=without, offset=offset, exact=exact
+        )
+        (points,) = await self._gateway.send("page" if exact else "search", asked)
+        return self._read(points, points if vectors else [], space, payload)
 
-    def rank(self, query: Query, limit: int) -> Steps[Found]:
-        """Find the nearest points: ids and scores only.
+    async def complete(self, found: Found, query: Query, vectors: bool = False) -> Found:
+        """Bring what points came without.
 
-        :param query: what is searched for.
-        :param limit: the most points.
-        :return: the points, without nodes and vectors.
+        :param found: points of a search.
+        :param query: what was searched for.
+        :param vectors: whether they need their vectors.
+        :return: the same with all their nodes; points that are gone, or outside the filter, by now are left out.
+        :raises ValueError: no point can be read as a node.
         """
-        queries = yield from self._asking()
-        deepest = self._connection.known.limits.deepest
-        if deepest is not None and deepest < limit:
-            limit = deepest
-            self._connection.tell(f"later rounds choose among the first {deepest} nodes (max_query_limit)")
-        request = queries.nearest(query, limit, limit, with_payload=False)
-        (points,) = yield from self._connection.queries("search", request)
-        return _ranked(points)
+        bare, whole = bool(found.ids) and not len(found.nodes), set(found.placed)
+        lacking = [at for at in range(len(found.ids)) if bare or (vectors and at not in whole)]
+        if not lacking or not self._gateway.may_narrow:
+            return found
+        space = await self.space()
+        points = await self._listed([found.ids[at] for at in lacking], space, bare, vectors)
+        there = {point.id: point for point in points}
+        missed = {at for at in lacking if found.ids[at] not in there}
+        found = found.at([at for at in range(len(found.ids)) if at not in missed])
+        brought = [there.get(point) for point in found.ids]
+        if bare:
+            nodes = ReadNodes([point for point in brought if point is not None], self._reader)
+            nodes.check()
+            found = replace(found, nodes=nodes)
+        if vectors:
+            new = [at for at, point in enumerate(brought) if point is not None and at not in set(found.placed)]
+            rows, places = read_vectors([there[found.ids[at]] for at in new], space)
+            placed = [*found.placed, *(new[at] for at in places)]
+            order = np.argsort(placed).tolist()
+            found = replace(found, vectors=found.vectors.beside(rows).at(order), placed=[placed[at] for at in order])
+        return found
 
-    def page(self, query: Query, offset: int, limit: int, with_payload: bool = False) -> Steps[Found]:
-        """List the points by their similarity, a page at a time, by comparing the query with every one of them.
-
-        :param query: what is searched for.
-        :param offset: how many points come before the page.
-        :param limit: the most points on it.
-        :param with_payload: whether they bring their nodes.
-        :return: the points, without vectors; fewer than `limit` on the last page.
-        """
-        queries = yield from self._asking()
-        (points,) = yield from self._connection.queries("page", queries.page(query, offset, limit, with_payload))
-        if with_payload:
-            return self._listed(points)
-        return _ranked(points)
-
-    def population(self) -> Steps[int]:
-        """Count the points that the filter admits."""
-        return (yield from self._connection.count("count", exact=True))
-
-    def fetch(self, ids: Sequence[PointId], query: Query, limit: int) -> Steps[Found]:
-        """Fetch points with nodes and vectors, as far as a search for `query` may find them.
-
-        It is that search, narrowed to these points: filter, shard key and score threshold hold as in any other. Points
-        that are outside, gone by now, or without a vector are left out.
-
-        :param ids: the points.
-        :param query: what is searched for.
-        :param limit: the most points, the nearest being taken.
-        :return: the points that are there, in the order asked for; none where there are limits to what can be asked.
-        """
-        queries = yield from self._asking()
-        if not self.can_fetch:
-            self._connection.tell("judged nodes that no search finds are left out (filter_max_conditions)")
-            return self._with_vectors([], queries.space)
-        points = yield from self._among(ids, queries, query, limit, with_vector=True)
-        place = {point: at for at, point in enumerate(ids)}
-        return self._with_vectors(sorted(points, key=lambda point: place.get(point.id, len(place))), queries.space)
-
-    def background(self) -> Steps[Background]:
+    async def background(self) -> Background:
         """Return the background sample, drawn when first needed and again when the collection has changed enough.
 
         :return: the sample.
         """
-        space = yield from self.space()
-        known = self._connection.known
-        kept = known.background
-        if kept is not None and time.monotonic() - known.counted < self.check_after:
+        space = await self.space()
+        state = self._gateway.state
+        kept = state.background
+        if kept is not None and time.monotonic() - state.counted < self.check_after:
             return kept
-        population = yield from self._connection.count("background")
+        population = await self._gateway.count("background")
         if kept is not None and abs(population - kept.population) <= self.refresh_share * population:
-            known.counted = time.monotonic()
+            state.counted = time.monotonic()
             return kept
-        drawn, words = yield from self._drawn(space, population)
-        points, vectors = with_vectors(drawn, space)
-        background = Background(vectors, [point.id for point in points], max(population, len(points)), words)
-        known.counted = time.monotonic()
+        points, words = await self._drawn(space, population)
+        vectors, placed = read_vectors(points, space)
+        background = Background(vectors, [points[at].id for at in placed], max(population, len(placed)), words)
+        state.counted = time.monotonic()
         # Many queries may have waited for one sample. They share what the first made of it.
-        if known.background is None or not known.background.same_as(background):
-            known.background = background
-        return known.background
+        if state.background is None or not state.background.same_as(background):
+            state.background = background
+        return state.background
 
-    def _drawn(self, space: Space, population: int) -> Steps[tuple[Points, Words | None]]:
+    async def population(self) -> int:
+        """Count the points that the filter admits."""
+        return await self._gateway.count("count", exact=True)
+
+    async def gone(self, ids: Sequence[PointId]) -> set[PointId]:
+        """Say which points are not in the collection any more, whatever the filter and the score threshold.
+
+        :param ids: the points.
+        :return: those that are gone; none where that cannot be asked.
+        """
+        if not ids:
+            return set()
+        try:
+            there = await self._gateway.retrieve("fetch", ids)
+        except Exception as error:
+            logger.warning("Points that are not found are taken to be there, for they cannot be asked for: %s", error)
+            return set()
+        names = {same_id(str(point.id)) for point in there}
+        return {point for point in ids if same_id(str(point)) not in names}
+
+    async def _matrix(self, embedding: Any, bundle: QueryBundle) -> Any:
+        """Return a query's matrix, made of its text unless it brings one."""
+        if embedding is not None:
+            return as_matrix("the query's embedding", embedding)
+        texts = [text for text in bundle.embedding_strs if text.strip()]
+        if not texts:
+            instead = "" if await self.embeds() else ": give the query its matrix as embedding"
+            raise ValueError(f"the query has no text, which is what multivector_query_fn takes{instead}")
+        assert self._matrix_encoding is not None
+        return await perform("embed", self._matrix_encoding, texts)
+
+    async def _space_of(self, query: Query) -> Space:
+        """Return the space, having read it again where the query does not fit what is known."""
+        began = time.monotonic()
+        space = await self.space()
+        if query.misfit(space) and self._gateway.state.described < began:
+            space = await self._gateway.describe()
+        if reason := query.misfit(space):
+            raise ValueError(reason)
+        return space
+
+    async def _first(self, query: Query, limit: int, vectors: int, payload: bool) -> Found:
+        """Search, and once more where the collection turns out to be another one."""
+        state, space = self._gateway.state, await self.space()
+        limits, described = state.limits, state.described
+        found = None
+        try:
+            found, holds = await self._searched(space, query, limit, vectors, payload)
+        except Exception as error:
+            if not refused(error):
+                raise
+            now, holds = await self._described_after(described), False
+            if now == space and state.limits == limits:
+                if advice := wants_another_filter(error):
+                    raise ValueError(f"strict mode of the collection refuses the filters: {advice}") from error
+                raise
+        else:
+            now = space if holds else await self._described_after(described)
+        if not holds:
+            state.background, state.doubted = None, time.monotonic()
+        if found is None or now != space or state.limits != limits:
+            found, _ = await self._searched(await self._space_of(query), query, limit, vectors, payload)
+        return found
+
+    async def _described_after(self, described: float) -> Space:
+        """Return a description that is newer than that time: another query may have read one by now."""
+        state = self._gateway.state
+        if state.space is not None and state.described > described:
+            return state.space
+        return await self._gateway.describe()
+
+    async def _searched(
+        self, space: Space, query: Query, limit: int, vectors: int, payload: bool
+    ) -> tuple[Found, bool]:
+        """Search, and say whether what comes back agrees with what is known."""
+        gateway = self._gateway
+        requests, payload = gateway.requests(space), payload and not (self._images and gateway.may_narrow)
+        light = not space.multivector and space.sparse is None
+        apart = limit > vectors and not (light and (limit - vectors) * space.size <= FEW_NUMBERS)
+        asked = [requests.nearest(query, limit, payload=payload, vectors=not apart)]
+        if apart:
+            asked.append(requests.nearest(query, vectors, limit, payload=False, vectors=True))
+        probe = gateway.probe()
+        if probe and not gateway.is_local:
+            asked.append(requests.probe(query, probe.ids))
+        answers = await gateway.send("search", *asked)
+        found = self._read(answers[0], answers[1 if apart else 0], space, payload)
+        if isinstance(found.nodes, ReadNodes):
+            found.nodes.check()
+        return found, await gateway.holds(space, query, probe, found, answers[-1])
+
+    def _left_out(self, query: Query, limit: int, vectors: int, beside: Collection[PointId]) -> list[PointId]:
+        """Return the points if a search had better leave them out, none if it had better find them."""
+        gateway = self._gateway
+        # A filter changes what a fused ranking consists of, costs an index some of what it finds far down, and in local
+        # mode costs more than what it leaves out.
+        if query.ranks or gateway.is_local or not gateway.may_narrow or 2 * len(beside) < limit:
+            return []
+        if len(beside) > (gateway.state.limits.condition_max_size or len(beside)):
+            return []
+        # Where the scores of points are known only when they are found, they are wanted unless others are to be graded.
+        told = query.telling is query and query.threshold is None
+        return sorted(beside, key=str) if vectors or told else []
+
+    def _worth(self, limit: int) -> int:
+        """Return how deep a ranking is asked for."""
+        deepest = self._gateway.state.limits.deepest
+        if deepest is None or deepest >= limit:
+            return limit
+        self._gateway.tell(f"later rounds choose among the first {deepest} nodes (max_query_limit)")
+        return deepest
+
+    async def _only(self, query: Query, ids: Sequence[PointId], payload: bool, vectors: bool) -> Found:
+        """Search some points only. Those that the search cannot score are listed after it."""
+        space = await self.space()
+        if not self._gateway.may_narrow:
+            self._gateway.tell("judged nodes that no search finds are left out (filter_max_conditions)")
+            return Found.nothing()
+        payload = payload and not self._images
+        points: list[Any] = []
+        if query.finds_all:
+            requests = self._gateway.requests(space)
+            points = await self._in_parts(ids, lambda some: requests.among(query, some, payload, vectors))
+        there = {point.id for point in points}
+        points += await self._listed([point for point in ids if point not in there], space, payload, vectors)
+        place = {point: at for at, point in enumerate(ids)}
+        points = sorted(points, key=lambda point: place.get(point.id, len(place)))
+        return self._read(points, points if vectors else [], space, payload)
+
+    async def _listed(self, ids: Sequence[PointId], space: Space, payload: bool, vectors: bool) -> list[Any]:
+        """Return those of some points that are there and inside the filter."""
+        requests = self._gateway.requests(space)
+        return await self._in_parts(ids, lambda some: requests.listed(len(some), named(some), payload, vectors))
+
+    async def _in_parts(
+        self, ids: Sequence[PointId], write: Callable[[Sequence[PointId]], models.QueryRequest]
+    ) -> list[Any]:
+        """Ask for points, as many at a time as a condition may name."""
+        if not ids:
+            return []
+        most = self._gateway.state.limits.condition_max_size or len(ids)
+        asked = [write(ids[start : start + most]) for start in range(0, len(ids), most)]
+        return [point for points in await self._gateway.send("fetch", *asked) for point in points]
+
+    async def _drawn(self, space: Space, population: int) -> tuple[Points, Words | None]:
         """Draw a sample, and where sparse vectors are searched a larger one of these.
 
         Matrices are fetched of those points only that are chosen, and they are few.
         """
-        known, ask, options = self._connection.known, self._connection.sample, self._connection.options
-        some = known.limits.condition_max_size
-        bare = space.multivector and self.can_fetch
+        gateway, state = self._gateway, self._gateway.state
+        some, there = state.limits.condition_max_size, state.points
+        requests = gateway.requests(space)
+        bare = space.multivector and gateway.may_narrow
         size = min(self.background_size, FEW, some or FEW) if space.multivector else self.background_size
-        queries, there = Queries(space, options, bare), known.points
-        draws = [partial(draw, queries=queries, size=size, population=population, points=there, most_ids=some)]
+        written = replace(requests, brings=False) if bare else requests
+        draws = [draw(gateway.sample, written, size, population, there, some)]
         if space.sparse is not None:
             # Qdrant counts terms in all documents, whatever the filter.
-            all_words = Queries(space, replace(options, filter=None), brings=[space.sparse])
-            draws.append(partial(draw, queries=all_words, size=SAMPLE, population=there, points=there, most_ids=some))
-        drawn, *wider = yield from together(ask, *draws)
-        words = Words(sparse_of(wider[0], space), there) if wider else None
-        if not bare or not drawn:
-            return drawn, words
-        whole = replace(queries, bare=False).listed(len(drawn), named([point.id for point in drawn]))
-        found = yield from ask(whole)
-        return (found[0] if found else []), words
+            everyone = replace(requests, options=replace(requests.options, filter=None), brings=[space.sparse])
+            draws.append(draw(gateway.sample, everyone, SAMPLE, there, there, some))
+        points, *wider = [outcome.get() for outcome in await gather("background", draws)]
+        if bare and points:
+            found = await gateway.sample(requests.listed(len(points), named([point.id for point in points])))
+            points = found[0] if found else []
+        return points, Words(sparse_of(wider[0], space), there) if wider else None
 
-    def _described_after(self, described: float) -> Steps[Space]:
-        """Return a description that is newer than that time: another query may have read one by now."""
-        known = self._connection.known
-        if known.space is not None and known.described > described:
-            return known.space
-        return (yield from self._connection.describe())
+    def _read(self, points: Points, bringing: Points, space: Space, payload: bool) -> Found:
+        """Read points, some of which have been brought with their vectors."""
+        nodes = ReadNodes(points, self._reader) if payload else []
+        vectors, placed = read_vectors([], space)
+        if bringing:
+            with_them = {point.id: point for point in bringing}
+            vectors, placed = read_vectors([with_them.get(point.id, point) for point in points], space)
+        return Found([point.id for point in points], scores_of(points), nodes, vectors, placed)
 
-    def _searched(self, space: Space, query: Query, limit: int, vectors: int) -> Steps[tuple[Found, Found, bool]]:
-        """Search, and say whether what comes back agrees with what is known."""
-        queries = Queries(space, self._connection.options)
-        most = max(limit, vectors)
-        light = not (space.multivector or space.sparse is not None or self.inline)
-        apart = limit > vectors and not (light and (limit - vectors) * space.size <= FEW_NUMBERS)
-        requests = [queries.nearest(query, vectors if apart else most, most, with_vector=True)]
-        if apart:
-            requests.append(queries.nearest(query, limit, limit, with_payload=not self.inline))
-        probe = self._probing.choose()
-        if probe and not self._connection.is_local:
-            requests.append(queries.probe(query, probe.ids))
-        found = yield from self._connection.queries("search", *requests)
-        seen: Seen = {}
-        bare = apart and self.inline
-        self._reader.check(found[1] if apart and not bare else found[0], seen)
-        shown = self._with_vectors(found[0][:vectors], space, seen)
-        listed = self._listed(found[1] if apart else found[0][:limit], seen)
-        if light and not apart:
-            # Where all came with their vectors, how near they are to another query can be told without asking again.
-            brought = shown.vectors.beside(with_vectors(found[0][vectors:], space)[1])
-            if len(brought) == len(found[0]):
-                listed = replace(listed, vectors=brought.at(range(len(listed.ids))))
-        if bare:
-            nodes = yield from self.nodes_of(listed.ids, query, [self._listed(found[0], seen)])
-            there = [(point, score) for point, score in zip(listed.ids, listed.scores, strict=True) if point in nodes]
-            whole = [nodes[point] for point, _ in there]
-            listed = Found([point for point, _ in there], [score for _, score in there], whole, Vectors.none())
-        holds = yield from self._probing.holds(space, query, probe, shown, found[-1])
-        return listed, shown, holds
-
-    def _left_out(self, query: Query, points: Collection[PointId]) -> list[PointId]:
-        """Return the points if a search had better leave them out, none if it had better find them."""
-        # A filter changes what a fused ranking consists of, and in local mode costs more than what it leaves out.
-        some = self._connection.known.limits.condition_max_size
-        filtered = not query.ranks and self.can_fetch and not self._connection.is_local
-        return sorted(points, key=str) if filtered and len(points) <= (some or len(points)) else []
-
-    def _among(
-        self, ids: Sequence[PointId], queries: Queries, query: Query, limit: int, with_vector: bool = False
-    ) -> Steps[Points]:
-        """Search some points only, as many at a time as a condition may name."""
-        if not ids:
-            return []
-        some = self._connection.known.limits.condition_max_size or len(ids)
-        parts = [ids[start : start + some] for start in range(0, len(ids), some)]
-        requests = [
-            queries.nearest(query, min(limit, len(part)), len(part), with_vector=with_vector, among=part)
-            if query.finds_all
-            else queries.listed(len(part), named(part), with_payload=True)
-            for part in parts
-        ]
-        found = yield from self._connection.queries("fetch", *requests)
-        points = [point for some in found for point in some]
-        sign = -1 if query.larger_is_nearer(queries.space) else 1
-        return sorted(points, key=lambda point: sign * getattr(point, "score", 0.0))[:limit]
-
-    def _asking(self) -> Steps[Queries]:
-        space = yield from self.space()
-        return Queries(space, self._connection.options)
-
-    def _listed(self, points: Points, seen: Seen | None = None) -> Found:
-        nodes = ReadNodes(points, self._reader, seen)
-        return Found([point.id for point in points], scores_of(points), nodes, Vectors.none())
-
-    def _with_vectors(self, points: Points, space: Space, seen: Seen | None = None) -> Found:
-        points, vectors = with_vectors(points, space)
-        return Found([point.id for point in points], scores_of(points), ReadNodes(points, self._reader, seen), vectors)
-
-
-def _ranked(points: Points) -> Found:
-    """Return points that came without payload and vectors."""
-    return Found([point.id for point in points], scores_of(points), [], Vectors.none())
+    @property
+    def _images(self) -> bool:
+        """Whether payloads hold images, as far as nodes have been read by any retriever."""
+        state = self._gateway.state
+        if self._reader.images is not None:
+            state.images = bool(state.images) or self._reader.images
+        return self._expects_images if state.images is None else state.images

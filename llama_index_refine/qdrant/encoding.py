@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 from qdrant_client import models
 
-from llama_index_refine.qdrant.multivector import MatrixEncoder
+from llama_index_refine.qdrant.options import MatrixEncoder
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +25,9 @@ class SparseEncoding:
 
     def run(self, items: Sequence[str]) -> Sequence[Any]:
         """Encode all texts in one go."""
+        return _each(self._encode, items)
+
+    def _encode(self, items: Sequence[str]) -> Sequence[Any]:
         encode = self.store._sparse_query_fn
         assert encode is not None
         indices, values = encode(list(items))
@@ -49,6 +52,9 @@ class MatrixEncoding:
 
     def run(self, items: Sequence[Sequence[str]]) -> Sequence[Any]:
         """Encode all texts in one go."""
+        return _each(self._encode, items)
+
+    def _encode(self, items: Sequence[Sequence[str]]) -> Sequence[Any]:
         texts = [text for item in items for text in item]
         matrices = self.encode(texts)
         if not hasattr(matrices, "__len__") or len(matrices) != len(texts):
@@ -60,6 +66,16 @@ class MatrixEncoding:
     async def arun(self, items: Sequence[Sequence[str]]) -> Sequence[Any]:
         """Encode in a worker thread: the function is blocking and may be a model."""
         return await asyncio.to_thread(self.run, items)
+
+
+def _each(encode: Callable[[Sequence[Any]], Sequence[Any]], items: Sequence[Any]) -> Sequence[Any]:
+    """Encode all items in one go; where that fails one by one, so that each fails for itself."""
+    try:
+        return encode(items)
+    except Exception as error:
+        if len(items) == 1:
+            return [error]
+        return [_each(encode, [item])[0] for item in items]
 
 
 def as_matrix(name: str, given: Any) -> np.ndarray:

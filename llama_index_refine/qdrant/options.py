@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
@@ -12,9 +12,12 @@ from llama_index.vector_stores.qdrant.utils import relative_score_fusion
 from qdrant_client import models
 
 from llama_index_refine.qdrant.filters import read_filter
-from llama_index_refine.qdrant.multivector import Multivector
 
 FusionName = Literal["rrf", "dbsf"]
+MatrixEncoder = Callable[[list[str]], Sequence[Any]]
+
+# How many of the points that a dense vector finds nearest are compared by MaxSim, where nobody says.
+PREFETCH = 100
 MODES = (VectorStoreQueryMode.DEFAULT, VectorStoreQueryMode.SPARSE, VectorStoreQueryMode.HYBRID)
 
 
@@ -77,6 +80,20 @@ class Hybrid:
         if self.alpha is None or self.alpha == 0.5:
             return models.FusionQuery(fusion=models.Fusion(self.fusion))
         return models.RrfQuery(rrf=models.Rrf(weights=[self.alpha, 1 - self.alpha]))
+
+
+@dataclass(frozen=True)
+class Multivector:
+    """How documents that are matrices are searched.
+
+    :param query_fn: makes of each text a matrix, with a vector a token.
+    :param prefetch: the dense vector whose nearest points are compared by MaxSim; None to compare the query with all.
+    :param prefetch_limit: how many these are, at least.
+    """
+
+    query_fn: MatrixEncoder
+    prefetch: str | None = None
+    prefetch_limit: int = PREFETCH
 
 
 @dataclass(frozen=True)
@@ -190,6 +207,33 @@ def read_hybrid(
     if store._hybrid_fusion_fn is not relative_score_fusion:
         raise ValueError("hybrid_fusion_fn is not called, as Qdrant fuses: leave it out, and choose fusion")
     return Hybrid((kwargs or {}).get("fusion", "rrf"), alpha, sparse_top_k, hybrid_top_k)
+
+
+def read_multivector(
+    query_fn: MatrixEncoder | None, prefetch: str | None, hybrid: bool, limit: int | None
+) -> Multivector | None:
+    """Say how documents that are matrices are searched.
+
+    :param query_fn: makes of each text a matrix.
+    :param prefetch: the dense vector whose nearest points are compared by MaxSim.
+    :param hybrid: whether a sparse search takes part.
+    :param limit: how many points these are, at least; None where nobody says.
+    :return: how, or None where they are vectors.
+    :raises ValueError: an argument out of range, or one that would have no effect.
+    """
+    if query_fn is None and prefetch is not None:
+        raise ValueError("prefetch_vector_name has no effect without multivector_query_fn")
+    if prefetch is None and limit is not None:
+        raise ValueError("prefetch_limit has no effect without prefetch_vector_name")
+    if query_fn is None:
+        return None
+    if not callable(query_fn):
+        raise ValueError(f"multivector_query_fn must be a function of a list of texts, got {type(query_fn).__name__}")
+    if hybrid:
+        raise ValueError("multivector_query_fn compares by MaxSim alone: leave out vector_store_query_mode='hybrid'")
+    if limit is not None and not (isinstance(limit, int) and limit >= 1):
+        raise ValueError(f"prefetch_limit must be at least 1, got {limit!r}")
+    return Multivector(query_fn, prefetch, limit or PREFETCH)
 
 
 def _consistency(given: Any) -> models.ReadConsistency | None:

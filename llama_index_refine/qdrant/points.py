@@ -16,6 +16,7 @@ from llama_index.vector_stores.qdrant import QdrantVectorStore
 from qdrant_client import models
 
 from llama_index_refine.ids import is_uuid, same_id
+from llama_index_refine.images.sources import is_inline
 from llama_index_refine.qdrant.space import Space
 from llama_index_refine.qdrant.vectors import SparseVectors, Vectors
 
@@ -23,7 +24,6 @@ logger = logging.getLogger(__name__)
 
 PointId = int | str | UUID
 Points = Sequence[models.ScoredPoint | models.Record]
-Seen = dict[PointId, BaseNode]
 
 # LlamaIndex's own fields of a payload, which hold the node and not what its author said of it.
 _OWN_FIELDS = ("_node_content", "_node_type")
@@ -51,6 +51,8 @@ class NodeReader:
     def __init__(self, store: QdrantVectorStore) -> None:
         self._store = store
         self._told = False
+        # Whether nodes hold images, None while none has been read.
+        self.images: bool | None = None
 
     def node(self, point: Any) -> BaseNode:
         """Read a point.
@@ -59,7 +61,7 @@ class NodeReader:
         :return: its node; one without text, with the payload for metadata, where there is none to be read.
         """
         try:
-            return self._read(point)
+            return self.read(point)
         except ValueError:
             if not self._told:
                 self._told = True
@@ -68,25 +70,13 @@ class NodeReader:
             metadata = {key: value for key, value in (point.payload or {}).items() if key not in _OWN_FIELDS}
             return TextNode(id_=str(point.id), text="", metadata=deepcopy(metadata))
 
-    def check(self, points: Points, seen: Seen) -> None:
-        """See that not all points are unreadable: then it is not the points that are odd.
+    def read(self, point: Any) -> BaseNode:
+        """Have the store read the payload, so that the node is that of its own query.
 
-        :param points: points with their payloads.
-        :param seen: takes the node that was read on the way.
-        :raises ValueError: none of them can be read; it says what to do.
+        :param point: a point with its payload.
+        :return: its node.
+        :raises ValueError: there is none to be read; it says what to do.
         """
-        first: ValueError | None = None
-        for point in points:
-            try:
-                seen[point.id] = self._read(point)
-                return
-            except ValueError as error:
-                first = first or error
-        if first is not None:
-            raise first
-
-    def _read(self, point: Any) -> BaseNode:
-        """Have the store read the payload, so that the node is that of its own query."""
         plain = point if point.vector is None else point.model_copy(update={"vector": None})
         try:
             (node,) = self._store.parse_to_query_result([plain]).nodes or []
@@ -98,6 +88,7 @@ class NodeReader:
                 f"LlamaIndex did not write all of collection {self._store.collection_name!r}, whose points have the "
                 f"fields {fields}: use RefinedRetriever.from_collection with text_key"
             ) from error
+        self.images = self.images or is_inline(node)
         return node
 
 
@@ -106,13 +97,27 @@ class ReadNodes(Sequence[BaseNode]):
 
     :param points: the points.
     :param reader: reads them.
-    :param seen: nodes read so far, by point, which several lists of the same points may share.
     """
 
-    def __init__(self, points: Points, reader: NodeReader, seen: Seen | None = None) -> None:
+    def __init__(self, points: Points, reader: NodeReader) -> None:
         self._points = points
         self._reader = reader
-        self._seen = {} if seen is None else seen
+        self._nodes: dict[int, BaseNode] = {}
+
+    def check(self) -> None:
+        """See that not all points are unreadable: then it is not the points that are odd.
+
+        :raises ValueError: none of them can be read; it says what to do.
+        """
+        first: ValueError | None = None
+        for place, point in enumerate(self._points):
+            try:
+                self._nodes[place] = self._reader.read(point)
+                return
+            except ValueError as error:
+                first = first or error
+        if first is not None:
+            raise first
 
     def __len__(self) -> int:
         return len(self._points)
@@ -127,11 +132,10 @@ class ReadNodes(Sequence[BaseNode]):
     def __getitem__(self, at: int | slice) -> BaseNode | list[BaseNode]:
         if isinstance(at, slice):
             return [self[place] for place in range(len(self))[at]]
-        point = self._points[at]
-        node = self._seen.get(point.id)
-        if node is None:
-            node = self._seen[point.id] = self._reader.node(point)
-        return node
+        place = range(len(self))[at]
+        if place not in self._nodes:
+            self._nodes[place] = self._reader.node(self._points[place])
+        return self._nodes[place]
 
 
 @dataclass(frozen=True)
@@ -140,37 +144,48 @@ class Found:
 
     :param ids: their ids.
     :param scores: (n,) Qdrant's scores.
-    :param nodes: their nodes, as the store's own query gives them; empty where no payload was asked for.
-    :param vectors: theirs; none where they were not asked for.
+    :param nodes: their nodes, as the store's own query gives them; empty where they were not brought.
+    :param vectors: the vectors of those points that brought some by which they can be refined.
+    :param placed: the places of those points, ascending.
     """
 
     ids: list[PointId]
     scores: list[float]
     nodes: Sequence[BaseNode]
     vectors: Vectors
+    placed: Sequence[int] = ()
 
     @classmethod
     def nothing(cls) -> Found:
         """Return what a search found that found no point."""
         return cls([], [], [], Vectors.none())
 
-    def beside(self, other: Found) -> Found:
-        """Return these points and then those of another search that brought nodes and vectors, as this one did."""
-        return Found(
-            [*self.ids, *other.ids],
-            [*self.scores, *other.scores],
-            [*self.nodes, *other.nodes],
-            self.vectors.beside(other.vectors),
-        )
-
     def at(self, places: Sequence[int]) -> Found:
-        """Return some of the points, of a search that brought nodes and vectors."""
+        """Return the points at some places, with whatever is there of nodes and vectors."""
+        row = {place: at for at, place in enumerate(self.placed)}
+        placed = [at for at, place in enumerate(places) if place in row]
         return Found(
             [self.ids[at] for at in places],
             [self.scores[at] for at in places],
-            [self.nodes[at] for at in places],
-            self.vectors.at(places),
+            [self.nodes[at] for at in places] if len(self.nodes) else [],
+            self.vectors.at([row[places[at]] for at in placed]),
+            placed,
         )
+
+    def beside(self, other: Found) -> Found:
+        """Return these points and then others; with nodes, where both have theirs."""
+        both = len(self.nodes) == len(self.ids) and len(other.nodes) == len(other.ids)
+        return Found(
+            [*self.ids, *other.ids],
+            [*self.scores, *other.scores],
+            [*self.nodes, *other.nodes] if both else [],
+            self.vectors.beside(other.vectors),
+            [*self.placed, *(len(self.ids) + place for place in other.placed)],
+        )
+
+    def with_vectors(self, limit: int | None = None) -> Found:
+        """Return those of the first `limit` points, None for all, that have vectors."""
+        return self.at([place for place in self.placed if limit is None or place < limit])
 
 
 def scores_of(points: Points) -> list[float]:
@@ -178,29 +193,39 @@ def scores_of(points: Points) -> list[float]:
     return [float(getattr(point, "score", 0.0)) for point in points]
 
 
-def with_vectors(points: Points, space: Space) -> tuple[Points, Vectors]:
-    """Return the points that have what it takes to refine by them, and their vectors."""
-    if space.multivector:
-        return _with_matrices(points, space)
-    rows = [_dense(point.vector, space) for point in points]
-    words = [_sparse(point.vector, space) for point in points]
+def read_vectors(points: Points, space: Space) -> tuple[Vectors, list[int]]:
+    """Read what points have stored.
+
+    :param points: points with their vectors, as far as they brought any.
+    :param space: what is searched.
+    :return: the vectors of those that have what it takes to refine by them, and their places.
+    """
+    stage = space.prefetch if space.multivector else space
+    dense = _dense(points, stage)
+    matrices: list[Any] = [_matrix(point.vector, space) for point in points] if space.multivector else []
+    words = [_sparse(point.vector, space) for point in points] if space.sparse is not None else []
     # Of two vectors the sparse one may be missing: a text of stop words has none.
-    places = [at for at in range(len(points)) if rows[at] is not None and (space.size or words[at] is not None)]
-    dense = np.array([rows[at] for at in places], dtype=np.float32).reshape(len(places), space.size)
-    sparse = None
-    if space.sparse is not None:
-        sparse = _together([words[at] for at in places])
-    return [points[at] for at in places], Vectors(torch.from_numpy(dense), sparse=sparse)
+    needed: Sequence[Any] = matrices if space.multivector else dense if space.size else words
+    placed = [at for at in range(len(points)) if dense[at] is not None and needed[at] is not None]
+    rows = np.array([dense[at] for at in placed], dtype=np.float32).reshape(len(placed), stage.size if stage else 0)
+    sparse = _stacked([words[at] for at in placed]) if space.sparse is not None else None
+    return Vectors(
+        torch.from_numpy(rows), tuple(torch.from_numpy(needed[at]) for at in placed if matrices), sparse
+    ), placed
 
 
-def _with_matrices(points: Points, space: Space) -> tuple[Points, Vectors]:
-    """Return the points that have a multivector, and a dense vector too where that chooses them."""
-    stage = space.prefetch
-    rows = [(_matrix(point.vector, space), _dense(point.vector, stage) if stage else []) for point in points]
-    kept = [at for at, (matrix, dense) in enumerate(rows) if matrix is not None and dense is not None]
-    dense = np.array([rows[at][1] for at in kept], dtype=np.float32).reshape(len(kept), stage.size if stage else 0)
-    matrices = tuple(torch.from_numpy(matrix) for at in kept if (matrix := rows[at][0]) is not None)
-    return [points[at] for at in kept], Vectors(torch.from_numpy(dense), matrices)
+def sparse_of(points: Points, space: Space) -> SparseVectors:
+    """Return the sparse vectors of points; an empty one where there is none."""
+    return _stacked([_sparse(point.vector, space) for point in points])
+
+
+def _dense(points: Points, space: Space | None) -> list[Any]:
+    """Return the points' dense vectors, None where there is none that has a direction; empty ones of no such space."""
+    if space is None or space.name is None:
+        return [[]] * len(points)
+    name, size, lengths = space.name, space.size, space.metric != "cosine"
+    stored = [point.vector.get(name) if isinstance(point.vector, dict) else point.vector for point in points]
+    return [row if isinstance(row, list) and len(row) == size and (lengths or any(row)) else None for row in stored]
 
 
 def _matrix(vector: Any, space: Space) -> np.ndarray | None:
@@ -212,26 +237,10 @@ def _matrix(vector: Any, space: Space) -> np.ndarray | None:
     return matrix if len(matrix) and (matrix.any() or space.metric != "cosine") else None
 
 
-def _dense(vector: Any, space: Space) -> list[float] | None:
-    if space.name is None:
-        return []
-    if isinstance(vector, dict):
-        vector = vector.get(space.name)
-    if not isinstance(vector, list) or len(vector) != space.size:
-        return None
-    # A zero vector has no direction.
-    return vector if any(vector) or space.metric != "cosine" else None
-
-
-def sparse_of(points: Points, space: Space) -> SparseVectors:
-    """Return the sparse vectors of points; an empty one where there is none."""
-    return _together([_sparse(point.vector, space) for point in points])
-
-
-def _together(vectors: Sequence[models.SparseVector | None]) -> SparseVectors:
-    return SparseVectors.of([one or models.SparseVector(indices=[], values=[]) for one in vectors])
-
-
 def _sparse(vector: Any, space: Space) -> models.SparseVector | None:
     found = vector.get(space.sparse) if isinstance(vector, dict) and space.sparse is not None else None
     return found if isinstance(found, models.SparseVector) else None
+
+
+def _stacked(vectors: Sequence[models.SparseVector | None]) -> SparseVectors:
+    return SparseVectors.of([one or models.SparseVector(indices=[], values=[]) for one in vectors])

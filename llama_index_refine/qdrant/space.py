@@ -11,7 +11,6 @@ from llama_index.vector_stores.qdrant.base import DEFAULT_DENSE_VECTOR_NAME, DEF
 from qdrant_client import models
 from torch import Tensor
 
-from llama_index_refine.qdrant.multivector import Multivector
 from llama_index_refine.similarity import Metric
 
 METRIC_OF: dict[models.Distance, Metric] = {
@@ -75,10 +74,16 @@ class Space:
         """Return a query vector as Qdrant compares it.
 
         :param vector: (d,) in the collection's space; (T, d) for a multivector.
-        :return: the same, rounded where Qdrant would otherwise cut off what is behind the point.
+        :return: the same; where Qdrant stores whole numbers from 0 to 255, within their range and rounded. Under
+            cosine, which lengths do not change, it is made shorter rather than cut off.
         """
         numbers = np.asarray(vector)
-        return numbers.round().clip(0, 255) if self.whole else numbers
+        if not self.whole:
+            return numbers
+        if self.metric == "cosine":
+            numbers = numbers.clip(0)
+            numbers = numbers * (255 / np.maximum(numbers.max(-1, keepdims=True), 255))
+        return numbers.round().clip(0, 255)
 
 
 @dataclass(frozen=True)
@@ -89,17 +94,19 @@ class Wanted:
     :param sparse: the sparse vector's name, likewise; None where texts cannot be encoded for one.
     :param alone: whether the sparse vector is searched alone.
     :param both: whether both are.
+    :param multivector: whether the vector is a multivector.
+    :param prefetch: the dense vector whose nearest points are compared by it, None to compare all.
     """
 
     name: str
     sparse: str | None = None
     alone: bool = False
     both: bool = False
+    multivector: bool = False
+    prefetch: str | None = None
 
 
-def read_space(
-    info: models.CollectionInfo, collection: str, wanted: Wanted, multivector: Multivector | None = None
-) -> Space:
+def read_space(info: models.CollectionInfo, collection: str, wanted: Wanted) -> Space:
     """Find the vectors to search in a collection's description.
 
     A sparse vector is searched alone where that is wanted, where `wanted.name` is its name, or where there is no other.
@@ -107,7 +114,6 @@ def read_space(
     :param info: the description.
     :param collection: the collection's name, for the errors.
     :param wanted: the vectors.
-    :param multivector: how a multivector is searched; None where none is.
     :return: the space.
     :raises ValueError: no such vector, several of which none was named, or one that cannot be searched in this way.
     """
@@ -115,11 +121,11 @@ def read_space(
     vectors = params.vectors or {}
     named = vectors if isinstance(vectors, dict) else {"": vectors}
     there = _Vectors(collection, named, params.sparse_vectors or {})
-    if not wanted.both and multivector is None and (wanted.alone or there.only_sparse(wanted.name)):
+    if not wanted.both and not wanted.multivector and (wanted.alone or there.only_sparse(wanted.name)):
         return there.words(wanted)
-    space = there.space(wanted.name, "vector_name", multivector is not None)
-    if multivector is not None and multivector.prefetch is not None:
-        space = replace(space, prefetch=there.space(multivector.prefetch, "prefetch_vector_name", False))
+    space = there.space(wanted.name, "vector_name", wanted.multivector)
+    if wanted.prefetch is not None:
+        space = replace(space, prefetch=there.space(wanted.prefetch, "prefetch_vector_name", False))
     if wanted.both:
         words = there.words(wanted)
         space = replace(space, sparse=words.sparse, idf=words.idf)

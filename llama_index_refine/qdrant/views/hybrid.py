@@ -5,29 +5,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from qdrant_client import models
 from torch import Tensor
+from torch.nn.functional import normalize
 
-from llama_index_refine.qdrant.background import Background
 from llama_index_refine.qdrant.options import Hybrid
 from llama_index_refine.qdrant.space import Space
 from llama_index_refine.qdrant.vectors import Vectors
-from llama_index_refine.qdrant.views.base import Query, Row, View
-from llama_index_refine.qdrant.views.dense import DenseQuery
-from llama_index_refine.qdrant.views.linear import Linear
-from llama_index_refine.qdrant.views.sparse import unmoved
-from llama_index_refine.qdrant.views.terms import Terms
-from llama_index_refine.similarity import passes
+from llama_index_refine.qdrant.views.dense import DenseQuery, Query, Row, View
+from llama_index_refine.qdrant.views.sparse import Terms, unmoved
+from llama_index_refine.similarity import Metric, passes, score_of_similarity, similarity
+
+if TYPE_CHECKING:
+    from llama_index_refine.qdrant.background import Background
 
 # The dense half's share of the joint similarity where nobody says: a flat optimum over three collections.
 SHARE = 0.8
 # Digits of a share that count. Of less than the last one float32 leaves no direction of the dense half.
 DIGITS = 6
+# How much longer than a document's way to the query the coordinate is that makes distances linear.
+FAR = 100.0
 # The best of a sum may lie further down in each of its parts.
 DEEPER, LEAST_DEPTH = 2, 200
 
@@ -108,6 +110,11 @@ class HybridQuery(Query):
         return self.sum is None
 
     @property
+    def threshold(self) -> float | None:  # type: ignore[override]
+        """The dense search's."""
+        return self.near.threshold
+
+    @property
     def dense(self) -> Row:
         """(d,) the dense search's vector."""
         return self.near.vector
@@ -170,12 +177,12 @@ class HybridView(View):
         self._share = SHARE if alpha is None else round(alpha, DIGITS)
         # What rows, and what queries are multiplied by: dense and sparse.
         self._of_rows = self._of_queries = (1.0, 1.0)
-        self._sample = torch.empty(0, self._linear.width)
         self._population = 0
         self._drawn = False
 
     def meet(self, shown: Vectors, background: Background | None) -> None:
         """See `View`."""
+        super().meet(shown, background)
         others = background.vectors if background else Vectors.none()
         self._drawn = len(others) > 1
         self._population = background.population if background else len(shown)
@@ -183,9 +190,9 @@ class HybridView(View):
         self._terms.meet(background.words if background else None)
         near, rest = (self._linear.rows(vectors.dense) for vectors in (shown, others))
         words, more = self._terms.rows(shown, others)
-        self._sample = rest if len(rest) > 1 else near
+        sample = self._linear.rows(self._sample.dense)
         found = (words @ torch.as_tensor(self._terms.row)).double().numpy()
-        scatter = float((self._sample @ self._linear.row).std(unbiased=False)), self._terms.scatter(found)
+        scatter = float((sample @ self._linear.row).std(unbiased=False)), self._terms.scatter(found)
         spread = _spread(torch.cat([near, rest])), _spread(torch.cat([words, more]))
         shares = self._share, 1 - self._share
         self._of_rows = tuple(np.sqrt(share) / wide for share, wide in zip(shares, spread, strict=True))
@@ -224,23 +231,104 @@ class HybridView(View):
         near, words = self._near(row), row[self._linear.width :]
         query = self._terms.query(words)
         weight = self._of_rows[0] * self._linear.length(near)
-        scores = self._linear.scores(near, self._sample).double().numpy()
+        scores = self._linear.scores(near, self._linear.rows(self._sample.dense)).double().numpy()
         dense = Half(self._linear.expression("$score[0]", weight), scores, self._space.metric == "euclid")
         expression = models.MultExpression(mult=[self._of_rows[1], "$score[1]"])
         sample = self._terms.sample(query)
         sparse = Half(expression, np.empty(0) if sample is None else sample)
         total = Sum((dense, sparse), self._population, weight * self._linear.constant(near))
-        return HybridQuery(DenseQuery(self._linear.vector(near)), query, self._first.how, total)
+        searched = DenseQuery(self._linear.vector(near), self.threshold(row, self._first.threshold))
+        return HybridQuery(searched, query, self._first.how, total)
 
-    def passes(self, row: Row, rows: Tensor, threshold: float | None) -> list[bool]:
+    def scores(self, row: Row, similarities: Tensor) -> Tensor | None:
+        """Return None: a sum of two scores is neither of them."""
+        return None
+
+    def passes(self, row: Row, rows: Tensor) -> list[bool]:
         """Compare the dense half. See `View`."""
         scores = self._linear.scores(self._near(row), rows[:, : self._linear.width] / (self._of_rows[0] or 1.0))
-        admitted: list[bool] = passes(scores, threshold, self._space.metric).tolist()
+        admitted: list[bool] = passes(scores, self.refined(row).threshold, self._space.metric).tolist()
         return admitted
+
+    def _similarities(self, row: Row) -> Tensor:
+        """Compare the dense half. See `View`."""
+        dense = self._space.stored(self._linear.vector(self._near(row)))
+        return similarity(torch.as_tensor(dense), self._sample.dense, self._space.metric)
 
     def _near(self, row: Row) -> Tensor:
         """Return the dense half; one that counts for nothing has no direction any more, and stays the first query's."""
         return torch.as_tensor(row[: self._linear.width]) if self._share else self._linear.row
+
+
+class Linear:
+    """Rows whose inner product with the query's is the similarity, but for a constant that all documents share.
+
+    Under cosine, vectors have length 1. For Euclid, with e the way from the first query q to a document and y = q + x,
+    -|y - d|^2 / 2 is e.x - |e|^2 / 2 and a constant: rows are [e, -|e|^2 / (2c)], and the query is [x, c]. What counts
+    of a moved query is x over its last coordinate; c is long enough for that not to tell documents apart.
+
+    :param first: (d,) the first query.
+    :param metric: the distance.
+    """
+
+    def __init__(self, first: Row, metric: Metric) -> None:
+        self._metric = metric
+        self._first = torch.as_tensor(first, dtype=torch.float32)
+        self._far = 1.0
+
+    def meet(self, documents: Tensor) -> None:
+        """Take in how far documents, (n, d), are."""
+        if self._metric == "euclid" and len(documents):
+            self._far = FAR * max(float((documents - self._first).norm(dim=-1).mean()), 1e-12)
+
+    @property
+    def row(self) -> Tensor:
+        """(r,) the first query."""
+        if self._metric == "euclid":
+            return torch.cat([torch.zeros_like(self._first), torch.tensor([self._far])])
+        return normalize(self._first, dim=-1) if self._metric == "cosine" else self._first
+
+    @property
+    def width(self) -> int:
+        """How many numbers a row has."""
+        return len(self._first) + (self._metric == "euclid")
+
+    def rows(self, documents: Tensor) -> Tensor:
+        """(n, r) rows of documents, (n, d)."""
+        if not len(documents):
+            return torch.empty(0, self.width)
+        if self._metric == "euclid":
+            ways = documents - self._first
+            return torch.cat([ways, -ways.square().sum(-1, keepdim=True) / (2 * self._far)], dim=-1)
+        return normalize(documents, dim=-1) if self._metric == "cosine" else documents
+
+    def vector(self, row: Tensor) -> Row:
+        """(d,) the vector to search for, of a moved row."""
+        if self._metric == "euclid":
+            row = self._first + row[:-1] * (self._far / row[-1])
+        return np.asarray(row, dtype=np.float32)
+
+    def length(self, row: Tensor) -> float:
+        """Return what one of Qdrant's similarities to that vector is worth in inner products with the row."""
+        if self._metric == "euclid":
+            return float(row[-1]) / self._far
+        return float(row.norm()) if self._metric == "cosine" else 1.0
+
+    def constant(self, row: Tensor) -> float:
+        """Return what inner products with a row have more than Qdrant's similarities, all documents alike."""
+        # Half the squared length of the query's way.
+        return float((row[:-1] * (self._far / row[-1])).square().sum() / 2) if self._metric == "euclid" else 0.0
+
+    def scores(self, row: Tensor, rows: Tensor) -> Tensor:
+        """Return Qdrant's scores of documents, (n, r), for that vector."""
+        return score_of_similarity(rows @ row / self.length(row) - self.constant(row), self._metric)
+
+    def expression(self, variable: str, weight: float) -> models.MultExpression:
+        """Write a weighed similarity as a part of a formula over Qdrant's scores."""
+        if self._metric != "euclid":
+            return models.MultExpression(mult=[weight, variable])
+        squared = models.PowExpression(pow=models.PowParams(base=variable, exponent=2.0))
+        return models.MultExpression(mult=[-weight / 2, squared])
 
 
 def _spread(rows: Tensor) -> float:

@@ -14,8 +14,7 @@ from torch import Tensor
 from llama_index_refine.maxsim import document_rows, maxsim, query_row, row_metric, token_length
 from llama_index_refine.qdrant.space import Space
 from llama_index_refine.qdrant.vectors import TOLERANCE, Vectors
-from llama_index_refine.qdrant.views.base import Query, Row, View
-from llama_index_refine.qdrant.views.dense import DenseQuery, DenseView
+from llama_index_refine.qdrant.views.dense import DenseQuery, DenseView, Query, Row, View, nearest_to
 from llama_index_refine.similarity import similarity_of_score
 
 
@@ -26,20 +25,22 @@ class MatrixQuery(Query):
     :param matrix: (T, d)
     :param near: the search that chooses which points are compared, None to compare all.
     :param least: how many points that search finds at least.
+    :param threshold: points with a worse MaxSim are left out.
     """
 
     matrix: Row
     near: DenseQuery | None = None
     least: int = 0
+    threshold: float | None = None
 
     @property
     def telling(self) -> Query:
         """The matrix, whatever chose the points."""
-        return replace(self, near=None)
+        return self if self.near is None else replace(self, near=None)
 
     def fields(self, space: Space, restricted: dict[str, Any], depth: int) -> dict[str, Any]:
         """Write it, the search that chooses as a prefetch. See `Query`."""
-        comparing = {"query": space.query(self.matrix), "using": space.name or None}
+        comparing = {"query": nearest_to(self.matrix, space), "using": space.name or None}
         if self.near is None or space.prefetch is None:
             return {**comparing, **restricted}
         # A score threshold is MaxSim's.
@@ -118,11 +119,17 @@ class MatrixView(View):
     def refined(self, row: Row, ahead: Row | None = None) -> Query:
         """Return the query for a matrix, and for the vector that chooses."""
         near = self._first.near if ahead is None else DenseQuery(ahead)
-        return replace(self._first, matrix=row.reshape(self.shape), near=near)
+        threshold = self.threshold(row, self._first.threshold)
+        return replace(self._first, matrix=row.reshape(self.shape), near=near, threshold=threshold)
 
     def unit(self, row: Row) -> float:
         """Return the tokens' mean length where Qdrant makes each of length 1."""
         return token_length(torch.as_tensor(row), self._space.size, self.distance)
+
+    def _similarities(self, row: Row) -> Tensor:
+        """Match every token of the row anew."""
+        tokens = self._space.stored(row.reshape(self.shape))
+        return maxsim(torch.as_tensor(tokens), self._sample.matrices, self.distance)
 
 
 def _range(query: Tensor, document: Tensor, metric: str) -> float:

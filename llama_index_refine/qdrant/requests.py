@@ -1,4 +1,4 @@
-"""What a collection's strict mode allows, and searches that keep to it."""
+"""What is asked about one vector space, in Qdrant's words, and what a collection's strict mode allows of it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,124 @@ from qdrant_client import models
 
 from llama_index_refine.qdrant.filters import conditions_in
 from llama_index_refine.qdrant.options import SearchOptions
-from llama_index_refine.qdrant.points import Points
+from llama_index_refine.qdrant.points import PointId, Points
+from llama_index_refine.qdrant.space import Space
+from llama_index_refine.qdrant.views.dense import Query
 
 # Every page searches as deep as it ends: to look deeper than this many pages would cost more than it can tell.
 PAGES = 8
+
+
+@dataclass(frozen=True)
+class Requests:
+    """Writes queries that a retriever's options restrict and steer.
+
+    :param space: the vector space.
+    :param options: what restricts and steers them.
+    :param brings: which vectors points come with where any do; False for none.
+    """
+
+    space: Space
+    options: SearchOptions
+    brings: list[str] | bool
+
+    def nearest(
+        self,
+        query: Query,
+        limit: int,
+        depth: int | None = None,
+        payload: bool = True,
+        vectors: bool = False,
+        without: Sequence[PointId] = (),
+        offset: int = 0,
+        exact: bool = False,
+    ) -> models.QueryRequest:
+        """Ask for the nearest points.
+
+        :param query: what is searched for.
+        :param limit: the most points.
+        :param depth: how deep rankings are that become one; None for as deep as the points are.
+        :param payload: whether the points bring their payload.
+        :param vectors: whether they bring their vectors.
+        :param without: leave these points out.
+        :param offset: how many points come before the first.
+        :param exact: whether nothing is to be approximated, so that pages fit together.
+        :return: the query.
+        """
+        admitted, params = self.options.filter, self.options.search_params
+        if without:
+            admitted = models.Filter(must=[admitted] if admitted else None, must_not=[named(without)])
+        if exact:
+            params = (params or models.SearchParams()).model_copy(update={"exact": True})
+        restricted = {"filter": admitted, "params": params, "score_threshold": query.threshold}
+        written = query.fields(self.space, restricted, depth or offset + limit)
+        return self._request(limit, payload, vectors, offset=offset or None, **written)
+
+    def among(self, query: Query, ids: Sequence[PointId], payload: bool, vectors: bool) -> models.QueryRequest:
+        """Ask for some points, with their scores whatever these are.
+
+        :param query: what is searched for.
+        :param ids: the points.
+        :param payload: whether the points bring their payload.
+        :param vectors: whether they bring their vectors.
+        :return: the query.
+        """
+        restricted = {"filter": narrowed(self.options.filter, named(ids)), "params": self.options.search_params}
+        written = query.fields(self.space, {**restricted, "score_threshold": None}, len(ids))
+        return self._request(len(ids), payload, vectors, **written)
+
+    def probe(self, query: Query, ids: Sequence[PointId]) -> models.QueryRequest:
+        """Ask for what shows whether points are what they were, as far as the filter admits them.
+
+        That is their scores by their full vectors, or the vectors themselves where scores do not tell.
+
+        :param query: what is searched for.
+        :param ids: the points.
+        :return: the query.
+        """
+        if query.telling is None:
+            return self.listed(len(ids), named(ids))
+        full = models.SearchParams(quantization=models.QuantizationSearchParams(ignore=True))
+        restricted = {"filter": narrowed(self.options.filter, named(ids)), "params": full}
+        return self._request(len(ids), False, False, **query.telling.fields(self.space, restricted, len(ids)))
+
+    def listed(
+        self, limit: int, condition: Any = None, payload: bool = False, vectors: bool = True
+    ) -> models.QueryRequest:
+        """Ask for points in the order of their ids.
+
+        :param limit: the most points.
+        :param condition: what they must meet beside the filter.
+        :param payload: whether they bring their payload.
+        :param vectors: whether they bring their vectors.
+        :return: the query.
+        """
+        admitted = self.options.filter if condition is None else narrowed(self.options.filter, condition)
+        return self._request(limit, payload, vectors, filter=admitted)
+
+    def sample(self, limit: int) -> models.QueryRequest:
+        """Ask for points drawn at random."""
+        random = models.SampleQuery(sample=models.Sample.RANDOM)
+        return self._request(limit, False, True, query=random, filter=self.options.filter)
+
+    def _request(self, limit: int, payload: bool, vectors: bool, **written: Any) -> models.QueryRequest:
+        return models.QueryRequest(
+            limit=limit,
+            with_payload=payload,
+            with_vector=self.brings if vectors else False,
+            shard_key=self.options.shard_key,
+            **written,
+        )
+
+
+def narrowed(admitted: models.Filter | None, condition: Any) -> models.Filter:
+    """Add a condition to a filter, whatever that consists of."""
+    return models.Filter(must=[condition] if admitted is None else [condition, admitted])
+
+
+def named(ids: Sequence[PointId]) -> models.HasIdCondition:
+    """Write the condition that a point is one of these."""
+    return models.HasIdCondition(has_id=list(ids))
 
 
 @dataclass(frozen=True)

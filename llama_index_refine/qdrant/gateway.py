@@ -1,0 +1,312 @@
+"""What is known of one collection, and what is sent to it. Whoever follows a search need not open this."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from llama_index.vector_stores.qdrant import QdrantVectorStore
+from qdrant_client import models
+from qdrant_client.local.async_qdrant_local import AsyncQdrantLocal
+from qdrant_client.local.qdrant_local import QdrantLocal
+
+from llama_index_refine.locks import Lock
+from llama_index_refine.qdrant.background import Background
+from llama_index_refine.qdrant.clients import BATCH, Batch, CallOnce, QueryPoints, SamplePoints
+from llama_index_refine.qdrant.errors import refused
+from llama_index_refine.qdrant.options import SearchOptions
+from llama_index_refine.qdrant.points import Found, PointId, Points
+from llama_index_refine.qdrant.requests import Limits, Requests, joined, read_limits
+from llama_index_refine.qdrant.space import Space, Wanted, read_space
+from llama_index_refine.qdrant.views.dense import Query
+from llama_index_refine.scheduling import Operation, perform
+
+logger = logging.getLogger(__name__)
+
+# One entry for each filter; at 30 background vectors of 1024 dimensions, 30 MB in all.
+ENTRIES = 256
+
+
+@dataclass
+class CollectionState:
+    """What is known about one collection under one filter. Each field is set at once, so threads may share it.
+
+    :param space: the vector space, None while it is not known.
+    :param described: when it was read.
+    :param background: the sample, None while there is none.
+    :param counted: when its population was last compared with the collection's.
+    :param points: about how many points there are without the filter.
+    :param limits: what strict mode allows.
+    :param told: what has been given up to keep to it, each of which is told once.
+    :param doubted: when the scores last contradicted a description that turned out to hold.
+    :param turn: which part of the background is to be looked at next.
+    :param images: whether payloads hold images, so that they are fetched of those points only that are wanted; None
+        while no node has been looked at.
+    """
+
+    space: Space | None = None
+    described: float = 0.0
+    background: Background | None = None
+    counted: float = 0.0
+    points: int = 0
+    limits: Limits = field(default_factory=Limits)
+    told: set[str] = field(default_factory=set)
+    doubted: float = -math.inf
+    turn: int = 0
+    images: bool | None = None
+
+    def learn(self, space: Space, points: int = 0, limits: Limits | None = None) -> None:
+        """Take in a description. A background from another space is dropped."""
+        if space != self.space:
+            self.background = None
+        self.limits = limits or Limits()
+        self.space, self.points, self.described = space, points, time.monotonic()
+
+    def forget(self) -> None:
+        """Ask for everything again when it is next needed."""
+        self.space, self.background = None, None
+
+
+class States:
+    """The latest few hundred states by client, shared by all retrievers on it.
+
+    So a retriever may be made for each request or tenant, and finds what others have learnt.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._of_client: WeakKeyDictionary[Any, OrderedDict[Hashable, CollectionState]] = WeakKeyDictionary()
+
+    def entry(self, client: Any, key: Hashable) -> CollectionState:
+        """Return what is known about a collection; a new entry where nothing is.
+
+        :param client: the client that reaches it.
+        :param key: what sets it apart for this client: the collection's name, vector, filter, shard key, sample size.
+        :return: the entry, which its users fill.
+        """
+        with self._lock:
+            entries = self._of_client.get(client)
+            if entries is None:
+                entries = self._of_client[client] = OrderedDict()
+            state = entries.get(key)
+            if state is None:
+                state = entries[key] = CollectionState()
+            entries.move_to_end(key)
+            if len(entries) > ENTRIES:
+                entries.popitem(last=False)
+            return state
+
+
+states = States()
+
+
+class Gateway:
+    """Sends a retriever's requests to Qdrant, within what the collection's strict mode allows.
+
+    :param store: the vector store, which holds the clients.
+    :param options: what restricts and steers every search.
+    :param background_size: how many background vectors are kept.
+    :param check_after: seconds to go by before scores are wondered at again.
+    """
+
+    def __init__(
+        self, store: QdrantVectorStore, options: SearchOptions, background_size: int, check_after: float
+    ) -> None:
+        self.check_after = check_after
+        self._store = store
+        self._options = options
+        self._restrictions = (
+            options.filter.model_dump_json() if options.filter else None,
+            repr(options.shard_key),
+            background_size,
+        )
+        self._query_points = QueryPoints(store)
+        self._sample_points = SamplePoints(store)
+        self._call_once = CallOnce(store)
+
+    @property
+    def _client(self) -> Any:
+        return self._store._client or self._store._aclient
+
+    @property
+    def _wanted(self) -> Wanted:
+        """The vectors that the store names, as far as it can encode for them."""
+        store, options = self._store, self._options
+        sparse = store.sparse_vector_name if getattr(store, "_sparse_query_fn", None) is not None else None
+        matrices, both = options.multivector, options.hybrid is not None
+        prefetch = matrices.prefetch if matrices else None
+        return Wanted(store.dense_vector_name, sparse, options.sparse_alone, both, matrices is not None, prefetch)
+
+    @property
+    def state(self) -> CollectionState:
+        """What is known of the collection, shared by all retrievers on this client."""
+        return states.entry(self._client, (self._store.collection_name, self._wanted, *self._restrictions))
+
+    @property
+    def options(self) -> SearchOptions:
+        """What restricts and steers searches, as far as the collection allows it."""
+        return self.state.limits.keep(self._options)
+
+    @property
+    def may_narrow(self) -> bool:
+        """Whether a search may be narrowed to some points, or leave some out."""
+        return self.state.limits.may_narrow(self._options.filter)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether this is local mode, where a call costs nothing and a filter looks at every point, in Python."""
+        return isinstance(getattr(self._client, "_client", None), QdrantLocal | AsyncQdrantLocal)
+
+    def requests(self, space: Space) -> Requests:
+        """Return what writes requests about a space."""
+        return Requests(space, self.options, space.brought)
+
+    async def describe(self) -> Space:
+        """Read the collection's description.
+
+        :return: the space that is searched.
+        :raises ValueError: there is none that one vector can search.
+        """
+        info = await self._call("describe", "get_collection", {})
+        options = self._options
+        space = read_space(info, self._store.collection_name, self._wanted)
+        if options.hybrid and options.hybrid.fusion == "dbsf" and space.metric == "euclid":
+            raise ValueError("fusion='dbsf' adds up scores, and Euclid's are distances: use 'rrf'")
+        limits = read_limits(info)
+        self.state.learn(space, info.points_count or 0, limits)
+        for sentence in limits.given_up(options):
+            self.tell(sentence)
+        return space
+
+    async def send(self, stage: str, *requests: models.QueryRequest) -> list[Points]:
+        """Send queries together.
+
+        :param stage: where the time is booked.
+        :param requests: the queries.
+        :return: the points of each.
+        """
+        if self.is_local:
+            # Local mode approximates nothing, and warns of being asked not to. What the user asks for, it is asked for.
+            own = self._options.search_params
+            requests = tuple(request.model_copy(update={"params": own}) for request in requests)
+        return await self._paged(stage, self._query_points, requests, self._options.consistency)
+
+    async def sample(self, *requests: models.QueryRequest) -> list[Points] | None:
+        """Send queries for a sample, on behalf of all who wait for the same.
+
+        Replicas need not agree on it: each draws other points at random.
+
+        :param requests: the queries.
+        :return: the points of each, None where Qdrant refuses them.
+        """
+        try:
+            return await self._paged("background", self._sample_points, requests, None)
+        except Exception as error:
+            if refused(error):
+                return None
+            raise
+
+    async def retrieve(self, stage: str, ids: Sequence[PointId], names: Sequence[str] | None = None) -> Points:
+        """Fetch points by id, whatever the filter says.
+
+        :param stage: where the time is booked.
+        :param ids: the points.
+        :param names: the vectors to bring, empty for the only one where it has no name; None for none.
+        :return: those that are there.
+        """
+        vectors = names is not None and ([*names] if any(names) else True)
+        arguments: dict[str, Any] = {"ids": list(ids), "with_payload": False, "with_vectors": vectors}
+        points: Points = await self._call(stage, "retrieve", arguments | self._given("consistency", "timeout"))
+        return points
+
+    async def count(self, stage: str, exact: bool = False) -> int:
+        """Count the points that the filter admits.
+
+        :param stage: where the time is booked.
+        :param exact: whether an estimate will not do; it has to where strict mode allows nothing else.
+        :return: how many there are.
+        """
+        arguments = {
+            "count_filter": self._options.filter,
+            "exact": exact and self.state.limits.search_allow_exact is not False,
+            "shard_key_selector": self._options.shard_key,
+        }
+        result = await self._call(stage, "count", arguments | self._given("timeout"))
+        return int(result.count)
+
+    def probe(self) -> Background | None:
+        """Choose what of the background is looked at again with a search, None for nothing."""
+        state = self.state
+        if state.background is None or not state.background.ids:
+            return None
+        if not self.may_narrow:
+            self.tell(
+                "a collection that is rebuilt with another model may go unnoticed for as long as its size is the same "
+                "(filter_max_conditions)"
+            )
+            return None
+        state.turn += 1
+        return state.background.a_few(state.turn - 1, state.limits.condition_max_size)
+
+    async def holds(self, space: Space, query: Query, probe: Background | None, found: Found, probed: Points) -> bool:
+        """Say whether what a search brought agrees with what is known.
+
+        :param space: what was searched.
+        :param query: what for.
+        :param probe: what of the background was looked at again, None for nothing.
+        :param found: the points found, with their vectors.
+        :param probed: what is there of the probe, where the search's request brought it.
+        """
+        if probe and query.telling is not None and not self.is_local:
+            return probe.unchanged(probed, query.telling, space)
+        if probe:
+            if self.is_local:
+                probed = await self.retrieve("background", probe.ids, space.names)
+            if not probe.is_still(probed, space):
+                return False
+        # Scores by compressed vectors are never quite right: no need to wonder at each query.
+        wonder = time.monotonic() - self.state.doubted > self.check_after
+        return not wonder or query.agrees(found.vectors, [found.scores[at] for at in found.placed], space)
+
+    def tell(self, given_up: str) -> None:
+        """Say once what is given up to keep to the collection's limits.
+
+        :param given_up: a sentence with the limit's name.
+        """
+        told = self.state.told
+        if given_up not in told:
+            told.add(given_up)
+            logger.warning("In collection %r, strict mode: %s", self._store.collection_name, given_up)
+
+    def _given(self, *names: str) -> dict[str, Any]:
+        """Return those of the options that are set, for calls of clients that do not take them all."""
+        options = self.options
+        return {name: value for name in names if (value := getattr(options, name)) is not None}
+
+    async def _paged(
+        self, stage: str, operation: Operation, requests: Sequence[models.QueryRequest], consistency: Any
+    ) -> list[Points]:
+        limits, options = self.state.limits, self.options
+        pages = [limits.paged(request) for request in requests]
+        most = min(limits.batch or BATCH, BATCH)
+        batch = Batch([page for some in pages for page in some], consistency, options.timeout, most)
+        found = iter(await self._ask(stage, operation, batch))
+        return [joined([next(found).points for _ in some]) for some in pages]
+
+    async def _call(self, stage: str, method: str, arguments: dict[str, Any]) -> Any:
+        return await self._ask(stage, self._call_once, (method, arguments))
+
+    async def _ask(self, stage: str, operation: Operation, item: Any) -> Any:
+        """Wait for Qdrant. A refusal may mean that the collection is another one by now."""
+        try:
+            return await perform(stage, operation, item)
+        except Exception as error:
+            if refused(error):
+                self.state.forget()
+            raise
