@@ -20,10 +20,8 @@ from llama_index_refine.classifying.scores import Scores, fit_scores
 from llama_index_refine.qdrant.collection import QdrantCollection
 from llama_index_refine.qdrant.points import points_of
 from llama_index_refine.qdrant.views.dense import DenseQuery
-from llama_index_refine.refining.trust import Reliability
-from llama_index_refine.retrieval.outcomes import finished
-from llama_index_refine.retrieval.running import run
 from llama_index_refine.retriever import RefinedRetriever
+from llama_index_refine.scheduling import run
 
 # Documents by which the similarities to the labels are standardised.
 SAMPLE = 512
@@ -74,19 +72,18 @@ class RefinedClassifier:
         collection = retriever._collection
         if collection.options.multivector is not None:
             raise ValueError("retriever must not have a multivector_query_fn: labels are compared by one vector a text")
-        (space,) = map(finished, run([collection.space()]))
+        space = run([collection.space()])[0].get()
         if space.sparse is not None:
             raise ValueError(
                 "retriever must search a dense vector alone, as labels are compared by one; it searches the sparse "
                 f"{space.sparse!r}"
             )
         wide = QdrantCollection(collection.store, collection.options, SAMPLE)
-        sample, population = map(finished, run([wide.background(), wide.population()]))
+        sample, population = (outcome.get() for outcome in run([wide.background(), wide.population()]))
         if not population:
             raise ValueError(f"retriever searches the collection {collection.store.collection_name!r}, which is empty")
         refinements = retriever.refine_batch(list(texts.values()))
-        record = retriever._loop().trust
-        sees = record.sees() if isinstance(record, Reliability) else record
+        sees = retriever._pipeline().teacher.sees()
         self.memory_ = Memory.of(texts, refinements, sample.vectors.dense.numpy(), population, space.metric, sees)
         self._refit()
         return self
@@ -264,7 +261,10 @@ class RefinedClassifier:
         found: dict[int, NDArray[np.float32]] = {}
         for start in range(0, len(points), CHUNK):
             chunk = points[start : start + CHUNK]
-            fetched = finished(run([collection.fetch(chunk, probe, len(chunk))])[0])
+            fetched = run([collection.search(probe, len(chunk), vectors=len(chunk), payload=False, among=chunk)])[
+                0
+            ].get()
+            fetched = fetched.with_vectors()
             found |= {
                 wanted[point]: vector.numpy()
                 for point, vector in zip(fetched.ids, fetched.vectors.dense, strict=True)

@@ -23,8 +23,7 @@ from llama_index_refine.graders.account import Budget
 from llama_index_refine.graders.base import BaseGrader
 from llama_index_refine.memory.memory import RefinementMemory
 from llama_index_refine.qdrant.collection import QdrantCollection
-from llama_index_refine.qdrant.multivector import MatrixEncoder, read_multivector
-from llama_index_refine.qdrant.options import QdrantKwargs, read_hybrid, read_options
+from llama_index_refine.qdrant.options import MatrixEncoder, QdrantKwargs, read_hybrid, read_multivector, read_options
 from llama_index_refine.refinement import Refinement
 from llama_index_refine.refining.base import BaseRefiner
 from llama_index_refine.refining.trust import FixedTrust, Reliability

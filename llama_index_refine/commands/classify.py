@@ -156,11 +156,10 @@ def _texts(path: Path) -> tuple[int, Iterator[tuple[str, BaseNode]]]:
 def _documents(retriever: RefinedRetriever) -> tuple[int, Iterator[tuple[str, BaseNode]]]:
     """Return all documents of the collection in the order of their ids, with their vectors."""
     from llama_index_refine.qdrant.points import NodeReader
-    from llama_index_refine.retrieval.outcomes import finished
-    from llama_index_refine.retrieval.running import run
+    from llama_index_refine.scheduling import run
 
     store = retriever._collection.store
-    space = finished(run([retriever._collection.space()])[0])
+    space = run([retriever._collection.space()])[0].get()
     name, reader, client = space.name, NodeReader(store), store._client
 
     def documents() -> Iterator[tuple[str, BaseNode]]:

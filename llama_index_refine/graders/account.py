@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Account:
             self.completion_tokens += completion_tokens
             self.cached += cached
 
-    def bill(self) -> dict[str, int]:
+    def bill(self) -> dict[str, Any]:
         """Return what was spent, under the names that a `Refinement` and the events have for it."""
         with self._lock:
             return {

@@ -15,7 +15,7 @@ from qdrant_client import models
 
 from llama_index_refine.locks import Lock, OfEach
 from llama_index_refine.memory.remembered import Vector, vector_in
-from llama_index_refine.qdrant.clients import ablocking, acalling
+from llama_index_refine.qdrant.clients import ClientOperation
 from llama_index_refine.scheduling import at_once
 
 Row = dict[str, Any]
@@ -203,6 +203,9 @@ class QdrantRecords(Records):
         return size
 
 
+Work = Callable[[Records], Awaitable[Any]]
+
+
 class Keeping:
     """Works on the records of a store. An item is a coroutine function of `Records`.
 
@@ -219,51 +222,72 @@ class Keeping:
                 "store must be a LlamaIndex key-value store, or a QdrantVectorStore on a collection of its own, got "
                 f"{type(store).__name__}"
             )
-        self._store = store
+        self._operation = _KeyValueWork(store) if isinstance(store, BaseKVStore) else _QdrantWork(store)
         self._writing = writing
         self._lock = _locks.of(store)
-        self._known: dict[str, int] = {}
 
-    def run(self, items: Sequence[Callable[[Records], Any]]) -> Sequence[Any]:
+    def run(self, items: Sequence[Work]) -> Sequence[Any]:
         """Work, blocking. What goes wrong with one item is returned in its place."""
         if not self._writing:
-            return at_once(self._worked(items, self._blocking))
+            return self._operation.run(items)
         with self._lock:
-            return at_once(self._worked(items, self._blocking))
+            return self._operation.run(items)
 
-    async def arun(self, items: Sequence[Callable[[Records], Any]]) -> Sequence[Any]:
+    async def arun(self, items: Sequence[Work]) -> Sequence[Any]:
         """Work without blocking the event loop."""
         if not self._writing:
-            return await self._worked(items, self._waiting)
+            return await self._operation.arun(items)
         async with self._lock.held():
-            return await self._worked(items, self._waiting)
+            return await self._operation.arun(items)
 
-    async def _worked(self, items: Sequence[Callable[[Records], Any]], call: Call) -> list[Any]:
-        key_value = isinstance(self._store, BaseKVStore)
-        records = KeyValueRecords(call) if key_value else QdrantRecords(call, self._known)
-        results: list[Any] = []
-        for item in items:
+
+class _KeyValueWork:
+    """Works on a key-value store. See `Keeping`."""
+
+    def __init__(self, store: BaseKVStore) -> None:
+        self._store = store
+
+    def run(self, items: Sequence[Work]) -> Sequence[Any]:
+        async def call(method: str, **arguments: Any) -> Any:
+            return getattr(self._store, method)(**arguments)
+
+        return at_once(_worked(KeyValueRecords(call), items))
+
+    async def arun(self, items: Sequence[Work]) -> Sequence[Any]:
+        async def call(method: str, **arguments: Any) -> Any:
             try:
-                results.append(await item(records))
-            except Exception as error:
-                # The collection may be gone, or another by now.
-                self._known.clear()
-                results.append(error)
+                return await getattr(self._store, f"a{method}")(**arguments)
+            except NotImplementedError:
+                # As LlamaIndex's own stores for S3 and DynamoDB have it.
+                return await asyncio.to_thread(getattr(self._store, method), **arguments)
+
+        return await _worked(KeyValueRecords(call), items)
+
+
+class _QdrantWork(ClientOperation):
+    """Works on a Qdrant collection. See `Keeping`."""
+
+    def __init__(self, store: QdrantVectorStore) -> None:
+        super().__init__(store)
+        self._known: dict[str, int] = {}
+
+    async def work(self, items: Sequence[Work], call: Call) -> Sequence[Any]:
+        """See `ClientOperation`."""
+        results = await _worked(QdrantRecords(call, self._known), items)
+        if any(isinstance(result, Exception) for result in results):
+            # The collection may be gone, or another by now.
+            self._known.clear()
         return results
 
-    async def _blocking(self, method: str, **arguments: Any) -> Any:
-        if isinstance(self._store, BaseKVStore):
-            return getattr(self._store, method)(**arguments)
-        return await ablocking(self._store, method, **arguments)
 
-    async def _waiting(self, method: str, **arguments: Any) -> Any:
-        if not isinstance(self._store, BaseKVStore):
-            return await acalling(self._store, method, **arguments)
+async def _worked(records: Records, items: Sequence[Work]) -> list[Any]:
+    results: list[Any] = []
+    for item in items:
         try:
-            return await getattr(self._store, f"a{method}")(**arguments)
-        except NotImplementedError:
-            # As LlamaIndex's own stores for S3 and DynamoDB have it.
-            return await asyncio.to_thread(getattr(self._store, method), **arguments)
+            results.append(await item(records))
+        except Exception as error:
+            results.append(error)
+    return results
 
 
 def _check(vector: Vector, dimensions: int) -> None:

@@ -17,10 +17,9 @@ from llama_index_refine.refining.arrays import Rows, device_of, like, rows_like,
 from llama_index_refine.refining.geometry import Normal, normal_form
 from llama_index_refine.refining.matrices import is_matrix, refine_matrix
 from llama_index_refine.refining.newton import Array, divergence
+from llama_index_refine.refining.trust import TYPICAL_SIGNAL
 from llama_index_refine.similarity import METRICS, Metric
 
-# What is believed of a teacher's signal-to-noise ratio before it has graded anything (`trust.Belief`).
-TYPICAL_SIGNAL = 0.26
 ROUNDING = 1e-6
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -21,11 +20,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from llama_index_refine.locks import Lock
 from llama_index_refine.refining.abundance import Abundance
 from llama_index_refine.refining.grade_range import GradeRange
 
 Vector = NDArray[np.float64]
 
+# What is believed of a teacher's signal-to-noise ratio before it has graded anything.
+TYPICAL_SIGNAL = 0.26
 # Signal to noise of the grades, one hypothesis each. Less cannot be told from chance within some fifty queries, and
 # closer ones not from each other.
 RATIOS = np.array([0.1, 0.3, 1.0, 3.0])
@@ -188,7 +190,7 @@ class Reliability:
     belief: Belief = field(default_factory=Belief.prior)
     used: GradeRange = field(default_factory=GradeRange)
     abundance: Abundance = field(default_factory=Abundance.unknown)
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+    _lock: Lock = field(default_factory=Lock, repr=False, compare=False)
 
     def observe(self, documents: ArrayLike, grades: ArrayLike, similarities: ArrayLike) -> float:
         """Take in the grades of one query.
@@ -203,16 +205,30 @@ class Reliability:
             self.belief = self.belief.after(*arrays)
             return self.belief.trust()
 
+    def foresee(self, documents: ArrayLike, grades: ArrayLike, similarities: ArrayLike) -> tuple[float, float]:
+        """Say what would follow from the grades of one query, without taking them in: it is not over.
+
+        :return: the trust, as of `observe`, and how well the vectors explain the teacher's grades, as of `signal`.
+        """
+        arrays = [np.asarray(values, dtype=np.float64) for values in (documents, grades, similarities)]
+        with self._lock:
+            belief = self.belief.after(*arrays)
+        return belief.trust(), belief.signal()
+
+    def trust(self) -> float:
+        """Say how far to follow the teacher, in [0, 1]."""
+        with self._lock:
+            return self.belief.trust()
+
+    @property
+    def varied(self) -> bool:
+        """Whether it has graded the documents of a query differently."""
+        return self.belief.varied > 0
+
     def sees(self) -> float:
         """Say how likely it is that the teacher sees relevance, upright: 1 less guessing and less upside down."""
         with self._lock:
             return float(self.belief.hypotheses[1 + len(RATIOS) :].sum())
-
-    def foresee(self, documents: ArrayLike, grades: ArrayLike, similarities: ArrayLike) -> float:
-        """Say what trust `observe` would return, without taking the grades in: the query is not over."""
-        arrays = [np.asarray(values, dtype=np.float64) for values in (documents, grades, similarities)]
-        with self._lock:
-            return self.belief.after(*arrays).trust()
 
     def known(self) -> bool:
         """Say whether enough was seen of the teacher to go by a part of a query's grades."""
@@ -317,6 +333,55 @@ class Reliability:
         """
         with self._lock:
             return self.used.stretch(grades)
+
+
+@dataclass(frozen=True)
+class FixedTrust:
+    """How far to follow a teacher where somebody has said it: a record that learns nothing.
+
+    :param share: how far, in [0, 1].
+    """
+
+    share: float
+    varied = True
+    abundance = Abundance.unknown()
+
+    def observe(self, documents: ArrayLike, grades: ArrayLike, similarities: ArrayLike) -> float:
+        """See `Reliability.observe`."""
+        return self.share
+
+    def foresee(self, documents: ArrayLike, grades: ArrayLike, similarities: ArrayLike) -> tuple[float, float]:
+        """See `Reliability.foresee`."""
+        return self.share, TYPICAL_SIGNAL
+
+    def trust(self) -> float:
+        """See `Reliability.trust`."""
+        return self.share
+
+    def signal(self) -> float:
+        """See `Reliability.signal`."""
+        return TYPICAL_SIGNAL
+
+    def sees(self) -> float:
+        """See `Reliability.sees`."""
+        return self.share
+
+    def known(self) -> bool:
+        """See `Reliability.known`."""
+        return True
+
+    def hear(self, grades: ArrayLike) -> None:
+        """See `Reliability.hear`."""
+
+    def count(self, numbers: ArrayLike, weights: ArrayLike) -> None:
+        """See `Reliability.count`."""
+
+    def calibrate(self, grades: ArrayLike) -> Vector:
+        """See `Reliability.calibrate`."""
+        return np.asarray(grades, dtype=np.float64)
+
+
+Teacher = Reliability | FixedTrust
 
 
 def shrink(grades: Sequence[float], spread: Sequence[float | None]) -> list[float]:

@@ -9,8 +9,7 @@ from llama_index.vector_stores.qdrant import QdrantVectorStore
 from llama_index_refine.graders.account import Budget
 from llama_index_refine.graders.base import BaseGrader
 from llama_index_refine.memory.memory import RefinementMemory
-from llama_index_refine.qdrant.multivector import Multivector
-from llama_index_refine.qdrant.options import Hybrid
+from llama_index_refine.qdrant.options import Hybrid, Multivector
 from llama_index_refine.refining.base import BaseRefiner
 from llama_index_refine.retrieval.remembering import NO_MEMORY
 

@@ -169,21 +169,35 @@ async def move(refining: Refining, teacher: Teacher, feedback: Feedback, backgro
     return refinement
 
 
-def follow(teacher: Teacher, feedback: Feedback, over: bool = False) -> tuple[float, float]:
+def follow(teacher: Teacher, feedback: Feedback) -> tuple[float, float]:
     """Say how far to follow the teacher, and how well the vectors explain its grades.
 
     :param teacher: what is known of it.
     :param feedback: what it has graded.
-    :param over: whether that is all of it: its record takes in a query's grades once, at the end.
     :return: the trust in [0, 1] and the signal-to-noise ratio, in the light of these grades and all before.
     """
+    if heard := _heard(teacher, feedback):
+        return teacher.foresee(*feedback.evidence(heard))
+    return teacher.trust(), teacher.signal()
+
+
+def learn_of(teacher: Teacher, feedback: Feedback) -> None:
+    """Take a query's grades into the teacher's record, once, when all of them are in.
+
+    :param teacher: what is known of it.
+    :param feedback: what it has graded.
+    """
+    if heard := _heard(teacher, feedback):
+        teacher.observe(*feedback.evidence(heard))
+
+
+def _heard(teacher: Teacher, feedback: Feedback) -> list[int]:
+    """Return the places of grades that tell of the teacher.
+
+    What was graded before has told what it can, unless nothing has been heard of the teacher here.
+    """
     said = feedback.said()
-    fresh = [at for at in said if feedback.ids[at] not in feedback.recalled]
-    # What was graded before has told what it can of the teacher, unless nothing has been heard of it here.
-    heard = fresh or ([] if teacher.varied else said)
-    if not heard:
-        return teacher.trust(), teacher.signal()
-    return (teacher.observe if over else teacher.foresee)(*feedback.evidence(heard))
+    return [at for at in said if feedback.ids[at] not in feedback.recalled] or ([] if teacher.varied else said)
 
 
 def _others(feedback: Feedback, background: Background | None) -> tuple[Vectors, int | None]:

@@ -15,6 +15,7 @@ from llama_index_refine.graders.base import BaseGrader, GraderError, on_scale
 from llama_index_refine.qdrant.background import Background
 from llama_index_refine.qdrant.collection import QdrantCollection
 from llama_index_refine.qdrant.points import Found, PointId
+from llama_index_refine.qdrant.vectors import Vectors
 from llama_index_refine.qdrant.views.dense import Query
 from llama_index_refine.refinement import Refinement
 from llama_index_refine.refining.allocation import split_budget
@@ -22,7 +23,7 @@ from llama_index_refine.refining.trust import Teacher
 from llama_index_refine.retrieval.embedding import Embedding
 from llama_index_refine.retrieval.feedback import Feedback, NotRefinedError
 from llama_index_refine.retrieval.grading import Grading, ask_teacher, take_examples, with_judged
-from llama_index_refine.retrieval.moving import Refining, follow, move, written
+from llama_index_refine.retrieval.moving import Refining, learn_of, move, written
 from llama_index_refine.retrieval.next_grades import NextGrades
 from llama_index_refine.retrieval.placing import place, unmoved
 from llama_index_refine.retrieval.remembering import Remembering
@@ -135,7 +136,7 @@ class Pipeline:
         await self._first_round(feedback, shown, background)
         await self.remembering.lend(feedback, recollection)
         refinement, query, found = await self._later_rounds(feedback, shares, background)
-        follow(self.teacher, feedback, over=True)
+        learn_of(self.teacher, feedback)
         if unmoved(feedback, refinement, query):
             found = before
         ranking = place(feedback, refinement, query, found, before, self.similarity_top_k)
@@ -217,7 +218,7 @@ class Pipeline:
             if len(found.nodes):
                 nodes |= {point: found.nodes[at] for at, point in enumerate(found.ids) if point in wanted - {*nodes}}
         missing = [point for point, _ in ranking if point not in nodes]
-        fetched = await self.collection.complete(Found.of(missing), query)
+        fetched = await self.collection.complete(Found(missing, [0.0] * len(missing), [], Vectors.none()), query)
         nodes |= zip(fetched.ids, fetched.nodes, strict=True)
         return [NodeWithScore(node=nodes[point], score=score) for point, score in ranking if point in nodes]
 

@@ -44,17 +44,18 @@ def place(
         graded = (own if view.lasts else levelled(found, feedback.ids, own)) + gains
     values: dict[PointId, float] = {}
     if view.lasts and not view.heavy:
-        near = similarity(torch.as_tensor(row), feedback.candidates.vectors.dense, view.metric)
-        values = dict(zip(feedback.candidates.ids, near.tolist(), strict=True))
+        met = similarity(torch.as_tensor(row), feedback.candidates.vectors.dense, view.metric)
+        values = dict(zip(feedback.candidates.ids, met.tolist(), strict=True))
     values |= zip(found.ids, others.tolist(), strict=True)
     admitted, there = view.passes(row, torch.as_tensor(refinement.documents)), {*found.ids}
     for point, value, inside in zip(feedback.ids, graded.tolist(), admitted, strict=True):
         values[point] = value if inside or point in there else -math.inf
-    ranked = sorted(values.items(), key=lambda entry: -entry[1])[:limit]
+    admitted_ones = [(point, value) for point, value in values.items() if value > -math.inf]
+    ranked = sorted(admitted_ones, key=lambda entry: -entry[1])[:limit]
     similarities = torch.tensor([value for _, value in ranked], dtype=torch.float32)
     if not query.fuses:
-        inside = passes(score_of_similarity(similarities, view.distance), query.threshold, view.distance)
-        ranked, similarities = ranked[: int(inside.sum())], similarities[inside]
+        near = passes(score_of_similarity(similarities, view.distance), query.threshold, view.distance)
+        ranked, similarities = ranked[: int(near.sum())], similarities[near]
     scores = view.scores(row, similarities)
     if scores is None:
         # Fused scores say places only: each place has the first search's score of that place.
