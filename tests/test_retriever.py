@@ -24,7 +24,7 @@ from llama_index_refine.graders.feedback import FeedbackGrader
 from llama_index_refine.graders.openai import OpenAIGrader
 from llama_index_refine.retrieval.grading import reliability_of
 from tests.chat_server import error
-from tests.planted import SIZE, TOPICS, AnswerGrader, Planted, TopicGrader
+from tests.planted import SIZE, TOPICS, AnswerGrader, Planted, TopicGrader, point_id
 
 PLANTED = Planted()
 
@@ -109,12 +109,14 @@ def test_what_the_first_search_found_is_not_lost_to_an_index_that_misses_it(roun
         before = PLANTED.store().query(VectorStoreQuery(PLANTED.queries[topic].tolist(), similarity_top_k=10)).ids
         grader.found = frozenset(before)
         found = refined.refine(PLANTED.query(topic))
-        returned = {entry.node_id: entry.score for entry in found.nodes}
-        for node_id in grader.found - {node.node_id for node in found.graded_nodes}:
-            near = float(PLANTED.vectors[int(node_id[-12:])] @ found.vector / np.linalg.norm(found.vector))
-            assert near < min(returned.values()) + 1e-6 or returned[node_id] == pytest.approx(near, abs=1e-5)
-            kept += node_id in returned
-        assert list(returned.values()) == sorted(returned.values(), reverse=True)
+        near = {point_id(row): float(value) for row, value in enumerate(PLANTED.vectors @ found.vector)}
+        graded = {node.node_id for node in found.graded_nodes}
+        returned = [entry.node_id for entry in found.nodes if entry.node_id not in graded]
+        last = min((near[node_id] for node_id in returned), default=np.inf)
+        assert all(node_id in returned for node_id in grader.found - graded if near[node_id] > last)
+        kept += len(grader.found & {*returned})
+        scores = [entry.score for entry in found.nodes]
+        assert scores == sorted(scores, reverse=True)
     assert kept >= TOPICS
 
 

@@ -51,7 +51,7 @@ logger = logging.getLogger(__name__)
 class Call(Protocol):
     """Calls a method of the client: its name, and its arguments after the collection's name."""
 
-    async def __call__(self, method: str, **arguments: Any) -> Any:
+    async def __call__(self, method: str, /, **arguments: Any) -> Any:
         """Return the answer."""
 
 
@@ -205,6 +205,7 @@ async def _answered(
     ask: Callable[[str, dict[str, Any]], Awaitable[Any]],
     wait: Callable[[float], Awaitable[None]],
     method: str,
+    /,
     **arguments: Any,
 ) -> Any:
     """Call a client, and again where a rate limit says when, and that is soon."""

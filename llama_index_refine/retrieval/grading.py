@@ -77,7 +77,10 @@ class Grading:
 
     async def arun(self, items: Sequence[Sheet]) -> Sequence[Any]:
         """Grade all queries side by side. A teacher that cancels itself cancels nothing else."""
-        return await asyncio.gather(*(self._agrade(item) for item in items), return_exceptions=True)
+        results = await asyncio.gather(*(self._agrade(item) for item in items), return_exceptions=True)
+        if len(items) == 1 and isinstance(results[0], Exception):
+            raise results[0]
+        return results
 
     def _grade(self, sheet: Sheet) -> Grades:
         before, began = sheet.account.bill(), time.perf_counter()

@@ -67,7 +67,9 @@ class NextGrades:
         if not self.count or not new:
             return []
         if self.feedback.settled:
-            return [at for at in new if at < self.limit][: self.count]
+            # What stood just behind the last one that was seen is no news.
+            others = [at for at, point in enumerate(ranking.ids) if point not in self.feedback.shown]
+            return sorted({*new} & {*others[: self.limit // 2]})[: self.count]
         if self.own_grade is not None:
             return self._worth_their_call(ranking, new)
         return self._spread_out(ranking, new) if self._plenty else new[: self.count]

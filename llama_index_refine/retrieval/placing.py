@@ -43,7 +43,7 @@ def place(
         others = similarity_of_score(torch.tensor(found.scores, dtype=torch.float32), view.distance)
         graded = (own if view.lasts else levelled(found, feedback.ids, own)) + gains
     values: dict[PointId, float] = {}
-    if view.lasts and not view.heavy:
+    if view.lasts and not view.heavy and feedback.candidates.ids:
         met = similarity(torch.as_tensor(row), feedback.candidates.vectors.dense, view.metric)
         values = dict(zip(feedback.candidates.ids, met.tolist(), strict=True))
     values |= zip(found.ids, others.tolist(), strict=True)

@@ -154,7 +154,7 @@ def test_a_query_comes_back_as_it_was_written(seed, size, text):
     rng = np.random.default_rng(seed)
     grade = RememberedGrade(text or "a", "hash", float(rng.random()), 0.1, True, 5.0, text, None)
     query = RememberedQuery(
-        "scope", text, rng.normal(size=size).astype(np.float32), (grade,), 7.0, 20, None, (text,), (), "{}", 0.25
+        "scope", text, rng.normal(size=size).astype(np.float32), (grade,), 7.0, 20, (text,), "{}", 0.25
     )
     read = RememberedQuery.from_dict(query.to_dict())
     assert read is not None

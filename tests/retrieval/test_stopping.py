@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from llama_index.core.schema import QueryBundle
 
 from llama_index_refine import QueryRefiner, RefinedRetriever
 from llama_index_refine.display.moves import effect
+from llama_index_refine.graders.account import Account
 from llama_index_refine.graders.base import BaseGrader
 from llama_index_refine.qdrant.points import Found
+from llama_index_refine.qdrant.space import Space
 from llama_index_refine.qdrant.vectors import Vectors
+from llama_index_refine.qdrant.views.dense import DenseQuery
 from llama_index_refine.refining.trust import Reliability
-from llama_index_refine.retrieval.next_grades import worth_grading
+from llama_index_refine.retrieval.feedback import Feedback
+from llama_index_refine.retrieval.next_grades import NextGrades
 from tests.planted import TOPICS, Planted, TopicGrader
 
 PLANTED = Planted()
@@ -63,11 +68,16 @@ def test_what_is_graded_next_is_what_would_change_the_list_and_not_what_is_surel
     # One ahead of all that was graded relevant, the others close together between these and what was not.
     between = (scores[:4].mean() + scores[4:].mean()) / 2 + refinement.tau * np.linspace(1, -1, 13)
     ranking = Found([*range(14)], [scores.max() + 3 * refinement.tau, *between], [], Vectors.none())
-    chosen = worth_grading(None, refinement, ranking, range(14), 13, 5, 1.1, 10, ranks=False)
-    assert chosen == sorted(chosen)
-    assert 0 < len(chosen) <= 5
-    assert 0 not in chosen
-    assert worth_grading(None, refinement, ranking, range(14), 13, 5, 0.0, 10, ranks=False) == []
+    feedback = Feedback(QueryBundle("q"), DenseQuery(query), DenseQuery(query).view(Space("", 32, "cosine")), Account())
+
+    def chosen(own_grade: float) -> list[int]:
+        following = NextGrades(feedback, refinement, DenseQuery(refinement.vector), 5, 13, 10, own_grade)
+        return following.choose(ranking)
+
+    assert chosen(1.1) == sorted(chosen(1.1))
+    assert 0 < len(chosen(1.1)) <= 5
+    assert 0 not in chosen(1.1)
+    assert chosen(0.0) == []
 
 
 def test_what_was_saved_is_said():

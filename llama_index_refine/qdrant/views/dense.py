@@ -186,9 +186,9 @@ class View(ABC):
 
     def _scale(self, row: Row) -> tuple[float, float]:
         """Return the mean and the standard deviation of the sample's similarities; 0 where they are all the same."""
-        near = self._similarities(row).double()
-        if len(near) < 2:
+        if len(self._sample) < 2:
             return 0.0, 0.0
+        near = self._similarities(row).double()
         mean, spread = float(near.mean()), float(near.std(unbiased=False))
         return mean, spread if spread > ROUNDING * abs(mean) else 0.0
 
