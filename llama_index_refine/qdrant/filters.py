@@ -48,7 +48,9 @@ def read_filter(
         if both:
             raise ValueError(f"pass qdrant_filters or {both[0]}, not both: say it all in qdrant_filters")
         if says_nothing(raw):
-            raise ValueError("qdrant_filters holds a part without a condition, which leaves nothing out")
+            raise ValueError(
+                "qdrant_filters holds no condition, or a part without one, and leaves nothing out; None is for that"
+            )
         return raw
     for name, ids in (("node_ids", node_ids), ("doc_ids", doc_ids)):
         if ids is not None and not len(ids):
@@ -91,9 +93,7 @@ def _asked(filters: MetadataFilters) -> int:
         if isinstance(one, MetadataFilter) and not one.key.strip():
             raise ValueError(f"filters holds a MetadataFilter whose key is empty: {one}")
         if isinstance(one, MetadataFilter) and one.operator != FilterOperator.IS_EMPTY and _is_blank(one):
-            raise ValueError(
-                f"filters compares {one.key!r} by {one.operator.value!r} with {one.value!r}: set its value"
-            )
+            raise ValueError(_not_taken(f"{one.key!r} {one.operator.value} {one.value!r}"))
     return sum(_asked(one) if isinstance(one, MetadataFilters) else 1 for one in filters.filters)
 
 
@@ -116,7 +116,7 @@ def says_nothing(condition: Any) -> bool:
     if not isinstance(condition, models.FieldCondition):
         return False
     said = condition.model_dump(exclude_none=True, exclude={"key"})
-    return not any(value not in ({}, []) for value in said.values())
+    return all(value in ({}, [], {"except_": []}) for value in said.values())
 
 
 def conditions_in(condition: Any) -> int:
@@ -151,6 +151,10 @@ def _untranslatable(filters: MetadataFilters | None, error: ValidationError) -> 
                 "numbers only: for dates, pass vector_store_kwargs={'qdrant_filters': models.Filter(must=["
                 f"models.FieldCondition(key={one.key!r}, range=models.DatetimeRange({bound}={one.value!r}))])}}"
             )
+    return _not_taken(told)
+
+
+def _not_taken(told: str) -> str:
     return (
         f"filters holds a value that its operator does not take ({told}); vector_store_kwargs={{'qdrant_filters': "
         "models.Filter(...)} takes any condition of Qdrant's"

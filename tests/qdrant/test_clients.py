@@ -15,7 +15,7 @@ from qdrant_client.common.client_exceptions import QdrantException
 from qdrant_client.http.exceptions import ApiException, ResponseHandlingException, UnexpectedResponse
 
 from llama_index_refine import RefinedRetriever
-from llama_index_refine.qdrant.clients import BATCH, Batch, QueryPoints, SamplePoints, _twins
+from llama_index_refine.qdrant.clients import BATCH, Batch, QueryPoints, _twins
 from llama_index_refine.qdrant.errors import refused
 from llama_index_refine.stores import open_store
 from tests.faults import Fault
