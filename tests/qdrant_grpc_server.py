@@ -73,6 +73,13 @@ class _Points(points_service_pb2_grpc.PointsServicer):
             context.abort(grpc.StatusCode.NOT_FOUND if missing else grpc.StatusCode.INVALID_ARGUMENT, str(error))
         return [[RestToGrpc.convert_scored_point(point) for point in answer.points] for answer in answers]
 
+    def Get(self, request: Any, context: grpc.ServicerContext) -> Any:
+        self.app.meet("retrieve", request, context)
+        ids = [GrpcToRest.convert_point_id(one) for one in request.ids]
+        found = self.app.storage.retrieve(request.collection_name, ids, with_payload=False)
+        result = [RestToGrpc.convert_record(point.model_copy(update={"payload": {}})) for point in found]
+        return proto.GetResponse(result=result, time=0.001)
+
     def Count(self, request: Any, context: grpc.ServicerContext) -> Any:
         self.app.meet("count", request, context)
         admitted = _tidy(GrpcToRest.convert_filter(request.filter)) if request.HasField("filter") else None

@@ -25,6 +25,7 @@ CALLS = {
     "query": r"POST /collections/([^/]+)/points/query/batch",
     "single": r"POST /collections/([^/]+)/points/query",
     "count": r"POST /collections/([^/]+)/points/count",
+    "retrieve": r"POST /collections/([^/]+)/points",
 }
 
 
@@ -34,6 +35,7 @@ class QdrantServer(Calls):
     def __init__(self) -> None:
         super().__init__()
         self.encodings: list[str] = []
+        self.consistencies: list[tuple[str, str | None]] = []
         self.storage = QdrantClient(":memory:")
         self._lock = threading.RLock()
         self._closing = threading.Event()
@@ -89,6 +91,9 @@ class QdrantServer(Calls):
         if kind == "single":
             query = models.QueryRequest.model_validate_json(body)
             return self.storage.query_batch_points(name, [query])[0]
+        if kind == "retrieve":
+            points = models.PointRequest.model_validate_json(body)
+            return self.storage.retrieve(name, points.ids, bool(points.with_payload), points.with_vector or False)
         self.keep_to_limits([], timeout)
         wanted = models.CountRequest.model_validate_json(body)
         return {"count": self.storage.count(name, wanted.filter, exact=bool(wanted.exact)).count}
@@ -113,6 +118,7 @@ class _Handler(BaseHTTPRequestHandler):
         for kind, pattern in CALLS.items():
             match = re.fullmatch(pattern, line)
             if match:
+                self.app.consistencies.append((kind, *(parse_qs(address.query).get("consistency") or [None])))
                 status, content, fault = self.app.answer(kind, match[1], body, *timeout or [None])
                 break
         else:

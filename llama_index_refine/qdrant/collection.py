@@ -16,7 +16,7 @@ from qdrant_client import models
 from llama_index_refine.ids import same_id
 from llama_index_refine.qdrant.background import Background, draw
 from llama_index_refine.qdrant.encoding import MatrixEncoding, SparseEncoding, as_matrix
-from llama_index_refine.qdrant.errors import refused, wants_another_filter
+from llama_index_refine.qdrant.errors import in_a_sentence, refused, wants_another_filter
 from llama_index_refine.qdrant.gateway import Gateway
 from llama_index_refine.qdrant.options import Hybrid, SearchOptions
 from llama_index_refine.qdrant.points import (
@@ -171,7 +171,7 @@ class QdrantCollection:
             query, limit, payload=payload, vectors=vectors > 0, without=without, offset=offset, exact=exact
         )
         (points,) = await self._gateway.send("page" if exact else "search", asked)
-        return self._read(points, points if vectors else [], space, payload)
+        return self._read(points, space, payload)
 
     async def complete(self, found: Found, query: Query, vectors: bool = False) -> Found:
         """Bring what points came without.
@@ -242,7 +242,8 @@ class QdrantCollection:
         try:
             there = await self._gateway.retrieve("fetch", ids)
         except Exception as error:
-            logger.warning("Points that are not found are taken to be there, for they cannot be asked for: %s", error)
+            told = "Points that are not found are taken to be there, as they cannot be asked for: %s"
+            logger.warning(told, in_a_sentence(error))
             return set()
         names = {same_id(str(point.id)) for point in there}
         return {point for point in ids if same_id(str(point)) not in names}
@@ -306,14 +307,20 @@ class QdrantCollection:
         requests, payload = gateway.requests(space), payload and not (self._images and gateway.may_narrow)
         light = not space.multivector and space.sparse is None
         apart = limit > vectors and not (light and (limit - vectors) * space.size <= FEW_NUMBERS)
-        asked = [requests.nearest(query, limit, payload=payload, vectors=not apart)]
+        asked = [requests.nearest(query, vectors if apart else limit, limit, payload=payload, vectors=True)]
         if apart:
-            asked.append(requests.nearest(query, vectors, limit, payload=False, vectors=True))
+            asked.append(requests.nearest(query, limit, payload=payload))
         probe = gateway.probe()
         if probe and not gateway.is_local:
             asked.append(requests.probe(query, probe.ids))
         answers = await gateway.send("search", *asked)
-        found = self._read(answers[0], answers[1 if apart else 0], space, payload)
+        points = answers[0]
+        if apart:
+            # What is as near may come in another order. Those with vectors stay in front of it.
+            everyone = {point.id: point for point in [*answers[0], *answers[1]]} | {p.id: p for p in answers[0]}
+            sign = -1 if query.larger_is_nearer(space) else 1
+            points = sorted(everyone.values(), key=lambda point: sign * point.score)[:limit]
+        found = self._read(points, space, payload)
         if isinstance(found.nodes, ReadNodes):
             found.nodes.check()
         return found, await gateway.holds(space, query, probe, found, answers[-1])
@@ -354,7 +361,7 @@ class QdrantCollection:
         points += await self._listed([point for point in ids if point not in there], space, payload, vectors)
         place = {point: at for at, point in enumerate(ids)}
         points = sorted(points, key=lambda point: place.get(point.id, len(place)))
-        return self._read(points, points if vectors else [], space, payload)
+        return self._read(points, space, payload)
 
     async def _listed(self, ids: Sequence[PointId], space: Space, payload: bool, vectors: bool) -> list[Any]:
         """Return those of some points that are there and inside the filter."""
@@ -393,13 +400,10 @@ class QdrantCollection:
             points = found[0] if found else []
         return points, Words(sparse_of(wider[0], space), there) if wider else None
 
-    def _read(self, points: Points, bringing: Points, space: Space, payload: bool) -> Found:
-        """Read points, some of which have been brought with their vectors."""
+    def _read(self, points: Points, space: Space, payload: bool) -> Found:
+        """Read points, as far as they have been brought with nodes and vectors."""
         nodes = ReadNodes(points, self._reader) if payload else []
-        vectors, placed = read_vectors([], space)
-        if bringing:
-            with_them = {point.id: point for point in bringing}
-            vectors, placed = read_vectors([with_them.get(point.id, point) for point in points], space)
+        vectors, placed = read_vectors(points, space)
         return Found([point.id for point in points], scores_of(points), nodes, vectors, placed)
 
     @property

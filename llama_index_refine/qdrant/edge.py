@@ -18,6 +18,7 @@ from qdrant_client import models
 from qdrant_client.http.models import QueryResponse
 
 from llama_index_refine.locks import Lock
+from llama_index_refine.qdrant.filters import says_nothing
 
 try:
     import qdrant_edge as edge
@@ -54,6 +55,8 @@ class EdgeClient:
     """
 
     def __init__(self, path: str | Path) -> None:
+        if not str(path).strip():
+            raise ValueError("path is empty: name the folder that the collections are kept in")
         self.path = Path(path)
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = Lock()
@@ -165,6 +168,8 @@ class EdgeClient:
         :param field_schema: its type.
         """
         refuse(kwargs, "wait")
+        if not field_name:
+            raise ValueError("field_name is empty: name the payload field to index")
         schema = to_edge(models.PayloadSchemaType(field_schema))
         self._shard(collection_name).update(edge.UpdateOperation.create_field_index(field_name, schema))
 
@@ -205,12 +210,15 @@ class EdgeClient:
 
         :param collection_name: the collection.
         :param points_selector: their ids, or a filter.
+        :raises ValueError: it selects nothing, or everything.
         """
         refuse(kwargs, "wait")
         if isinstance(points_selector, models.FilterSelector):
             points_selector = points_selector.filter
         if isinstance(points_selector, models.PointIdsList):
             points_selector = points_selector.points
+        if not points_selector or (isinstance(points_selector, models.Filter) and says_nothing(points_selector)):
+            raise ValueError("points_selector is empty: name the points by their ids, or by a filter with conditions")
         if isinstance(points_selector, models.Filter):
             operation = edge.UpdateOperation.delete_points_by_filter(to_edge(points_selector))
         else:
@@ -308,6 +316,8 @@ class EdgeClient:
             self._shards.clear()
 
     def _folder(self, collection_name: str) -> Path:
+        if not isinstance(collection_name, str) or not collection_name.strip():
+            raise ValueError(f"collection_name is empty, got {collection_name!r}: name a collection")
         # No name reaches outside the folder.
         return self.path / quote(collection_name, safe="").replace(".", "%2E")
 

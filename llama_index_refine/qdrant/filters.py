@@ -47,12 +47,16 @@ def read_filter(
         both = [name for name, value in given.items() if value is not None]
         if both:
             raise ValueError(f"pass qdrant_filters or {both[0]}, not both: say it all in qdrant_filters")
-        if not conditions_in(raw):
-            raise ValueError("qdrant_filters holds no condition, so nothing would be left out; None is for that")
+        if says_nothing(raw):
+            raise ValueError(
+                "qdrant_filters holds no condition, or a part without one, and leaves nothing out; None is for that"
+            )
         return raw
-    for name in ("node_ids", "doc_ids"):
-        if given[name] is not None and not given[name]:
+    for name, ids in (("node_ids", node_ids), ("doc_ids", doc_ids)):
+        if ids is not None and not len(ids):
             raise ValueError(f"{name} is empty, so nothing could be found; None is for no restriction")
+        if any(one is None or not str(one).strip() for one in ids or ()):
+            raise ValueError(f"{name} holds an empty id, which names nothing: {list(ids or ())[:5]}")
     asked = bool(node_ids) + bool(doc_ids) + (_asked(filters) if filters is not None else 0)
     points = [point for node_id in node_ids or () for point in points_of(str(node_id))]
     if node_ids and not points:
@@ -79,13 +83,40 @@ def read_filter(
 def _asked(filters: MetadataFilters) -> int:
     """Count the conditions.
 
-    :raises ValueError: a group holds none, or does not say how they are joined.
+    :raises ValueError: a group holds none, or does not say how they are joined; or one lacks its key or its value.
     """
     if not filters.filters:
         raise ValueError("filters holds a MetadataFilters without a filter, which would leave nothing out")
     if filters.condition is None:
         raise ValueError("filters holds a MetadataFilters whose condition is None: set FilterCondition.AND, OR or NOT")
+    for one in filters.filters:
+        if isinstance(one, MetadataFilter) and not one.key.strip():
+            raise ValueError(f"filters holds a MetadataFilter whose key is empty: {one}")
+        if isinstance(one, MetadataFilter) and one.operator != FilterOperator.IS_EMPTY and _is_blank(one):
+            raise ValueError(_not_taken(f"{one.key!r} {one.operator.value} {one.value!r}"))
     return sum(_asked(one) if isinstance(one, MetadataFilters) else 1 for one in filters.filters)
+
+
+def _is_blank(one: MetadataFilter) -> bool:
+    """Say whether a filter lacks what it compares with. A field may well be compared with an empty text."""
+    within = one.operator in (FilterOperator.TEXT_MATCH, FilterOperator.TEXT_MATCH_INSENSITIVE)
+    return one.value is None or one.value == [] or (within and not str(one.value).strip())
+
+
+def says_nothing(condition: Any) -> bool:
+    """Say whether a part of a Qdrant filter leaves nothing out.
+
+    :param condition: a filter or a condition.
+    """
+    if isinstance(condition, models.NestedCondition):
+        return says_nothing(condition.nested.filter)
+    if isinstance(condition, models.Filter):
+        parts = _parts(condition)
+        return not parts or any(map(says_nothing, parts))
+    if not isinstance(condition, models.FieldCondition):
+        return False
+    said = condition.model_dump(exclude_none=True, exclude={"key"})
+    return all(value in ({}, [], {"except_": []}) for value in said.values())
 
 
 def conditions_in(condition: Any) -> int:
@@ -100,9 +131,13 @@ def conditions_in(condition: Any) -> int:
         return conditions_in(condition.nested.filter)
     if not isinstance(condition, models.Filter):
         return 1
-    parts = [condition.must, condition.should, condition.must_not]
-    parts.append(condition.min_should.conditions if condition.min_should else None)
-    return sum(conditions_in(one) for part in parts for one in (part if isinstance(part, list) else [part]))
+    return sum(map(conditions_in, _parts(condition)))
+
+
+def _parts(admitted: models.Filter) -> list[Any]:
+    groups = [admitted.must, admitted.should, admitted.must_not]
+    groups.append(admitted.min_should.conditions if admitted.min_should else None)
+    return [one for group in groups if group for one in (group if isinstance(group, list) else [group])]
 
 
 def _untranslatable(filters: MetadataFilters | None, error: ValidationError) -> str:
@@ -116,6 +151,10 @@ def _untranslatable(filters: MetadataFilters | None, error: ValidationError) -> 
                 "numbers only: for dates, pass vector_store_kwargs={'qdrant_filters': models.Filter(must=["
                 f"models.FieldCondition(key={one.key!r}, range=models.DatetimeRange({bound}={one.value!r}))])}}"
             )
+    return _not_taken(told)
+
+
+def _not_taken(told: str) -> str:
     return (
         f"filters holds a value that its operator does not take ({told}); vector_store_kwargs={{'qdrant_filters': "
         "models.Filter(...)} takes any condition of Qdrant's"

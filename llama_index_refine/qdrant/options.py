@@ -249,6 +249,9 @@ def _consistency(given: Any) -> models.ReadConsistency | None:
 
 
 def _shard_key(store: QdrantVectorStore, identifier: Any, selector: Any) -> Any:
+    for name, value in (("shard_identifier", identifier), ("shard_key_selector", selector)):
+        if value in ("", [], ()) or (isinstance(value, list | tuple) and any(key in ("", None) for key in value)):
+            raise ValueError(f"{name} names no shard, got {value!r}: leave it out to search all of them")
     if identifier is None:
         return selector
     if selector is not None:

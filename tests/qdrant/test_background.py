@@ -15,12 +15,13 @@ from qdrant_client import models
 
 from llama_index_refine import RefinedRetriever
 from llama_index_refine.qdrant.background import Background, draw
-from llama_index_refine.qdrant.known import Shelf
+from llama_index_refine.qdrant.gateway import States
 from llama_index_refine.qdrant.options import SearchOptions
-from llama_index_refine.qdrant.queries import Queries
+from llama_index_refine.qdrant.requests import Requests
 from llama_index_refine.qdrant.space import Space
 from llama_index_refine.qdrant.vectors import Vectors, agree
 from llama_index_refine.qdrant.views.dense import DenseQuery
+from llama_index_refine.scheduling import run
 from llama_index_refine.similarity import METRICS, score_of_similarity, similarity
 from tests.places import EACH, PLACES, SIZE, TOPICS, LabelGrader, open_place, points, question
 
@@ -50,7 +51,7 @@ def test_the_same_query_goes_the_same_way_for_everyone(place, kind, monkeypatch)
     runs = []
     for _ in range(2):
         # Each knows nothing of what the other has drawn.
-        monkeypatch.setattr("llama_index_refine.qdrant.connection.shelf", Shelf())
+        monkeypatch.setattr("llama_index_refine.qdrant.gateway.states", States())
         runs.append(retriever(place, name).refine(question(0)))
     first, second = runs
     assert len(first.background) > 15
@@ -86,19 +87,10 @@ def test_it_is_as_large_as_asked_for_and_keeps_to_the_filter(place, size, monkey
     options = {"vector_store_kwargs": {"qdrant_filters": tenant}}
     for kwargs, there in (({}, TOPICS * EACH), (options, TOPICS * EACH // 2)):
         collection = retriever(place, name, background_size=size, **kwargs)._collection
-        background = found(collection.background(), place)
+        background = run([collection.background()])[0].get()
         assert len(background.ids) == len(set(background.ids)) == min(size, there)
         if kwargs:
             assert all(number // TOPICS % 2 == 0 for number in background.ids)
-
-
-def found(steps, place):
-    from llama_index_refine.retrieval.running import run
-
-    (outcome,) = run([steps])
-    if isinstance(outcome.result, Exception):
-        raise outcome.result
-    return outcome.result
 
 
 # What a server is asked, and what may come back
@@ -112,8 +104,7 @@ class Answers:
         self.slices = slices
         self.asked = 0
 
-    def ask(self, *requests):
-        yield from ()
+    async def ask(self, *requests):
         self.asked += 1
         answers = []
         for request in requests:
@@ -134,14 +125,10 @@ class Answers:
 
 
 def drawn(answers, size=30, population=None, total=None):
-    queries = Queries(Space("", 1, "dot"), SearchOptions())
+    requests = Requests(Space("", 1, "dot"), SearchOptions(), True)
     population = len(answers.ids) if population is None else population
-    steps = draw(answers.ask, queries, size, population, total or len(answers.ids))
-    try:
-        next(steps)
-    except StopIteration as end:
-        return [point.id for point in end.value]
-    raise AssertionError("it waits for nothing here")
+    drawing = draw(answers.ask, requests, size, population, total or len(answers.ids))
+    return [point.id for point in run([drawing])[0].get()]
 
 
 @pytest.mark.parametrize("slices", ["known", "refused", "ignored"])

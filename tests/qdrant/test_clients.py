@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
+import multiprocessing
+import os
 import threading
+import weakref
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import grpc
@@ -15,9 +19,11 @@ from qdrant_client.common.client_exceptions import QdrantException
 from qdrant_client.http.exceptions import ApiException, ResponseHandlingException, UnexpectedResponse
 
 from llama_index_refine import RefinedRetriever
-from llama_index_refine.qdrant.channels import _copies, _turn
-from llama_index_refine.qdrant.clients import BATCH, Batch, QueryPoints
+from llama_index_refine.qdrant.clients import BATCH, Batch, QueryPoints, _twins
+from llama_index_refine.qdrant.collection import QdrantCollection
 from llama_index_refine.qdrant.errors import refused
+from llama_index_refine.qdrant.views.dense import DenseQuery
+from llama_index_refine.scheduling import arun
 from llama_index_refine.stores import open_store
 from tests.faults import Fault
 from tests.places import SIZE, LabelGrader, points, question
@@ -280,28 +286,24 @@ async def four(refined: RefinedRetriever) -> list[int]:
 def test_one_asynchronous_client_over_grpc_in_several_event_loops(grpc_retriever):
     for _ in range(3):
         assert asyncio.run(four(grpc_retriever)) == [10] * 4
-    # Channels of loops that have ended are not kept.
-    (copies,) = [copies for client, copies in _copies.items() if client is grpc_retriever._collection.store._aclient]
-    assert len(copies) == 1
+    # One other client serves them all.
+    client = grpc_retriever._collection.store._aclient
+    assert _twins.of(client) is _twins.of(client)
 
 
 def test_one_asynchronous_client_over_grpc_in_several_threads_at_once(grpc_retriever):
     together = threading.Barrier(3, timeout=30)
-    turns = []
 
     async def twice() -> list[int]:
         first = await four(grpc_retriever)
-        turns.append(_turn._loop)
         await asyncio.to_thread(together.wait)
         return first + await four(grpc_retriever)
 
     with ThreadPoolExecutor(3) as pool:
         assert list(pool.map(lambda _: asyncio.run(twice()), range(3))) == [[10] * 8] * 3
-    # gRPC must not run in two event loops at once.
-    assert len(set(turns)) == 1
 
 
-def test_the_event_loop_that_makes_grpc_calls_may_be_blocked_by_who_waits_for_them(grpc_retriever):
+def test_an_event_loop_that_has_made_grpc_calls_may_be_blocked_by_who_waits_for_others(grpc_retriever):
     async def blocking() -> list[int]:
         before = await four(grpc_retriever)
         with ThreadPoolExecutor(1) as pool:
@@ -310,7 +312,7 @@ def test_the_event_loop_that_makes_grpc_calls_may_be_blocked_by_who_waits_for_th
     assert asyncio.run(blocking()) == [10] * 8
 
 
-def test_the_event_loop_that_makes_grpc_calls_may_end_in_the_middle_of_anothers(grpc_server, grpc_retriever):
+def test_an_event_loop_that_has_made_grpc_calls_may_end_in_the_middle_of_anothers(grpc_server, grpc_retriever):
     begun, ended = threading.Event(), threading.Event()
 
     def held() -> None:
@@ -365,3 +367,67 @@ def test_a_closed_client_says_so(grpc_retriever):
     asyncio.run(closed())
     with pytest.raises(RuntimeError, match="was closed: make another client, and a retriever on it"):
         asyncio.run(grpc_retriever.aretrieve(question(0)))
+
+
+def grpc_client(grpc_server, **kwargs) -> AsyncQdrantClient:
+    options = {"grpc_port": grpc_server.port, "prefer_grpc": True, "check_compatibility": False, "timeout": 5}
+    return AsyncQdrantClient(url="http://127.0.0.1", **options, **kwargs)
+
+
+async def awaited_token() -> str:
+    return "token"
+
+
+class Provider:
+    async def __call__(self) -> str:
+        return "token"
+
+
+@pytest.mark.filterwarnings("ignore:Auth token provider is used with an insecure connection")
+@pytest.mark.parametrize("provider", [awaited_token, Provider()])
+async def test_a_client_whose_token_is_awaited_makes_its_calls_itself(grpc_server, provider):
+    client = grpc_client(grpc_server, auth_token_provider=provider)
+    collection = QdrantCollection(open_store(client, "c", "meta.abstract"))
+    query = DenseQuery.of(question(0).embedding)
+    (outcome,) = await arun([collection.search(query, 5, vectors=3)])
+    assert len(outcome.get().ids) == 5
+    assert _twins.of(client) is None
+
+
+def test_a_client_takes_its_twin_along(grpc_server):
+    client = grpc_client(grpc_server)
+    twin = weakref.ref(_twins.of(client))
+    assert twin() is _twins.of(client)
+    del client
+    gc.collect()
+    assert twin() is None
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_has_other_clients_and_threads(grpc_server):
+    client = grpc_client(grpc_server)
+    twin, threads = _twins.of(client), _twins.threads
+    fork = multiprocessing.get_context("fork")
+    answers = fork.Queue()
+    child = fork.Process(target=lambda: answers.put((len(_twins._of_client), _twins.threads is threads)), daemon=True)
+    with _twins._lock:
+        child.start()
+    try:
+        assert answers.get(timeout=60) == (0, False)
+    finally:
+        child.kill()
+        child.join()
+    assert _twins.of(client) is twin
+
+
+def test_calls_of_many_event_loops_are_in_flight_at_once(grpc_server):
+    """None waits for another: each answer is held until all have been asked for."""
+    client = grpc_client(grpc_server)
+    collection = QdrantCollection(open_store(client, "c", "meta.abstract"))
+    query = DenseQuery.of(question(0).embedding)
+    asyncio.run(arun([collection.space()]))
+    together = threading.Barrier(3, timeout=30)
+    grpc_server.faults["query", 0] = Fault(before=together.wait)
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda _: asyncio.run(arun([collection.search(query, 5)])), range(3)))
+    assert [len(outcome.get().ids) for (outcome,) in found] == [5] * 3

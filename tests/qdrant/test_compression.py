@@ -8,7 +8,7 @@ import pytest
 from qdrant_client import AsyncQdrantClient, QdrantClient, models
 
 from llama_index_refine import RefinedRetriever
-from llama_index_refine.qdrant.compression import as_it_is, is_near
+from llama_index_refine.qdrant.clients import as_it_is, is_near
 from tests.places import SIZE, LabelGrader, points, question
 
 context_headers = pytest.importorskip("qdrant_client.context_headers")

@@ -118,6 +118,33 @@ def test_a_collections_name_is_never_a_path(tmp_path):
     client.close()
 
 
+@pytest.mark.parametrize("name", ["", " ", None])
+def test_a_name_that_came_out_empty_is_refused_and_deletes_nothing(edge, name):
+    for call in (edge.delete_collection, edge.collection_exists, edge.get_collection, edge.count, edge.optimize):
+        with pytest.raises(ValueError, match="collection_name is empty"):
+            call(name)
+    with pytest.raises(ValueError, match="collection_name is empty"):
+        edge.create_collection(name, COSINE)
+    assert edge.count("c").count == 200
+
+
+@pytest.mark.parametrize(
+    "nothing",
+    [None, [], models.PointIdsList(points=[]), models.Filter(), models.FilterSelector(filter=models.Filter())],
+)
+def test_what_selects_nothing_or_everything_deletes_nothing(edge, nothing):
+    with pytest.raises(ValueError, match="points_selector is empty"):
+        edge.delete("c", nothing)
+    assert edge.count("c").count == 200
+
+
+def test_empty_names_of_folders_and_fields_are_refused(edge):
+    with pytest.raises(ValueError, match="path is empty"):
+        EdgeClient("")
+    with pytest.raises(ValueError, match="field_name is empty"):
+        edge.create_payload_index("c", "", models.PayloadSchemaType.KEYWORD)
+
+
 def test_points_and_collections_are_deleted(edge):
     edge.delete("c", [1, 2])
     edge.delete("c", models.PointIdsList(points=[3]))

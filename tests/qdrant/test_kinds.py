@@ -13,7 +13,7 @@ from llama_index.vector_stores.qdrant import QdrantVectorStore
 from qdrant_client import QdrantClient, models
 
 from llama_index_refine import BaseGrader, RefinedClassifier, RefinedRetriever, RefinementMemory
-from llama_index_refine.qdrant.views.terms import MOST_TERMS
+from llama_index_refine.qdrant.views.sparse import MOST_TERMS
 from tests.places import SIZE, TOPICS, LabelGrader, hits, points, question, vectors
 
 EACH, TERMS = 40, 300

@@ -13,9 +13,9 @@ from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 
 from llama_index_refine import RefinedRetriever
 from llama_index_refine.graders.feedback import FeedbackGrader
-from llama_index_refine.qdrant.limits import PAGES, Limits, joined, read_limits
 from llama_index_refine.qdrant.options import SearchOptions
-from llama_index_refine.retrieval.running import run
+from llama_index_refine.qdrant.requests import PAGES, Limits, joined, read_limits
+from llama_index_refine.scheduling import run
 from tests.faults import Fault
 from tests.places import SIZE, LabelGrader, hits, points, question, sparse_query
 from tests.strict_mode import StrictMode
@@ -292,4 +292,4 @@ def test_without_strict_mode_there_are_no_limits():
     options = SearchOptions(timeout=5, search_params=QUANTISED)
     assert Limits().keep(options) == options
     assert not list(Limits().given_up(options))
-    assert run([retriever(client, "c")._collection.space()])[0].result.size == SIZE
+    assert run([retriever(client, "c")._collection.space()])[0].get().size == SIZE

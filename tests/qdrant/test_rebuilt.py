@@ -10,7 +10,7 @@ from llama_index.core.schema import QueryBundle
 from qdrant_client import AsyncQdrantClient, QdrantClient, models
 
 from llama_index_refine import RefinedRetriever, Refinement
-from llama_index_refine.qdrant.known import Shelf
+from llama_index_refine.qdrant.gateway import States
 from tests.faults import Fault
 from tests.places import SIZE, LabelGrader, points, question, sparse_query
 
@@ -66,7 +66,7 @@ def same(refinement: Refinement, other: Refinement) -> bool:
 def is_as_if_new(place, name, version, monkeypatch, **kwargs) -> bool:
     """Whether the next query goes the same way as one of a retriever that has never seen the collection."""
     refinement = retriever(place.client, name, **kwargs).refine(version.question(1))
-    monkeypatch.setattr("llama_index_refine.qdrant.connection.shelf", Shelf())
+    monkeypatch.setattr("llama_index_refine.qdrant.gateway.states", States())
     fresh = retriever(place.client, name, **kwargs).refine(version.question(1))
     assert fresh.refined
     return same(refinement, fresh)
@@ -130,8 +130,8 @@ def test_the_first_query_of_hybrid_mode_after_a_rebuild_is_right(place, kind, mo
     for _ in range(2):
         refined = retriever(place.client, name, **hybrid)
         assert refined.refine(version.question(1)).refined
-        known.append(refined._collection._connection.known)
-        monkeypatch.setattr("llama_index_refine.qdrant.connection.shelf", Shelf())
+        known.append(refined._collection._gateway.state)
+        monkeypatch.setattr("llama_index_refine.qdrant.gateway.states", States())
     # Fused ranks tie, and which of those that tie comes first is left to chance: what is known must be the same.
     assert known[0].space == known[1].space
     assert known[0].background.ids == known[1].background.ids
@@ -171,7 +171,7 @@ async def test_batches_notice_it_too(qdrant_server, monkeypatch):
     storage.create_collection("c", version.params())
     storage.upsert("c", version.points())
     batch = await refined.arefine_batch([version.question(topic) for topic in range(3)])
-    monkeypatch.setattr("llama_index_refine.qdrant.connection.shelf", Shelf())
+    monkeypatch.setattr("llama_index_refine.qdrant.gateway.states", States())
     fresh = await refined.arefine_batch([version.question(topic) for topic in range(3)])
     assert all(same(one, other) for one, other in zip(batch, fresh, strict=True))
 

@@ -221,6 +221,53 @@ def filters(*parts, condition=FilterCondition.AND) -> MetadataFilters:
             r"filters compares 'day' with the text '2024-01-01', .*'qdrant_filters': .*DatetimeRange\(gte='2024",
         ),
         (
+            {
+                "vector_store_kwargs": {
+                    "qdrant_filters": models.Filter(
+                        should=[
+                            models.IsNullCondition(is_null=models.PayloadField(key="a")),
+                            models.FieldCondition(key="a", range=models.Range()),
+                        ]
+                    )
+                }
+            },
+            "qdrant_filters holds no condition, or a part without one",
+        ),
+        (
+            {
+                "vector_store_kwargs": {
+                    "qdrant_filters": models.Filter(
+                        must=[models.FieldCondition(key="a", match=models.MatchExcept(**{"except": []}))]
+                    )
+                }
+            },
+            "qdrant_filters holds no condition, or a part without one",
+        ),
+        *(
+            (
+                {"filters": filters(MetadataFilter(key="level", operator=operator, value=value))},
+                "'level' .* does not take|does not take .*'level'",
+            )
+            for operator, value in [
+                (FilterOperator.LTE, None),
+                (FilterOperator.GT, None),
+                (FilterOperator.NE, None),
+                (FilterOperator.IN, []),
+                (FilterOperator.NIN, []),
+                (FilterOperator.NIN, None),
+                (FilterOperator.TEXT_MATCH, " "),
+                (FilterOperator.TEXT_MATCH, None),
+            ]
+        ),
+        ({"filters": filters(MetadataFilter(key="", value=1))}, "filters holds a MetadataFilter whose key is empty"),
+        ({"node_ids": ["1", ""]}, "node_ids holds an empty id"),
+        ({"node_ids": [None]}, "node_ids holds an empty id"),
+        ({"doc_ids": ["a", None]}, "doc_ids holds an empty id"),
+        ({"doc_ids": []}, "doc_ids is empty"),
+        ({"vector_store_kwargs": {"shard_key_selector": []}}, "shard_key_selector names no shard"),
+        ({"vector_store_kwargs": {"shard_key_selector": ["a", ""]}}, "shard_key_selector names no shard"),
+        ({"vector_store_kwargs": {"shard_identifier": ""}}, "shard_identifier names no shard"),
+        (
             {"filters": filters(filters(MetadataFilter(key="a", value=None)))},
             r"filters holds a value that its operator does not take .*'qdrant_filters'",
         ),

@@ -12,15 +12,12 @@ from qdrant_client import QdrantClient, models
 from llama_index_refine import QueryRefiner
 from llama_index_refine.qdrant.background import Background
 from llama_index_refine.qdrant.options import Hybrid, SearchOptions
-from llama_index_refine.qdrant.queries import Queries
+from llama_index_refine.qdrant.requests import Requests
 from llama_index_refine.qdrant.space import Space
 from llama_index_refine.qdrant.vectors import SparseVectors, Vectors
 from llama_index_refine.qdrant.views.dense import DenseQuery
-from llama_index_refine.qdrant.views.hybrid import Half, HybridQuery
-from llama_index_refine.qdrant.views.linear import Linear
-from llama_index_refine.qdrant.views.sparse import SparseQuery
-from llama_index_refine.qdrant.views.terms import MOST_TERMS
-from llama_index_refine.qdrant.words import Words
+from llama_index_refine.qdrant.views.hybrid import Half, HybridQuery, Linear
+from llama_index_refine.qdrant.views.sparse import MOST_TERMS, SparseQuery, Words
 from llama_index_refine.similarity import METRICS, score_of_similarity, similarity
 
 SIZE, GRADED, OTHERS = 6, 8, 30
@@ -121,7 +118,7 @@ def test_qdrant_adds_up_what_rows_say(seed, metric, alpha):
             for at, (row, words) in enumerate(zip(everyone.dense.tolist(), case.sparse, strict=True))
         ],
     )
-    request = Queries(case.space, SearchOptions()).nearest(query, 100, 100)
+    request = Requests(case.space, SearchOptions(), False).nearest(query, 100)
     (found,) = client.query_batch_points("c", [request])
     (rows,) = case.view.rows(everyone)
     expected = (rows @ torch.from_numpy(row)).numpy()

@@ -252,7 +252,8 @@ class HybridView(View):
 
     def _similarities(self, row: Row) -> Tensor:
         """Compare the dense half. See `View`."""
-        dense = self._space.stored(self._linear.vector(self._near(row)))
+        first = unmoved(row, self.row)
+        dense = self._space.stored(self._first.dense if first else self._linear.vector(self._near(row)))
         return similarity(torch.as_tensor(dense), self._sample.dense, self._space.metric)
 
     def _near(self, row: Row) -> Tensor:
