@@ -40,8 +40,13 @@ class PayloadVectorStore(QdrantVectorStore):
         :return: their nodes, whose ids are the points'.
         :raises ValueError: none of them has the text field or the image field.
         """
-        read = [self._read(point) for point in response]
-        if read and all(text is None and image is None for text, image, _ in read):
+        nodes: list[BaseNode] = []
+        readable = not response
+        for point in response:
+            text, image, metadata = self._read(point)
+            readable = readable or text is not None or image is not None
+            nodes.append(_node(str(point.id), text, image, metadata))
+        if not readable:
             keys = {"text_key": self.text_field, "image_key": self.image_field}
             asked = {key: name for key, name in keys.items() if name is not None}
             fields = sorted({key for point in response for key in point.payload or {}})
@@ -50,12 +55,8 @@ class PayloadVectorStore(QdrantVectorStore):
                 f"{' or '.join(map(repr, asked.values()))}; they have {', '.join(map(repr, fields)) or 'none'}: "
                 f"set {' or '.join(asked)}"
             )
-        nodes = [
-            _node(str(point.id), text, image, metadata)
-            for point, (text, image, metadata) in zip(response, read, strict=True)
-        ]
         scores = [float(getattr(point, "score", 1.0)) for point in response]
-        return VectorStoreQueryResult(nodes=nodes, similarities=scores, ids=[str(point.id) for point in response])
+        return VectorStoreQueryResult(nodes=nodes, similarities=scores, ids=[node.node_id for node in nodes])
 
     def _read(self, point: Any) -> tuple[str | None, str | None, dict[str, Any]]:
         text, image, rest = None, None, point.payload or {}

@@ -6,7 +6,7 @@ get it with the rest, handlers added to this one get nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any, ParamSpec, TypeVar, cast
 
@@ -34,16 +34,13 @@ def tell(event: Callable[[], BaseEvent]) -> None:
 
 def _listened() -> bool:
     """Say whether anyone has asked to be told of spans or events, of this package or of all of LlamaIndex."""
-    return any(not isinstance(handler, (NullEventHandler, NullSpanHandler)) for handler in _handlers())
-
-
-def _handlers() -> Iterator[Any]:
-    at = dispatcher
+    at: Any = dispatcher
     while True:
-        yield from at.event_handlers
-        yield from at.span_handlers
+        for handler in (*at.event_handlers, *at.span_handlers):
+            if not isinstance(handler, (NullEventHandler, NullSpanHandler)):
+                return True
         if not at.propagate:
-            return
+            return False
         at = at.parent
 
 

@@ -14,7 +14,7 @@ from llama_index_refine import RefinedRetriever
 from llama_index_refine.graders.base import GraderError
 from llama_index_refine.graders.feedback import FeedbackGrader
 from llama_index_refine.refining.trust import Reliability
-from llama_index_refine.retrieval import relevance
+from llama_index_refine.retrieval import evidence
 from tests.places import SIZE as PLACE_SIZE
 from tests.places import LabelGrader, open_place, points, question
 from tests.planted import PER_TOPIC, SIZE, TOPICS, AnswerGrader, Planted, TopicGrader, point_id
@@ -129,8 +129,8 @@ def test_selects_on_disk(tmp_path):
 def test_pages_fit_together(store, monkeypatch):
     one = retriever(store, trust=1.0)
     whole = one.select(PLANTED.query(1))
-    monkeypatch.setattr(relevance, "FIRST_PAGE", 16)
-    monkeypatch.setattr(relevance, "LONGEST_PAGE", 32)
+    monkeypatch.setattr(evidence, "FIRST_PAGE", 16)
+    monkeypatch.setattr(evidence, "LONGEST_PAGE", 32)
     pages = one.select(PLANTED.query(1))
     assert f1(pages, 1) == pytest.approx(f1(whole, 1), abs=0.1)
     assert len({entry.node_id for entry in pages.nodes}) == len(pages.nodes)

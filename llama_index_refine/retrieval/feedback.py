@@ -56,7 +56,7 @@ class Feedback:
         None for as far as the teacher).
     :param shown: the documents that need not be shown to the teacher any more: graded ones, and those it has nothing to
         say of.
-    :param candidates: all documents that came with their vectors.
+    :param candidates: all documents that came with their vectors, which are `brought`.
     :param recalled: graded documents whose grade a memory knew.
     :param passed: nodes that were left ungraded on purpose when the query was asked before.
     :param settled: whether all its grades were given when it was asked before, so that only new nodes are news.
@@ -79,7 +79,8 @@ class Feedback:
     spread: list[float | None] = field(default_factory=list)
     believed: list[float | None] = field(default_factory=list)
     shown: set[PointId] = field(default_factory=set)
-    candidates: Found = field(default_factory=Found.nothing)
+    candidates: list[PointId] = field(default_factory=list)
+    brought: Vectors = field(default_factory=Vectors.none)
     recalled: set[PointId] = field(default_factory=set)
     passed: set[str] = field(default_factory=set)
     settled: bool = False
@@ -99,10 +100,10 @@ class Feedback:
 
     def meet(self, found: Found) -> None:
         """Keep what came with its vectors."""
-        known = {*self.candidates.ids}
-        brought = found.with_vectors()
-        fresh = [at for at, point in enumerate(brought.ids) if point not in known]
-        self.candidates = self.candidates.beside(brought.at(fresh)) if known else brought
+        known = {*self.candidates}
+        fresh = [row for row, place in enumerate(found.placed) if found.ids[place] not in known]
+        self.candidates += [found.ids[found.placed[row]] for row in fresh]
+        self.brought = self.brought.beside(found.vectors.at(fresh))
 
     def take(self, found: Found, grades: Grades, believed: float | None = None) -> None:
         """Take in grades of points with nodes and vectors, as far as there are any."""

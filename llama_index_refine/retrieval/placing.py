@@ -43,9 +43,9 @@ def place(
         others = similarity_of_score(torch.tensor(found.scores, dtype=torch.float32), view.distance)
         graded = (own if view.lasts else levelled(found, feedback.ids, own)) + gains
     values: dict[PointId, float] = {}
-    if view.lasts and not view.heavy and feedback.candidates.ids:
-        met = similarity(torch.as_tensor(row), feedback.candidates.vectors.dense, view.metric)
-        values = dict(zip(feedback.candidates.ids, met.tolist(), strict=True))
+    if view.lasts and not view.heavy and feedback.candidates:
+        met = similarity(torch.as_tensor(row), feedback.brought.dense, view.metric)
+        values = dict(zip(feedback.candidates, met.tolist(), strict=True))
     values |= zip(found.ids, others.tolist(), strict=True)
     admitted, there = view.passes(row, torch.as_tensor(refinement.documents)), {*found.ids}
     for point, value, inside in zip(feedback.ids, graded.tolist(), admitted, strict=True):
