@@ -22,7 +22,7 @@ from llama_index_refine.qdrant.vectors import Vectors
 from llama_index_refine.qdrant.views.base import Query, View
 from llama_index_refine.refinement import Refinement
 from llama_index_refine.refining.allocation import PLENTY, split_budget
-from llama_index_refine.refining.trust import Reliability
+from llama_index_refine.refining.trust import FixedTrust, Reliability
 from llama_index_refine.retrieval.embedding import Embedding
 from llama_index_refine.retrieval.examples import examples_of
 from llama_index_refine.retrieval.feedback import Feedback, NotRefinedError
@@ -236,7 +236,7 @@ class FeedbackLoop:
             trust = 1.0 if foreseen is None else foreseen
             refinement = yield from self._moving.move(feedback, background, trust)
             try:
-                fruitless = yield from self._another_round(feedback, refinement, share, foreseen)
+                fruitless = yield from self._another_round(feedback, refinement, share, foreseen, background)
             except Exception as error:
                 if isinstance(error, GraderError) or self.on_error == "raise":
                     raise
@@ -315,7 +315,12 @@ class FeedbackLoop:
             self.trust.hear([grade for grade in grades if grade is not None])
 
     def _another_round(
-        self, feedback: Feedback, refinement: Refinement, share: int, foreseen: float | None
+        self,
+        feedback: Feedback,
+        refinement: Refinement,
+        share: int,
+        foreseen: float | None,
+        background: Background | None,
     ) -> Steps[Found | None]:
         """Grade documents that the refined ranking brings up. :return: the ranking where none were worth it."""
         feedback.doing = "the ranking between rounds"
@@ -334,7 +339,8 @@ class FeedbackLoop:
         new = [at for at, point in enumerate(ranking.ids) if point not in feedback.shown]
         wanted = new[:share]
         if foreseen is not None:
-            wanted = self._worth_grading(feedback, refinement, query, ranking, new, share, foreseen)
+            population = len(ranking.ids) if background is None else background.population
+            wanted = self._worth_grading(feedback, refinement, query, ranking, new, share, foreseen, population)
             feedback.saved = self.feedback_top_k - feedback.asked - len(wanted)
         elif alone and plenty:
             wanted = spread_out(feedback, refinement, ranking, new, share, query.ranks)
@@ -374,11 +380,16 @@ class FeedbackLoop:
         new: Sequence[int],
         count: int,
         trust: float,
+        population: int,
     ) -> list[int]:
         left, view = self.feedback_top_k - feedback.asked, feedback.view
         own_grade = self.refining.refiner_for(view.metric, view.distance).own_grade
         step = own_grade * trust**2
-        return worth_grading(feedback, refinement, ranking, new, left, count, step, self.similarity_top_k, query.ranks)
+        record = self.trust if isinstance(self.trust, Reliability) else FixedTrust(self.trust)
+        limit = self.similarity_top_k
+        return worth_grading(
+            feedback, refinement, ranking, new, left, count, step, limit, query.ranks, population, record
+        )
 
 
 def _with_first(found: Found, before: Found, feedback: Feedback, refinement: Refinement) -> Found:

@@ -10,9 +10,10 @@ import torch
 
 from llama_index_refine.qdrant.points import Found
 from llama_index_refine.refinement import Refinement
-from llama_index_refine.refining.allocation import next_to_grade
+from llama_index_refine.refining.allocation import WORTH, expected_gains, next_to_grade
 from llama_index_refine.refining.refiner import rarity
-from llama_index_refine.refining.stopping import WORTH, expected_gains
+from llama_index_refine.refining.relevance import Ranking, fit_relevance
+from llama_index_refine.refining.trust import FixedTrust, Reliability
 from llama_index_refine.retrieval.feedback import Feedback
 from llama_index_refine.retrieval.fusion import standing
 from llama_index_refine.similarity import similarity, similarity_of_score
@@ -42,6 +43,8 @@ def worth_grading(
     own_grade: float,
     limit: int,
     ranks: bool,
+    population: int,
+    trust: Reliability | FixedTrust,
 ) -> list[int]:
     """Choose the documents whose grades would improve the list most, as far as they are worth a call.
 
@@ -56,20 +59,33 @@ def worth_grading(
     :param own_grade: what a certain grade adds to its document's place, in nats.
     :param limit: how many documents are returned.
     :param ranks: whether the ranking's scores are no similarities.
+    :param population: how many documents there are.
+    :param trust: the teacher's record.
     :return: their places in the ranking, ascending.
     """
-    own = similarity(torch.from_numpy(refinement.vector), torch.from_numpy(refinement.documents), refinement.metric)
+    if not new:
+        return []
+    vector = torch.from_numpy(refinement.vector)
+    own = similarity(vector, torch.from_numpy(refinement.documents), refinement.metric)
     moved = (torch.from_numpy(refinement.fused) - own) / refinement.tau
     if ranks:
         fitted, others = standing(ranking, feedback.ids), standing(ranking, [ranking.ids[at] for at in new])
+        sample = -torch.linspace(2 + len(ranking.ids), 2 + max(population, len(ranking.ids)), 30).log()
     else:
         scores = torch.tensor([ranking.scores[at] for at in new])
         fitted, others = own / refinement.tau, similarity_of_score(scores, refinement.metric) / refinement.tau
+        sample = similarity(vector, torch.from_numpy(refinement.background), refinement.metric) / refinement.tau
+    held_out = fitted + (torch.from_numpy(refinement.held_out) - own) / refinement.tau
+    found = torch.cat([others, fitted[fitted >= others[-1]]]).sort(descending=True).values
+    relevance = fit_relevance(
+        Ranking.of(found, sample, population), held_out, refinement.grades, trust.sees(), trust.abundance.log_odds
+    )
+    chances = relevance.probability(others)
     grades = np.asarray(refinement.grades, dtype=np.float64)
     doubt = float(np.minimum(grades, 1 - grades).mean())
     step = own_grade * (1 - 2 * doubt)
-    steps = step * float(rarity(grades.mean(keepdims=True))[0]), step
-    gains = expected_gains((fitted + moved).numpy(), fitted.numpy(), grades, others.numpy(), left, steps, doubt, limit)
+    steps = step * float(rarity(torch.tensor(grades.mean()))), step
+    gains = expected_gains((fitted + moved).numpy(), grades, others.numpy(), chances, left, steps, doubt, limit)
     best = np.argsort(-gains, kind="stable")[:count]
     return sorted(new[at] for at in best if gains[at] >= WORTH)
 

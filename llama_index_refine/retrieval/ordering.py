@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from llama_index_refine.refining.relevance import Ranking, Relevance
 from llama_index_refine.retrieval.relevance import RELEVANT, Evidence, probabilities_of
 from llama_index_refine.selecting.cut import Outlook, outlook
-from llama_index_refine.selecting.relevance import Ranking, Relevance
 from llama_index_refine.similarity import Metric, score_of_similarity
 
 

@@ -18,9 +18,8 @@ from llama_index_refine.qdrant.points import PointId
 from llama_index_refine.qdrant.views.base import Query
 from llama_index_refine.qdrant.views.dense import DenseQuery
 from llama_index_refine.refinement import Refinement
-from llama_index_refine.refining.abundance import Abundance
+from llama_index_refine.refining.relevance import Abundance, Ranking, Relevance, fit_relevance
 from llama_index_refine.refining.trust import Reliability
-from llama_index_refine.selecting.relevance import Ranking, Relevance, fit_relevance
 from llama_index_refine.similarity import Metric, passes, score_of_similarity, similarity, similarity_of_score
 from llama_index_refine.steps import Steps
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from llama_index_refine.graders.account import Account
 from llama_index_refine.graders.base import GraderError
 from llama_index_refine.refinement import Refinement
+from llama_index_refine.refining.relevance import Ranking
 from llama_index_refine.refining.trust import Reliability
 from llama_index_refine.retrieval.grading import Grading, Sheet
 from llama_index_refine.retrieval.loop import FeedbackLoop
@@ -37,7 +38,6 @@ from llama_index_refine.selecting.certificate import (
     share_out,
 )
 from llama_index_refine.selecting.cut import outlook
-from llama_index_refine.selecting.relevance import Ranking
 from llama_index_refine.selection import UNKNOWN, Cuts, Selection
 from llama_index_refine.steps import Step, Steps
 
