@@ -85,8 +85,9 @@ def minimise(gram: Tensor, logits: Tensor, target: Tensor, pull: float, max_iter
                 break
             reached = torch.where(rise > ROUNDING, (goal + reached) / 2, reached)
         goal, value = reached, value + rise
-    columns = ((target - goal) / pull, moved - first, log_student)
-    return Minimum(*(column.squeeze(-1) for column in columns), iterations, (excess <= 2 * pull * EXCESS)[:, 0])
+    weights, push = (target - goal) / pull, moved - first
+    converged = (excess <= 2 * pull * EXCESS)[:, 0]
+    return Minimum(weights.squeeze(-1), push.squeeze(-1), log_student.squeeze(-1), iterations, converged)
 
 
 def held_out(gram: Tensor, logits: Tensor, log_student: Tensor, target: Tensor, variance: float, count: int) -> Tensor:
@@ -119,4 +120,5 @@ def held_out(gram: Tensor, logits: Tensor, log_student: Tensor, target: Tensor, 
 
 def divergence(target: Tensor, log_student: Tensor) -> Tensor:
     """(..., B) KL(p || s) in nats, from p, (B, M), and the logarithm of s, (..., B, M)."""
-    return (torch.xlogy(target, target) - target * log_student).sum(-1).clamp_min(0)
+    nats: Tensor = (torch.xlogy(target, target) - target * log_student).sum(-1).clamp_min(0)
+    return nats

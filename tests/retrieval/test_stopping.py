@@ -10,7 +10,7 @@ from llama_index_refine.display.moves import effect
 from llama_index_refine.graders.base import BaseGrader
 from llama_index_refine.qdrant.points import Found
 from llama_index_refine.qdrant.vectors import Vectors
-from llama_index_refine.refining.trust import Reliability
+from llama_index_refine.refining.trust import FixedTrust, Reliability
 from llama_index_refine.retrieval.next_grades import worth_grading
 from tests.planted import TOPICS, Planted, TopicGrader
 
@@ -63,11 +63,12 @@ def test_what_is_graded_next_is_what_would_change_the_list_and_not_what_is_surel
     # One ahead of all that was graded relevant, the others close together between these and what was not.
     between = (scores[:4].mean() + scores[4:].mean()) / 2 + refinement.tau * np.linspace(1, -1, 13)
     ranking = Found([*range(14)], [scores.max() + 3 * refinement.tau, *between], [], Vectors.none())
-    chosen = worth_grading(None, refinement, ranking, range(14), 13, 5, 1.1, 10, ranks=False)
+    options = {"ranks": False, "population": 1000, "trust": FixedTrust(1.0)}
+    chosen = worth_grading(None, refinement, ranking, range(14), 13, 5, 1.1, 10, **options)
     assert chosen == sorted(chosen)
     assert 0 < len(chosen) <= 5
     assert 0 not in chosen
-    assert worth_grading(None, refinement, ranking, range(14), 13, 5, 0.0, 10, ranks=False) == []
+    assert worth_grading(None, refinement, ranking, range(14), 13, 5, 0.0, 10, **options) == []
 
 
 def test_what_was_saved_is_said():
