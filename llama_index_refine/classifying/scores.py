@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from llama_index_refine.selecting.relevance import Ranking, fit_relevance
+from llama_index_refine.refining.relevance import Ranking, fit_relevance
 from llama_index_refine.similarity import Metric, similarity
 
 Array = NDArray[np.float64]

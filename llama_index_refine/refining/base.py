@@ -10,63 +10,43 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
 
 from llama_index_refine.refinement import Refinement
-from llama_index_refine.refining.arrays import Rows, device_of, like, rows_like, to_numpy, to_rows
-from llama_index_refine.refining.geometry import Normal, normal_form
 from llama_index_refine.refining.matrices import is_matrix, refine_matrix
-from llama_index_refine.refining.newton import Array, divergence
-from llama_index_refine.refining.trust import TYPICAL_SIGNAL
+from llama_index_refine.refining.newton import divergence
+from llama_index_refine.refining.problem import Problem, like, normal_form, to_tensor
 from llama_index_refine.similarity import METRICS, Metric
 
+# What is believed of a teacher's signal-to-noise ratio before it has graded anything (`trust.Belief`).
+TYPICAL_SIGNAL = 0.26
 ROUNDING = 1e-6
-
-
-@dataclass(frozen=True)
-class Problem:
-    """B refinements in normal form. The graded documents come first, the background after them: M = K + N.
-
-    :param form: queries and documents.
-    :param grades: (B, M), 0 for the background.
-    :param trust: (B, M) in [0, 1], 0 for the background.
-    :param signal: (B,) above 0.
-    :param scatter: (B,) standard deviation of the scores before over the collection; NaN where it is not known.
-    :param log_weights: (M,) how many documents each one stands for, as a logarithm.
-    """
-
-    form: Normal
-    grades: Array
-    trust: Array
-    signal: Array
-    scatter: Array
-    log_weights: Array
 
 
 @dataclass(frozen=True)
 class Solution:
     """Where the queries should go.
 
-    :param vectors: (B, d) in normal form.
-    :param tau: (B,) the student's temperature in normal form.
+    :param vectors: (B, d)
+    :param tau: (B,) the student's temperature: the similarity that counts as one nat.
     :param target: (B, M) the distribution the student was drawn to.
     :param log_before: (B, M) logarithm of the student's distribution before.
     :param log_after: (B, M) and after.
-    :param fused: (B, K) scores of the graded documents in normal form, with their own grade weighed in.
-    :param held_out: (B, K) their scores in normal form, as the other documents' grades predict them.
+    :param fused: (B, K) similarities of the graded documents, with their own grade weighed in.
+    :param held_out: (B, K) their similarities, as the other documents' grades predict them.
     :param iterations: (B,)
     :param converged: (B,)
     """
 
-    vectors: Rows
-    tau: Array
-    target: Array
-    log_before: Array
-    log_after: Array
-    fused: Array
-    held_out: Array
-    iterations: NDArray[np.int64]
-    converged: NDArray[np.bool_]
+    vectors: Tensor
+    tau: Tensor
+    target: Tensor
+    log_before: Tensor
+    log_after: Tensor
+    fused: Tensor
+    held_out: Tensor
+    iterations: Tensor
+    converged: Tensor
 
 
 class BaseRefiner(ABC):
@@ -123,18 +103,18 @@ class BaseRefiner(ABC):
                 raise ValueError(f"query must have the shape (any): a {type(self).__name__} refines no matrices")
             options = {"population": population, "trust": trust, "signal": signal, "scatter": scatter}
             return refine_matrix(self, query, documents, grades, background, **options)
-        queries = to_rows("query", query, (None,), self.device)[None]
-        place = device_of(queries) or "cpu"
-        rows = to_rows("documents", documents, (None, queries.shape[1]), place)[None]
-        marks = to_rows("grades", grades, (rows.shape[1],), place)[None]
-        extra = None
-        if background is not None:
-            extra = to_rows("background", background, (None, queries.shape[1]), place)
-        share = to_numpy(to_rows("trust", trust, marks.shape[1:] if np.ndim(trust) else (), place))
-        ratio = to_numpy(to_rows("signal", np.array([signal], dtype=np.float32), (1,), place))
+        point = to_tensor("query", query, (None,), self.device)
+        size, place = len(point), point.device
+        rows = to_tensor("documents", documents, (None, size), place)
+        marks = to_tensor("grades", grades, (len(rows),), place)
+        extra = None if background is None else to_tensor("background", background, (None, size), place)
+        share = to_tensor("trust", trust, (len(rows),) if np.ndim(trust) else (), place)
+        ratio = to_tensor("signal", [signal], (1,), place)
         wide = None if scatter is None else [scatter]
-        (refinement,) = self._refine(query, queries, rows, to_numpy(marks), extra, population, share, ratio, wide)
-        return refinement
+        (found,) = self._refine(
+            query, point[None], rows[None], marks[None], extra, population, share.expand(1, len(rows)), ratio, wide
+        )
+        return found
 
     def refine_batch(
         self,
@@ -162,88 +142,95 @@ class BaseRefiner(ABC):
         :return: one refinement per query.
         :raises ValueError: naming the argument and what is wrong with it.
         """
-        many = to_rows("queries", queries, (None, None), self.device)
-        place = device_of(many) or "cpu"
-        batch, size = many.shape
-        rows = to_rows("documents", documents, (batch, None, size), place)
-        marks = to_numpy(to_rows("grades", grades, (batch, rows.shape[1]), place))
+        points = to_tensor("queries", queries, (None, None), self.device)
+        (batch, size), place = points.shape, points.device
+        rows = to_tensor("documents", documents, (batch, None, size), place)
+        count = rows.shape[1]
+        marks = to_tensor("grades", grades, (batch, count), place)
         extra = None
         if background is not None:
             shape = (None, size) if getattr(background, "ndim", 2) == 2 else (batch, None, size)
-            extra = to_rows("background", background, shape, place)
-        share = np.ones(marks.shape)
-        if trust is not None and np.ndim(trust) == 2:
-            share = to_numpy(to_rows("trust", trust, marks.shape, place))
-        elif trust is not None:
-            share = to_numpy(to_rows("trust", trust, (batch,), place))[:, None]
-        ratio = to_numpy(np.full(batch, TYPICAL_SIGNAL, dtype=np.float32))
-        if signal is not None:
-            ratio = to_numpy(to_rows("signal", signal, (batch,), place))
-        return self._refine(queries, many, rows, marks, extra, population, share, ratio, scatter)
+            extra = to_tensor("background", background, shape, place)
+        share, wanted = (1.0, ()) if trust is None else (trust, (batch, count)[: np.ndim(trust)])
+        shares = to_tensor("trust", share, wanted, place)
+        shares = shares if shares.ndim == 2 else shares[..., None].expand(batch, count)
+        ratios = to_tensor("signal", [TYPICAL_SIGNAL] * batch if signal is None else signal, (batch,), place)
+        return self._refine(queries, points, rows, marks, extra, population, shares, ratios, scatter)
 
     def _refine(
         self,
         example: Any,
-        queries: Rows,
-        documents: Rows,
-        grades: Array,
-        background: Rows | None,
+        queries: Tensor,
+        documents: Tensor,
+        grades: Tensor,
+        background: Tensor | None,
         population: int | None,
-        trust: Array,
-        signal: Array,
+        trust: Tensor,
+        signal: Tensor,
         scatter: Any,
     ) -> list[Refinement]:
         began = time.perf_counter()
-        wide = np.full(len(queries), np.nan)
         if scatter is not None:
-            wide = to_numpy(to_rows("scatter", np.asarray(scatter, dtype=np.float32), (len(queries),), "cpu"))
-            if not float(wide.min()) > 0:
-                raise ValueError(f"scatter must be above 0, got {float(wide.min())}")
+            scatter = to_tensor("scatter", scatter, (len(queries),), queries.device).double()[:, None]
+            if not float(scatter.min()) > 0:
+                raise ValueError(f"scatter must be above 0, got {float(scatter.min())}")
         _check(documents, grades, background, population, trust, signal)
-        grades = grades.clip(0, 1)
         if background is None:
             background = documents[0, :0]
         graded, size = documents.shape[1], background.shape[-2]
-        log_weights = np.zeros(graded + size)
+        log_weights = torch.zeros(graded + size, dtype=torch.float64, device=queries.device)
         if size and population is not None:
             log_weights[graded:] = math.log(math.sqrt(max(population, size)) / size)
-        form = normal_form(queries, documents, background, self.metric)
-        marks, shares = np.zeros((2, len(queries), graded + size))
-        marks[:, :graded], shares[:, :graded] = grades, trust
-        wide = wide / to_numpy(form.unit(form.start))
-        solution = self._solve(Problem(form, marks, shares, signal, wide, log_weights))
-        vectors = form.to_collection(solution.vectors)
-        scores = rows_like(np.concatenate([solution.fused, solution.held_out], axis=1), vectors)
-        places = form.similarity(scores, solution.vectors)
-        fused, held_out = places[:, :graded], places[:, graded:]
-        tau = solution.tau * to_numpy(form.unit(solution.vectors))
-        students = np.stack([solution.log_before, solution.log_after])
-        before, after = np.exp(students)
-        kl_before, kl_after = divergence(solution.target, students)
+        problem = Problem(
+            self.metric,
+            queries,
+            *normal_form(queries, documents, background, self.metric),
+            log_weights,
+            grades.clamp(0, 1).double(),
+            trust.double(),
+            signal.double()[:, None],
+            scatter,
+        )
+        solution = self._solve(problem)
+        students = torch.stack([solution.log_before, solution.log_after])
+        before, after = students.exp()
+        arrays = {
+            "query": queries,
+            "vector": solution.vectors,
+            "documents": documents,
+            "grades": problem.grades,
+            "target": solution.target,
+            "student_before": before,
+            "student_after": after,
+            "fused": solution.fused,
+            "held_out": solution.held_out,
+        }
+        arrays = {name: like(values, example) for name, values in arrays.items()}
+        around = like(background, example)
+        numbers = {
+            "kl": divergence(solution.target, students).T,
+            "tau": solution.tau,
+            "trust": trust.mean(-1),
+            "iterations": solution.iterations,
+            "converged": solution.converged,
+        }
+        rows = zip(*(values.tolist() for values in numbers.values()), strict=True)
         seconds = time.perf_counter() - began
         return [
             Refinement(
-                query=like(queries[at], example),
-                vector=like(vectors[at], example),
-                documents=like(documents[at], example),
-                grades=like(grades[at], example),
-                background=like(background if background.ndim == 2 else background[at], example),
-                target=like(solution.target[at], example),
-                student_before=like(before[at], example),
-                student_after=like(after[at], example),
-                fused=like(fused[at], example),
-                held_out=like(held_out[at], example),
-                kl_before=float(kl_before[at]),
-                kl_after=float(kl_after[at]),
-                tau=float(tau[at]),
-                trust=float(shares[at, :graded].mean()),
-                iterations=int(solution.iterations[at]),
-                converged=bool(solution.converged[at]),
+                **{name: values[at] for name, values in arrays.items()},
+                background=around if around.ndim == 2 else around[at],
+                kl_before=kl_before,
+                kl_after=kl_after,
+                tau=tau,
+                trust=share,
+                iterations=iterations,
+                converged=converged,
                 seconds=seconds,
                 metric=self.metric,
-                path=[like(vectors[at], example)],
+                path=[arrays["vector"][at]],
             )
-            for at in range(len(queries))
+            for at, ((kl_before, kl_after), tau, share, iterations, converged) in enumerate(rows)
         ]
 
     @abstractmethod
@@ -252,12 +239,12 @@ class BaseRefiner(ABC):
 
 
 def _check(
-    documents: Rows,
-    grades: Array,
-    background: Rows | None,
+    documents: Tensor,
+    grades: Tensor,
+    background: Tensor | None,
     population: int | None,
-    trust: Array,
-    signal: Array,
+    trust: Tensor,
+    signal: Tensor,
 ) -> None:
     if documents.shape[1] + (background is not None) < 2:
         raise ValueError(
@@ -265,7 +252,7 @@ def _check(
             "differ from"
         )
     for name, values in (("grades", grades), ("trust", trust)):
-        least, most = float(values.min()), float(values.max())
+        least, most = torch.stack(values.aminmax()).tolist()
         # An average of grades may leave the range by a rounding.
         if least < -ROUNDING or most > 1 + ROUNDING:
             raise ValueError(f"{name} must be in [0, 1], got {least} to {most}")

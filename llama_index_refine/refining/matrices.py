@@ -13,7 +13,7 @@ from torch import Tensor
 
 from llama_index_refine.maxsim import document_rows, query_row, row_metric, token_length
 from llama_index_refine.refinement import Refinement
-from llama_index_refine.refining.arrays import like, to_tensor
+from llama_index_refine.refining.problem import like, to_tensor
 from llama_index_refine.similarity import Metric
 
 if TYPE_CHECKING:

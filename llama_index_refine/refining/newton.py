@@ -1,17 +1,11 @@
-"""The convex problem behind a refinement, solved in as many dimensions as there are documents.
-
-In numpy, on the CPU: these systems have some fifty unknowns, and what a solution costs is the number of calls, of which
-numpy's are the cheapest, not the arithmetic in them.
-"""
+"""The convex problem behind a refinement, solved in as many dimensions as there are documents."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
-Array = NDArray[np.float64]
+import torch
+from torch import Tensor
 
 # How far the objective may be above its minimum, in nats.
 EXCESS = 1e-10
@@ -26,21 +20,19 @@ class Minimum:
 
     :param weights: (B, M) the a of the minimum.
     :param push: (B, M) G a, by how much the logits have moved.
-    :param log_before: (B, M) logarithm of the student's distribution before the first step.
-    :param log_after: (B, M) and at the minimum.
+    :param log_after: (B, M) logarithm of the student's distribution at the minimum.
     :param iterations: (B,) Newton steps taken.
     :param converged: (B,) whether the objective is known to be at its minimum, to 1e-10 nats.
     """
 
-    weights: Array
-    push: Array
-    log_before: Array
-    log_after: Array
-    iterations: NDArray[np.int64]
-    converged: NDArray[np.bool_]
+    weights: Tensor
+    push: Tensor
+    log_after: Tensor
+    iterations: Tensor
+    converged: Tensor
 
 
-def minimise(gram: Array, logits: Array, target: Array, pull: float, max_iterations: int) -> Minimum:
+def minimise(gram: Tensor, logits: Tensor, target: Tensor, pull: float, max_iterations: int) -> Minimum:
     """Minimise KL(p || softmax(z + G a)) + pull/2 a'Ga over a, by damped Newton.
 
     For x = q + X'a and G = XX' this is the problem in x, which is strictly convex; at its minimum
@@ -48,8 +40,10 @@ def minimise(gram: Array, logits: Array, target: Array, pull: float, max_iterati
     Newton's method with backtracking, and the bound |gradient|^2 / (2 pull) of what is left to gain: Boyd and
     Vandenberghe, Convex Optimization (2004), sections 9.5 and 9.1.2.
 
-    What a step needs is the mean curvature along it (Homeier 2004), and where it leads is known beforehand: the student
-    at the minimum is p - pull * a. The curvature of the mean of that and the student takes fewer steps.
+    With g = p - pull * a, the student that a is right for, the minimum is where the student is g. A step needs the mean
+    curvature along it (Homeier 2004), and where it leads is known beforehand: to g. The curvature of the mean of g and
+    the student, c, takes fewer steps. With s = c^(1/2), S = diag(s), r = student - g and LL' = S G S + pull, the step
+    is to g = student - S L'^-1 P L^-1 S G r, where P takes out the direction L^-1 s, as softmax knows no constant.
 
     :param gram: (B, M, M) inner products G of the documents, in units of the logits.
     :param logits: (B, M) the student's z before the first step.
@@ -58,38 +52,45 @@ def minimise(gram: Array, logits: Array, target: Array, pull: float, max_iterati
     :param max_iterations: the most steps.
     :return: the minimum, and how it was found.
     """
-    weights, push = np.zeros_like(logits), np.zeros_like(logits)
-    iterations = np.zeros(len(logits), dtype=np.int64)
-    log_before = log_student = log_softmax(logits)
-    value = -_inner(target, log_student)
+    # All vectors are columns here, (B, M, 1).
+    target, first = target[:, :, None], logits[:, :, None]
+    wanted, goal, moved = target.mT, target, first
+    iterations = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
+    log_student = moved.log_softmax(1)
+    value = -torch.bmm(wanted, log_student)
     for taken in range(max_iterations + 1):
-        student, goal = np.exp(log_student), target - pull * weights
+        student = log_student.exp()
         slope = student - goal
-        converged = _inner(slope, (gram @ slope[:, :, None])[:, :, 0]) <= 2 * pull * EXCESS
-        if taken == max_iterations or converged.all():
+        push = torch.bmm(gram, slope)
+        excess = (slope * push).sum(1)
+        if taken == max_iterations or float(excess.max()) <= 2 * pull * EXCESS:
             break
-        between = (student + np.maximum(goal, 0)) / 2
-        curvature = gram - between[:, None, :] @ gram
-        curvature *= between[:, :, None]
-        diagonal(curvature)[...] += pull
-        step = np.linalg.solve(curvature, slope[:, :, None])
-        step_push = (gram @ step)[:, :, 0]
-        step = step[:, :, 0]
+        iterations += (excess > 2 * pull * EXCESS)[:, 0]
+        root = (student + goal.clamp_min(0)).sqrt()
+        across = root.mT
+        system = gram * (root * across)
+        system.diagonal(dim1=-2, dim2=-1).add_(2 * pull)
+        sides = torch.cat([root * push, root], dim=-1)
+        solved = torch.cholesky_solve(sides, torch.linalg.cholesky_ex(system)[0])
+        shares = torch.bmm(across, solved)
+        back = solved[:, :, :1].addcmul(shares[:, :, :1] / shares[:, :, 1:], solved[:, :, 1:], value=-1)
+        reached = student.addcmul(root, back, value=-1)
         for _ in range(HALVINGS):
-            moved, moved_push = weights - step, push - step_push
-            log_student = log_softmax(logits + moved_push)
-            moved_value = pull / 2 * _inner(moved, moved_push) - _inner(target, log_student)
-            worse = moved_value > value + ROUNDING
-            if not worse.any():
+            weights = target - reached
+            moved = torch.baddbmm(first, gram, weights, alpha=1 / pull)
+            log_student = moved.log_softmax(1)
+            costs = torch.bmm(wanted, log_student)
+            rise = torch.baddbmm(costs, weights.mT, moved - first, beta=-1, alpha=0.5) - value
+            if float(rise.max()) <= ROUNDING:
                 break
-            shorter = np.where(worse, 0.5, 1.0)[:, None]
-            step, step_push = shorter * step, shorter * step_push
-        iterations += ~converged
-        weights, push, value = moved, moved_push, moved_value
-    return Minimum(weights, push, log_before, log_student, iterations, converged)
+            reached = torch.where(rise > ROUNDING, (goal + reached) / 2, reached)
+        goal, value = reached, value + rise
+    weights, push = (target - goal) / pull, moved - first
+    converged = (excess <= 2 * pull * EXCESS)[:, 0]
+    return Minimum(weights.squeeze(-1), push.squeeze(-1), log_student.squeeze(-1), iterations, converged)
 
 
-def held_out(gram: Array, logits: Array, log_student: Array, target: Array, variance: float, count: int) -> Array:
+def held_out(gram: Tensor, logits: Tensor, log_student: Tensor, target: Tensor, variance: float, count: int) -> Tensor:
     """Predict the first documents' logits, each without its own share of the target.
 
     Laplace's approximation of leaving one out (Rasmussen and Williams, Gaussian Processes for Machine Learning (2006),
@@ -104,46 +105,20 @@ def held_out(gram: Array, logits: Array, log_student: Array, target: Array, vari
     :param count: how many documents to predict.
     :return: (B, count) logits.
     """
-    student = np.exp(log_student)
+    student = log_student.exp()
     curvature = student * (1 - student) + 1e-9
-    prior = variance * gram
-    columns = prior[:, :, :count]
-    noisy = prior.copy()
-    diagonal(noisy)[...] += 1 / curvature
-    explained = np.einsum("bij,bij->bj", columns, np.linalg.solve(noisy, columns))
-    posterior = diagonal(prior)[:, :count] - explained
-    kept = np.maximum(1 - posterior * curvature[:, :count], 0.05)
-    own_share: Array = posterior / kept * (target - student)[:, :count]
-    return logits[:, :count] - own_share
+    noisy = variance * gram
+    columns = noisy[:, :, :count].clone()
+    prior = noisy.diagonal(dim1=-2, dim2=-1)[:, :count].clone()
+    noisy.diagonal(dim1=-2, dim2=-1).add_(1 / curvature)
+    factor = torch.linalg.cholesky_ex(noisy).L
+    explained = torch.linalg.solve_triangular(factor, columns, upper=False).square().sum(-2)
+    posterior = prior - explained
+    kept = (1 - posterior * curvature[:, :count]).clamp_min(0.05)
+    return logits[:, :count] - posterior / kept * (target - student)[:, :count]
 
 
-def diagonal(matrices: Array) -> Array:
-    """(B, M) a view of the diagonals of (B, M, M)."""
-    view: Array = np.einsum("bii->bi", matrices)
-    return view
-
-
-def mean(values: Array) -> Array:
-    """(...) means of (..., n), a few times as fast as numpy's where n is small."""
-    average: Array = values.sum(-1) / values.shape[-1]
-    return average
-
-
-def log_softmax(logits: Array) -> Array:
-    """(B, M) logarithm of the softmax of each row."""
-    shifted = logits - logits.max(-1, keepdims=True)
-    logarithm: Array = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
-    return logarithm
-
-
-def divergence(target: Array, log_student: Array) -> Array:
+def divergence(target: Tensor, log_student: Tensor) -> Tensor:
     """(..., B) KL(p || s) in nats, from p, (B, M), and the logarithm of s, (..., B, M)."""
-    certain = np.log(target, out=np.zeros_like(target), where=target > 0)
-    nats: Array = np.maximum((target * (certain - log_student)).sum(-1), 0)
+    nats: Tensor = (torch.xlogy(target, target) - target * log_student).sum(-1).clamp_min(0)
     return nats
-
-
-def _inner(left: Array, right: Array) -> Array:
-    """(B,) inner products of the rows."""
-    products: Array = np.einsum("bi,bi->b", left, right)
-    return products

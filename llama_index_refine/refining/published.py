@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
-from llama_index_refine.refining.arrays import rows_of, to_numpy
-from llama_index_refine.refining.base import BaseRefiner, Problem, Solution
+from llama_index_refine.refining.base import BaseRefiner, Solution
+from llama_index_refine.refining.problem import Problem
 
 
 class PublishedRefiner(BaseRefiner):
@@ -32,11 +31,9 @@ class PublishedRefiner(BaseRefiner):
         self.rate = rate
 
     def _solve(self, problem: Problem) -> Solution:
-        form = problem.form
-        graded, background = torch.as_tensor(form.graded), torch.as_tensor(form.background)
-        rows = torch.cat([graded, background.expand(len(graded), *background.shape[-2:])], dim=1)
-        target = torch.from_numpy(problem.grades).to(graded).softmax(-1)
-        start = torch.as_tensor(form.to_collection(form.start))
+        rows, start = problem.rows[:, :-1], problem.rows[:, -1]
+        graded = problem.grades.shape[1]
+        target = F.pad(problem.grades.to(rows), (0, rows.shape[1] - graded)).softmax(-1)
         vectors = start.clone().requires_grad_()
         adam = torch.optim.Adam([vectors], lr=self.rate)
         for _ in range(self.steps):
@@ -45,20 +42,10 @@ class PublishedRefiner(BaseRefiner):
             adam.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             adam.step()
-        refined = vectors.detach() / torch.as_tensor(form.scale)[:, None]
-        before, after = (F.cosine_similarity(rows, x[:, None], dim=-1).log_softmax(-1) for x in (start, refined))
-        many = len(start)
-        moved = rows_of(refined)
-        scores = to_numpy(form.scores(moved)[:, : form.graded.shape[1]])
-        return Solution(
-            moved,
-            np.ones(many),
-            to_numpy(target),
-            to_numpy(before),
-            to_numpy(after),
-            scores,
-            scores,
-            np.full(many, self.steps),
-            # A fixed number of steps has no test of convergence to pass.
-            np.ones(many, dtype=np.bool_),
-        )
+        refined = vectors.detach()
+        before, after = (F.cosine_similarity(rows, x[:, None], dim=-1) for x in (start, refined))
+        scores, one = after[:, :graded], rows.new_ones(len(rows))
+        # A fixed number of steps has no test of convergence to pass.
+        taken, converged = (self.steps * one).long(), one.bool()
+        before, after = before.log_softmax(-1), after.log_softmax(-1)
+        return Solution(refined, one, target, before, after, scores, scores, taken, converged)

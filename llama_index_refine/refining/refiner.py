@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
+from torch import Tensor
 
-from llama_index_refine.refining.arrays import rows_like, to_numpy
-from llama_index_refine.refining.base import BaseRefiner, Problem, Solution
-from llama_index_refine.refining.newton import Array, diagonal, held_out, log_softmax, mean, minimise
+from llama_index_refine.refining.base import BaseRefiner, Solution
+from llama_index_refine.refining.newton import held_out, minimise
+from llama_index_refine.refining.problem import Problem
 from llama_index_refine.similarity import Metric
 
 # Without a background a share of the documents' spread stands in for the scatter of the background's similarities.
@@ -24,7 +24,7 @@ OF_YES, MOST_YES = 2.0, 4.0
 # Vectors or similarities that differ by less, as a share of their squared length, are the same in float32.
 RESOLUTION = 1e-6
 # The least that a float32 tells from zero.
-TINY = float(np.finfo(np.float32).tiny)
+TINY = torch.finfo(torch.float32).tiny
 
 
 class QueryRefiner(BaseRefiner):
@@ -90,43 +90,43 @@ class QueryRefiner(BaseRefiner):
 
         return PublishedRefiner(steps, rate, device)
 
+    @torch.inference_mode()
     def _solve(self, problem: Problem) -> Solution:
-        form, graded = problem.form, problem.form.graded.shape[1]
-        start, products = to_numpy(form.scores(form.start)), form.gram()
-        means = mean(products)
-        squares = mean(diagonal(products)[:, :graded])
-        gram = products
-        gram -= means[:, None]
-        gram -= (means - mean(means)[:, None])[:, :, None]
-        spread = np.maximum(mean(diagonal(gram)), RESOLUTION * np.maximum(squares, TINY))  # R^2
-        gram /= spread[:, None, None]
-        tau = self._tau(start, graded, spread, problem)
-        logits = start / tau[:, None] + problem.log_weights
-        evidence = problem.trust * problem.grades / self.temperature
-        target = np.exp(log_softmax(evidence + logits))
+        graded = problem.grades.shape[1]
+        kernel, start = problem.kernel[:, :-1, :-1], problem.start()
+        means = kernel.mean(-1, keepdim=True)
+        gram = kernel - means - (means.mT - means.mean(1, keepdim=True))
+        squares = kernel.diagonal(dim1=-2, dim2=-1)[:, :graded].mean(-1, keepdim=True)
+        spread = gram.diagonal(dim1=-2, dim2=-1).mean(-1, keepdim=True)  # R^2
+        spread = spread.maximum(RESOLUTION * squares.clamp_min(TINY))
+        gram /= spread[:, None]
+        tau = self._tau(start, spread, problem)
+        logits = start / tau + problem.log_weights
+        target = logits.clone()
+        target[:, :graded] += problem.trust * problem.grades / self.temperature
+        target = target.softmax(-1)
         minimum = minimise(gram, logits, target, 1 / self.reach**2, self.max_iterations)
         after = logits + minimum.push
-        weights = minimum.weights * (tau / spread)[:, None]
-        vectors = form.start + form.combine(rows_like(weights, form.start))
         unseen = held_out(gram, after, minimum.log_after, target, self.reach**2, graded)
-        place = self._place(unseen, (after - problem.log_weights)[:, :graded], problem)
+        place = self._place(unseen, after[:, :graded], problem)
+        weights = minimum.weights * (tau / spread)
         # Logits leave open a constant; the mean score of all documents at the new vector fixes it.
-        moved = (means * weights).sum(-1)
-        constant = mean(start) + moved - mean(after - problem.log_weights) * tau
-        fused, held = (constant[:, None] + tau[:, None] * logits for logits in (place, unseen))
+        scores = start + torch.bmm(kernel, weights[:, :, None]).squeeze(-1)
+        unit, constant = problem.units(weights)
+        constant = constant + (scores - tau * (after - problem.log_weights)).mean(-1, keepdim=True)
         return Solution(
-            vectors,
-            tau,
+            problem.moved(weights),
+            (unit * tau).squeeze(-1),
             target,
-            minimum.log_before,
+            logits.log_softmax(-1),
             minimum.log_after,
-            fused,
-            held,
+            unit * (constant + tau * place),
+            unit * (constant + tau * unseen),
             minimum.iterations,
             minimum.converged,
         )
 
-    def _place(self, unseen: Array, fitted: Array, problem: Problem) -> Array:
+    def _place(self, unseen: Tensor, fitted: Tensor, problem: Problem) -> Tensor:
         """Weigh a document's own grade in with what the others say of it.
 
         The more certain the grade, the less it may put the document below where the refined vector has it, if it is
@@ -138,37 +138,32 @@ class QueryRefiner(BaseRefiner):
         :param problem: the grades and the trust in them.
         :return: (B, K) logits.
         """
-        count = unseen.shape[1]
-        grades = problem.grades[:, :count]
-        verdict = 2 * grades - 1
-        weight = np.where(verdict > 0, rarity(mean(grades))[:, None], 1.0)
-        own = unseen + problem.trust[:, :count] ** 2 * self.own_grade * weight * verdict
-        kept = own + np.abs(verdict) * (fitted - own)
-        return np.where(verdict > 0, np.maximum(own, kept), np.minimum(own, kept))
+        verdict = 2 * problem.grades - 1
+        weight = torch.where(verdict > 0, rarity(problem.grades.mean(-1, keepdim=True)), 1.0)
+        own = unseen + problem.trust.square() * self.own_grade * weight * verdict
+        kept = own.lerp(fitted, verdict.abs())
+        return torch.where(verdict > 0, own.maximum(kept), own.minimum(kept))
 
-    def _tau(self, start: Array, graded: int, spread: Array, problem: Problem) -> Array:
+    def _tau(self, start: Tensor, spread: Tensor, problem: Problem) -> Tensor:
         """Return the similarity that counts as one nat, from how the background's similarities scatter."""
-        if start.shape[1] - graded < 2:
-            scatter = BANDWIDTH * np.sqrt(spread)
+        background = start[:, problem.grades.shape[1] :]
+        if problem.scatter is not None:
+            scatter = problem.scatter / problem.units(torch.zeros_like(start))[0]
+        elif background.shape[1] < 2:
+            scatter = BANDWIDTH * spread.sqrt()
         else:
-            away = start[:, graded:] - mean(start[:, graded:])[:, None]
-            scatter = np.sqrt(np.maximum(mean(away * away), RESOLUTION * spread))
-        scatter = np.where(np.isnan(problem.scatter), scatter, problem.scatter)
-        tau: Array = scatter / (self.prior or _prior(problem.signal, mean(problem.grades[:, :graded])))
-        return tau
+            scatter = background.var(-1, correction=0, keepdim=True).maximum(RESOLUTION * spread).sqrt()
+        if self.prior is not None:
+            return scatter / self.prior
+        rarer = USUAL_MEAN - problem.grades.mean(-1, keepdim=True)
+        nats = FIRST_RANKING * problem.signal**-OF_SIGNAL * (OF_MEAN * rarer).exp()
+        return scatter / nats.clamp(LEAST_PRIOR, MOST_PRIOR)
 
 
-def _prior(signal: Array, mean_grade: Array) -> Array:
-    """(B,) nats for one standard deviation, from the teacher's signal-to-noise ratio and the mean grade."""
-    nats: Array = FIRST_RANKING * signal**-OF_SIGNAL * np.exp(-OF_MEAN * (mean_grade - USUAL_MEAN))
-    return nats.clip(LEAST_PRIOR, MOST_PRIOR)
-
-
-def rarity(mean_grade: Array) -> Array:
+def rarity(mean_grade: Tensor) -> Tensor:
     """Say how many times as much a yes counts where yeses are rare.
 
     :param mean_grade: (B,) mean grades.
     :return: (B,) from 1 to 4.
     """
-    times: Array = 1 + OF_YES * np.log(USUAL_MEAN / np.maximum(mean_grade, TINY))
-    return times.clip(1, MOST_YES)
+    return (1 + OF_YES * (USUAL_MEAN / mean_grade.clamp_min(TINY)).log()).clamp(1, MOST_YES)

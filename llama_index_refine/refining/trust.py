@@ -1,10 +1,4 @@
-"""How far a teacher's grades can be trusted, learned from the grades alone.
-
-A teacher that grades by chance puts its grades on a query's documents in any order, all orders being equally likely. So
-what chance looks like is known exactly, whatever the embedding, the number of documents or the scale: it is the
-permutation distribution of the grades in hand (Fisher 1935, Pitman 1937). Every query is a test of that against a
-teacher whose grades follow the vectors, and the tests of many queries add up.
-"""
+"""How far a teacher's grades can be trusted, learned from the grades of all its queries so far."""
 
 from __future__ import annotations
 
@@ -12,7 +6,6 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
@@ -21,33 +14,26 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from llama_index_refine.locks import Lock
-from llama_index_refine.refining.abundance import Abundance
-from llama_index_refine.refining.grade_range import GradeRange
+from llama_index_refine.refining.base import TYPICAL_SIGNAL
+from llama_index_refine.refining.evidence import RATIOS, evidence
+from llama_index_refine.refining.relevance import CHANGE, Abundance
 
 Vector = NDArray[np.float64]
 
-# What is believed of a teacher's signal-to-noise ratio before it has graded anything.
-TYPICAL_SIGNAL = 0.26
-# Signal to noise of the grades, one hypothesis each. Less cannot be told from chance within some fifty queries, and
-# closer ones not from each other.
-RATIOS = np.array([0.1, 0.3, 1.0, 3.0])
 # Beforehand. Most teachers that someone chose to use know something, and following a guesser until it is found out
 # costs less than not following one that knows. Where few documents are relevant, grades follow the vectors little even
 # if they are exact.
 CHANCE, INVERTED = 0.25, 0.01
 SHARES = np.array([0.5, 0.25, 0.15, 0.1])
-# The teacher's model, prompt or collection becomes another once in some two hundred queries.
-CHANGE = 0.005
-# Correlation of exact grades with the first similarity among the first K, which hardly differ in it.
-AGREEMENT = 0.3
-# No query's evidence can exceed one in this many.
-PERMUTATIONS = 256
 # The least that a teacher's odds are lowered to for saying itself that it knows little.
 LEAST_CLAIM = 0.25
 # A teacher is known after two queries; a little of each is forgotten.
 WATCHED = 1.5
 # Grades that differ by less are alike.
 ALIKE = 1e-6
+# The scale of grades is told apart in hundredths. One relevant document in a hundred still marks its top, whatever the
+# others got, and a teacher whose grades all lie within a tenth says nothing that stretching would make clearer.
+HUNDREDTHS, TAIL, NARROW = 100, 0.01, 0.1
 
 
 @dataclass(frozen=True)
@@ -134,53 +120,45 @@ class Belief:
         )
 
 
-def evidence(documents: Vector, grades: Vector, similarities: Vector) -> Vector:
-    """Weigh one query's grades.
+class GradeRange:
+    """Stretches a teacher's grades to [0, 1] by the range that nearly all of its grades lie in.
 
-    The hypothesis with signal-to-noise ratio r is a Gaussian process with linear kernel (Rasmussen and Williams 2006,
-    chapter 2) that agrees with the first ranking:
+    An LLM whose probabilities never leave 0.6 to 0.95 tells documents apart as well as one that uses the whole scale,
+    and would else be taken for one that finds everything relevant. The range is that of everything graded so far and
+    one imagined grade at 0 and one at 1, so that a new teacher's scale is taken as it is.
 
-        y ~ N(b z, (I + r K) / (1 + r) + b^2 z z'),    b = +-AGREEMENT sqrt(r / (1 + r))
-
-    with y the grades less their mean, z the standardised similarities, K the linear kernel of the centred documents
-    with trace K - 1, and the minus for a teacher that is upside down. Its evidence is f(y) / mean_P f(P y) over
-    permutations P, which averages 1 over chance grades: an e-value (Ramdas, Grunwald, Vovk and Shafer 2023).
-
-    :param documents: (K, d) vectors.
-    :param grades: (K,) in units of the teacher's typical standard deviation.
-    :param similarities: (K,)
-    :return: (9,) log evidence of each hypothesis against chance.
+    :param counts: (101,) how many grades fell on each hundredth, 0 first; None for a new teacher.
+    :raises ValueError: counts of another form.
     """
-    count = len(grades)
-    centred = documents - documents.mean(0)
-    kernel = centred @ centred.T
-    if np.trace(kernel) < 1e-12:
-        return np.zeros(1 + 2 * len(RATIOS))
-    kernel *= (count - 1) / np.trace(kernel)
-    y, z = grades - grades.mean(), similarities - similarities.mean()
-    z = z / z.std() if z.std() > 1e-9 else np.zeros_like(z)
-    eigenvalues, basis = np.linalg.eigh(kernel)
-    eigenvalues = np.maximum(eigenvalues, 0)
-    y_basis, z_basis = y[_orders(count)] @ basis, z @ basis
-    slopes = AGREEMENT * np.sqrt(RATIOS / (1 + RATIOS))
-    precision = (1 + RATIOS) / (1 + np.outer(eigenvalues, RATIOS))
-    # The quadratic forms of y, of y and z, and of z in each hypothesis' precision; the columns are RATIOS.
-    yy, yz, zz = y_basis**2 @ precision, (y_basis * z_basis) @ precision, z_basis**2 @ precision
-    slopes, yy, yz, zz = np.r_[-slopes, slopes], np.tile(yy, 2), np.tile(yz, 2), np.tile(zz, 2)
-    rest, along = yy - slopes * (2 * yz - slopes * zz), yz - slopes * zz
-    # The rank-one term b^2 z z' by Sherman and Morrison.
-    density = 0.5 * ((slopes * along) ** 2 / (1 + slopes**2 * zz) - rest)
-    most = density.max(0)
-    logs: Vector = np.r_[0.0, density[0] - most - np.log(np.exp(density - most).mean(0))]
-    return logs
 
+    def __init__(self, counts: NDArray[np.float64] | None = None) -> None:
+        if counts is None:
+            counts = np.zeros(HUNDREDTHS + 1)
+            counts[[0, HUNDREDTHS]] = 1
+        if counts.shape != (HUNDREDTHS + 1,) or not np.isfinite(counts).all() or (counts < 0).any() or not counts.sum():
+            raise ValueError(f"counts must be {HUNDREDTHS + 1} numbers of grades")
+        self.counts = counts
 
-@lru_cache(maxsize=64)
-def _orders(count: int) -> NDArray[np.intp]:
-    """(PERMUTATIONS, count) the same permutations for the same number of grades, the identity first."""
-    orders = np.tile(np.arange(count), (PERMUTATIONS, 1))
-    orders[1:] = np.random.default_rng(count).permuted(orders[1:], axis=1)
-    return orders
+    def add(self, grades: ArrayLike) -> None:
+        """Take in grades.
+
+        :param grades: (n,) in [0, 1].
+        """
+        places = np.rint(HUNDREDTHS * np.asarray(grades, dtype=np.float64)).astype(int)
+        np.add.at(self.counts, places, 1)
+
+    def stretch(self, grades: ArrayLike) -> NDArray[np.float64]:
+        """Put grades on the whole scale.
+
+        :param grades: (n,) in [0, 1].
+        :return: (n,) in [0, 1], in the same order.
+        """
+        values = np.asarray(grades, dtype=np.float64)
+        share = np.cumsum(self.counts) / self.counts.sum()
+        low, high = (np.searchsorted(share, tail) / HUNDREDTHS for tail in (TAIL, 1 - TAIL))
+        if high - low < NARROW:
+            return values
+        return np.clip((values - low) / (high - low), 0, 1)
 
 
 @dataclass
@@ -205,6 +183,21 @@ class Reliability:
             self.belief = self.belief.after(*arrays)
             return self.belief.trust()
 
+    @property
+    def varied(self) -> bool:
+        """Whether it has seen grades that differ, which alone tell anything of the teacher."""
+        return self.belief.varied > 0
+
+    def trust(self) -> float:
+        """Say how far to follow the teacher by all that was taken in so far, in [0, 1]."""
+        with self._lock:
+            return self.belief.trust()
+
+    def sees(self) -> float:
+        """Say how likely it is that the teacher sees relevance, upright: 1 less guessing and less upside down."""
+        with self._lock:
+            return float(self.belief.hypotheses[1 + len(RATIOS) :].sum())
+
     def foresee(self, documents: ArrayLike, grades: ArrayLike, similarities: ArrayLike) -> tuple[float, float]:
         """Say what would follow from the grades of one query, without taking them in: it is not over.
 
@@ -214,21 +207,6 @@ class Reliability:
         with self._lock:
             belief = self.belief.after(*arrays)
         return belief.trust(), belief.signal()
-
-    def trust(self) -> float:
-        """Say how far to follow the teacher, in [0, 1]."""
-        with self._lock:
-            return self.belief.trust()
-
-    @property
-    def varied(self) -> bool:
-        """Whether it has graded the documents of a query differently."""
-        return self.belief.varied > 0
-
-    def sees(self) -> float:
-        """Say how likely it is that the teacher sees relevance, upright: 1 less guessing and less upside down."""
-        with self._lock:
-            return float(self.belief.hypotheses[1 + len(RATIOS) :].sum())
 
     def known(self) -> bool:
         """Say whether enough was seen of the teacher to go by a part of a query's grades."""
@@ -335,50 +313,54 @@ class Reliability:
             return self.used.stretch(grades)
 
 
-@dataclass(frozen=True)
 class FixedTrust:
-    """How far to follow a teacher where somebody has said it: a record that learns nothing.
+    """A teacher that is followed by a share that the user knows: a `Reliability` that learns nothing.
 
-    :param share: how far, in [0, 1].
+    :param share: how far to follow the teacher, in [0, 1].
+    :raises ValueError: a share outside that.
     """
 
-    share: float
     varied = True
     abundance = Abundance.unknown()
 
+    def __init__(self, share: float) -> None:
+        if not 0 <= share <= 1:
+            raise ValueError(f"trust must be in [0, 1], got {share}")
+        self.share = float(share)
+
+    def trust(self) -> float:
+        """Return the share."""
+        return self.share
+
+    def sees(self) -> float:
+        """Return the share."""
+        return self.share
+
     def observe(self, documents: ArrayLike, grades: ArrayLike, similarities: ArrayLike) -> float:
-        """See `Reliability.observe`."""
+        """Return the share, whatever was graded."""
         return self.share
 
     def foresee(self, documents: ArrayLike, grades: ArrayLike, similarities: ArrayLike) -> tuple[float, float]:
-        """See `Reliability.foresee`."""
+        """Return the share and what is typical, whatever was graded."""
         return self.share, TYPICAL_SIGNAL
 
-    def trust(self) -> float:
-        """See `Reliability.trust`."""
-        return self.share
-
-    def signal(self) -> float:
-        """See `Reliability.signal`."""
-        return TYPICAL_SIGNAL
-
-    def sees(self) -> float:
-        """See `Reliability.sees`."""
-        return self.share
-
     def known(self) -> bool:
-        """See `Reliability.known`."""
+        """Return True: the user knows the teacher."""
         return True
 
-    def hear(self, grades: ArrayLike) -> None:
-        """See `Reliability.hear`."""
-
-    def count(self, numbers: ArrayLike, weights: ArrayLike) -> None:
-        """See `Reliability.count`."""
+    def signal(self) -> float:
+        """Return the signal-to-noise ratio that is typical."""
+        return TYPICAL_SIGNAL
 
     def calibrate(self, grades: ArrayLike) -> Vector:
-        """See `Reliability.calibrate`."""
+        """Return the grades as they are."""
         return np.asarray(grades, dtype=np.float64)
+
+    def hear(self, grades: ArrayLike) -> None:
+        """Take nothing in."""
+
+    def count(self, numbers: ArrayLike, weights: ArrayLike) -> None:
+        """Take nothing in."""
 
 
 Teacher = Reliability | FixedTrust

@@ -17,10 +17,10 @@ from llama_index_refine.qdrant.collection import QdrantCollection
 from llama_index_refine.qdrant.points import PointId
 from llama_index_refine.qdrant.views.dense import Query
 from llama_index_refine.refinement import Refinement
+from llama_index_refine.refining.relevance import Ranking, Relevance, fit_relevance
 from llama_index_refine.refining.trust import Teacher
 from llama_index_refine.retrieval.feedback import Feedback
 from llama_index_refine.selecting.cut import Outlook, outlook
-from llama_index_refine.selecting.relevance import Ranking, Relevance, fit_relevance
 from llama_index_refine.similarity import Metric, score_of_similarity, similarity, similarity_of_score
 
 logger = logging.getLogger(__name__)

@@ -10,9 +10,10 @@ import torch
 from llama_index_refine.qdrant.points import Found
 from llama_index_refine.qdrant.views.dense import Query
 from llama_index_refine.refinement import Refinement
-from llama_index_refine.refining.allocation import PLENTY, next_to_grade
+from llama_index_refine.refining.allocation import PLENTY, WORTH, expected_gains, next_to_grade
 from llama_index_refine.refining.refiner import rarity
-from llama_index_refine.refining.stopping import WORTH, expected_gains
+from llama_index_refine.refining.relevance import Ranking, fit_relevance
+from llama_index_refine.refining.trust import Teacher
 from llama_index_refine.retrieval.feedback import Feedback
 from llama_index_refine.retrieval.placing import standing
 from llama_index_refine.similarity import similarity, similarity_of_score
@@ -20,6 +21,8 @@ from llama_index_refine.similarity import similarity, similarity_of_score
 # How far down the refined ranking is looked where plenty is relevant. Ids and scores of that many points are some
 # 15 kB; results deeper down concern few users, and a handful of grades cannot chart them.
 DEPTH = 300
+# Places that stand for all that a fused ranking leaves out.
+SAMPLE = 30
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,8 @@ class NextGrades:
     :param count: how many documents to choose at most.
     :param left: how many may still be graded, now or later.
     :param limit: how many documents are returned.
+    :param population: how many documents there are, as far as that is known.
+    :param teacher: what is known of the teacher.
     :param own_grade: what a certain grade adds to its document's place, in nats, where grades that are not worth their
         call may be saved; None where all are asked for.
     """
@@ -42,6 +47,8 @@ class NextGrades:
     count: int
     left: int
     limit: int
+    population: int
+    teacher: Teacher
     own_grade: float | None
 
     @property
@@ -86,19 +93,27 @@ class NextGrades:
         `expected_gains`.
         """
         refinement = self.refinement
-        own = similarity(torch.from_numpy(refinement.vector), torch.from_numpy(refinement.documents), refinement.metric)
-        moved = (torch.from_numpy(refinement.fused) - own) / refinement.tau
+        vector, tau = torch.from_numpy(refinement.vector), refinement.tau
+        own = similarity(vector, torch.from_numpy(refinement.documents), refinement.metric)
         if self.query.ranks:
+            deepest = max(self.population, len(ranking.ids))
             fitted, others = standing(ranking, self.feedback.ids), standing(ranking, [ranking.ids[at] for at in new])
+            sample = -torch.linspace(2 + len(ranking.ids), 2 + deepest, SAMPLE).log()
         else:
             scores = torch.tensor([ranking.scores[at] for at in new])
-            fitted, others = own / refinement.tau, similarity_of_score(scores, refinement.metric) / refinement.tau
+            fitted, others = own / tau, similarity_of_score(scores, refinement.metric) / tau
+            sample = similarity(vector, torch.from_numpy(refinement.background), refinement.metric) / tau
+        placed = fitted + (torch.from_numpy(refinement.fused) - own) / tau
+        held_out = fitted + (torch.from_numpy(refinement.held_out) - own) / tau
+        there = torch.cat([others, fitted[fitted >= others[-1]]]).sort(descending=True).values
+        whole, teacher = Ranking.of(there, sample, self.population), self.teacher
+        fit = fit_relevance(whole, held_out, refinement.grades, teacher.sees(), teacher.abundance.log_odds)
         grades = np.asarray(refinement.grades, dtype=np.float64)
         doubt = float(np.minimum(grades, 1 - grades).mean())
         step = (self.own_grade or 0.0) * (1 - 2 * doubt)
-        steps = step * float(rarity(grades.mean(keepdims=True))[0]), step
+        steps = step * float(rarity(torch.tensor(grades.mean()))), step
         gains = expected_gains(
-            (fitted + moved).numpy(), fitted.numpy(), grades, others.numpy(), self.left, steps, doubt, self.limit
+            placed.numpy(), grades, others.numpy(), fit.probability(others), self.left, steps, doubt, self.limit
         )
         best = np.argsort(-gains, kind="stable")[: self.count]
         return sorted(new[at] for at in best if gains[at] >= WORTH)

@@ -174,8 +174,17 @@ class Pipeline:
             count = min(max(share, planned - feedback.asked), left) if share else 0
             refinement = await move(self.refining, self.teacher, feedback, background)
             query = feedback.view.refined(np.asarray(refinement.vector), feedback.ahead)
-            own_grade = self._own_grade(feedback)
-            following = NextGrades(feedback, refinement, query, count, left, self.similarity_top_k, own_grade)
+            following = NextGrades(
+                feedback,
+                refinement,
+                query,
+                count,
+                left,
+                self.similarity_top_k,
+                background.population if background else len(feedback.shown),
+                self.teacher,
+                self._own_grade(feedback),
+            )
             feedback.doing = "the ranking between rounds" if count else "the second search"
             try:
                 vectors = following.depth if count else 0

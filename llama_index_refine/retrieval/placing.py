@@ -40,7 +40,7 @@ def place(
     if query.ranks:
         others, graded = standing(found, found.ids), standing(found, feedback.ids) + gains / refinement.tau
     else:
-        others = similarity_of_score(torch.tensor(found.scores, dtype=torch.float32), view.distance)
+        others = similarity_of_score(torch.tensor(found.scores, dtype=torch.float32), view.metric)
         graded = (own if view.lasts else levelled(found, feedback.ids, own)) + gains
     values: dict[PointId, float] = {}
     if view.lasts and not view.heavy and feedback.candidates:
@@ -54,13 +54,12 @@ def place(
     ranked = sorted(admitted_ones, key=lambda entry: -entry[1])[:limit]
     similarities = torch.tensor([value for _, value in ranked], dtype=torch.float32)
     if not query.fuses:
-        near = passes(score_of_similarity(similarities, view.distance), query.threshold, view.distance)
+        near = passes(score_of_similarity(similarities, view.metric), query.threshold, view.metric)
         ranked, similarities = ranked[: int(near.sum())], similarities[near]
     scores = view.scores(row, similarities)
-    if scores is None:
-        # Fused scores say places only: each place has the first search's score of that place.
-        scores = torch.tensor([before.scores[min(at, len(before.scores) - 1)] for at in range(len(ranked))])
-    return [(point, score) for (point, _), score in zip(ranked, scores.tolist(), strict=True)]
+    # Fused scores say places only: each place has the first search's score of that place.
+    values_of = before.scores if scores is None else scores.tolist()
+    return [(point, values_of[min(at, len(values_of) - 1)]) for at, (point, _) in enumerate(ranked)]
 
 
 def unmoved(feedback: Feedback, refinement: Refinement, query: Query) -> bool:

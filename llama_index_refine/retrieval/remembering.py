@@ -25,6 +25,7 @@ from llama_index_refine.qdrant.points import Found, PointId, points_of
 from llama_index_refine.qdrant.views.dense import Query
 from llama_index_refine.refinement import Refinement
 from llama_index_refine.refining.newton import divergence
+from llama_index_refine.refining.refiner import TINY
 from llama_index_refine.refining.trust import Reliability, Teacher
 from llama_index_refine.retrieval.feedback import Feedback, Loan
 from llama_index_refine.similarity import similarity
@@ -262,18 +263,17 @@ def within(refinement: Refinement, towards: np.ndarray) -> Refinement:
     led_to = led(before.astype(float), np.asarray(towards, dtype=float), query.astype(float), rows, refinement.metric)
     after = _floats(led_to)
     known = torch.from_numpy(np.concatenate([refinement.documents, refinement.background]))
-    old, new = (similarity(torch.from_numpy(vector), known, refinement.metric).numpy() for vector in (before, after))
-    logits = np.log(np.maximum(refinement.student_after, np.finfo(np.float32).tiny)) + (new - old) / refinement.tau
-    student = np.exp(logits - logits.max())
-    student /= student.sum()
-    graded = len(refinement.grades)
+    old, new = (similarity(torch.from_numpy(vector), known, refinement.metric) for vector in (before, after))
+    logits = torch.as_tensor(refinement.student_after).clamp_min(TINY).log() + (new - old) / refinement.tau
+    student = logits.double().log_softmax(-1)
+    moved = (new - old)[: len(refinement.grades)].numpy()
     return replace(
         refinement,
         vector=after,
-        fused=_floats(refinement.fused + (new - old)[:graded]),
-        held_out=_floats(refinement.held_out + (new - old)[:graded]),
-        student_after=_floats(student),
-        kl_after=float(divergence(np.asarray(refinement.target, float)[None], np.log(student, dtype=float)[None])[0]),
+        fused=_floats(refinement.fused + moved),
+        held_out=_floats(refinement.held_out + moved),
+        student_after=_floats(student.exp().numpy()),
+        kl_after=float(divergence(torch.as_tensor(refinement.target).double(), student)),
     )
 
 

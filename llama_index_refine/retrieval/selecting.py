@@ -16,6 +16,7 @@ from llama_index_refine.graders.account import Account, Budget
 from llama_index_refine.graders.base import GraderError
 from llama_index_refine.ids import same_id
 from llama_index_refine.refinement import Refinement
+from llama_index_refine.refining.relevance import Ranking
 from llama_index_refine.retrieval.evidence import RELEVANT, Evidence, Judged, Ordered, check, name_of
 from llama_index_refine.retrieval.grading import Sheet
 from llama_index_refine.retrieval.pipeline import Pipeline
@@ -29,7 +30,6 @@ from llama_index_refine.selecting.certificate import (
     share_out,
 )
 from llama_index_refine.selecting.cut import Interval, outlook
-from llama_index_refine.selecting.relevance import Ranking
 from llama_index_refine.selection import UNKNOWN, Cuts, Selection
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from llama_index_refine.selecting.relevance import Ranking, Relevance
+from llama_index_refine.refining.relevance import Ranking, Relevance
 
 Array = NDArray[np.float64]
 

@@ -360,8 +360,8 @@ def test_images_do_not_travel_in_rankings(qdrant_server, red, top, form):
     bundle = QueryBundle("", image_path=red)
     first = retriever.refine(bundle)
     # With an image_key nothing is to be learnt first; else the second search knows.
-    light = [asked for asked in carried(qdrant_server) if asked[0] == top + 10]
-    assert light == [(top + 10, 0)]
+    light = [asked for asked in carried(qdrant_server) if asked[0] in (top, top + 10)]
+    assert light[-1][1] == 0
     if form == "plain":
         assert sum(whole for _, whole in carried(qdrant_server)) <= len(first.nodes_before) + len(first.nodes) + 10
         assert (40, 40) not in carried(qdrant_server)
@@ -375,8 +375,8 @@ def test_images_do_not_travel_in_rankings(qdrant_server, red, top, form):
         assert entry.node.image
     handed = {entry.node_id for entry in [*again.nodes, *again.nodes_before]} | {node.node_id for node in grader.seen}
     assert sum(whole for _, whole in carried(qdrant_server)) <= len(handed) + 10
-    rankings = [asked for asked in carried(qdrant_server) if asked[0] == top + 10]
-    assert rankings == [(top + 10, 0)]
+    rankings = [asked for asked in carried(qdrant_server) if asked[0] in (top, top + 10)]
+    assert not any(whole for _, whole in rankings)
 
 
 async def test_nodes_are_whole_wherever_the_collection_lives(place, red):

@@ -14,6 +14,7 @@ from qdrant_client import QdrantClient, models
 
 from llama_index_refine import BaseGrader, RefinedClassifier, RefinedRetriever, RefinementMemory
 from llama_index_refine.qdrant.views.sparse import MOST_TERMS
+from llama_index_refine.scheduling import run
 from tests.places import SIZE, TOPICS, LabelGrader, hits, points, question, vectors
 
 EACH, TERMS = 40, 300
@@ -111,15 +112,19 @@ def test_both_halves_of_a_hybrid_search_are_refined(place, distance, idf):
 @pytest.mark.parametrize("distance", DISTANCES)
 def test_scores_of_the_second_search_are_what_rows_say(place, distance):
     """One request adds up both similarities, at the scale of the rows that were refined."""
-    refinement = retriever(place.client, fill(place, distance), similarity_top_k=60).refine(question(1))
-    row, documents = refinement.vector, refinement.documents
-    known = {entry.node_id: float(score) for entry, score in zip(refinement.graded_nodes, documents @ row, strict=True)}
-    moved = dict(zip(ids(refinement.graded_nodes), refinement.fused.tolist(), strict=True))
-    given = {entry.node_id: entry.score for entry in refinement.nodes}
+    refined = retriever(place.client, fill(place, distance), similarity_top_k=60)
+    (outcome,) = run([refined._pipeline().explore(question(1))])
+    refinement, feedback = outcome.get()
+    (searched,) = run([refined._collection.search(feedback.view.refined(refinement.vector), 60)])
+    given = dict(zip(searched.get().ids, searched.get().scores, strict=True))
+    known = dict(zip(feedback.ids, (refinement.documents @ refinement.vector).tolist(), strict=True))
     assert known.keys() & given.keys()
-    # A cut query scores others a little; what each grade adds is in the score too.
-    for name in known.keys() & given.keys():
-        assert given[name] == pytest.approx(moved[name], abs=0.35 * refinement.tau + 0.02 * abs(known[name]))
+    # A cut query scores others a little.
+    for point in known.keys() & given.keys():
+        assert given[point] == pytest.approx(known[point], abs=0.35 * refinement.tau + 0.02 * abs(known[point]))
+    # Scores that are sums cannot be compared with ranks that were fused: each place has its score of the first search.
+    first = [entry.score for entry in refinement.nodes_before]
+    assert [entry.score for entry in refinement.nodes] == first[: len(refinement.nodes)]
 
 
 def test_alpha_is_the_dense_halfs_share(place):

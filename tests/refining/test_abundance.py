@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_index_refine.refining.abundance import Abundance
+from llama_index_refine.refining.relevance import Abundance
 
 NUMBERS = st.lists(st.floats(0, 1e7), min_size=1, max_size=20)
 

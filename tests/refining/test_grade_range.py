@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_index_refine.refining.grade_range import GradeRange
+from llama_index_refine.refining.trust import GradeRange
 
 
 def heard(grades, times: int = 20) -> GradeRange:

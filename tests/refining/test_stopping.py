@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_index_refine.refining.stopping import WORTH, _relevance, expected_gains
+from llama_index_refine.refining.allocation import WORTH, expected_gains
+from llama_index_refine.refining.relevance import Ranking, fit_relevance
 
 
 def dcg(relevance, limit: int) -> float:
@@ -22,9 +23,9 @@ def lists(draw):
     grades = rng.random(graded) if draw(st.booleans()) else (rng.random(graded) < rng.random()).astype(float)
     return {
         "placed": fitted + rng.normal(size=graded) / 2,
-        "fitted": fitted,
         "grades": grades,
         "others": np.sort(rng.normal(size=others))[::-1],
+        "chances": np.sort(rng.random(others))[::-1],
         "next_ones": draw(st.integers(0, 12)),
         "steps": (draw(st.sampled_from([0.0, 0.3, 1.1, 4.0])), draw(st.sampled_from([0.0, 0.3, 1.1]))),
         "doubt": draw(st.sampled_from([0.0, 0.1, 0.5])),
@@ -34,8 +35,8 @@ def lists(draw):
 
 @given(lists())
 def test_the_gain_is_that_of_moving_each_document_by_its_grade(case):
-    placed, fitted, grades, others = (case[name] for name in ("placed", "fitted", "grades", "others"))
-    chances, limit = _relevance(fitted, grades, others), case["limit"]
+    placed, grades, others, chances = (case[name] for name in ("placed", "grades", "others", "chances"))
+    limit = case["limit"]
     known = list(zip([*placed, *others], [*grades, *chances], strict=True))
 
     def moved(at: int, by: float, value: float) -> float:
@@ -74,32 +75,22 @@ def test_the_less_sure_a_teacher_is_the_less_is_gained(case):
     assert (gains[1] + 1e-9 >= gains[2]).all()
 
 
-@given(lists())
-def test_relevance_is_the_regressions_optimum_and_rises_where_grades_do(case):
-    fitted, grades = np.sort(case["fitted"]), np.sort(case["grades"])
-    places = np.array([fitted.mean() + 1, fitted.mean()])
-    near, middle = (np.log(chance / (1 - chance)) for chance in _relevance(fitted, grades, places))
-    slope, intercept = near - middle, middle
-    mean = np.clip((grades.sum() + 0.5) / (len(grades) + 1), 0.02, 0.98)
-    missing = 1 / (1 + np.exp(-(slope * (fitted - fitted.mean()) + intercept))) - grades
-    assert missing @ (fitted - fitted.mean()) + 3.0 * (slope - 1.0) == pytest.approx(0, abs=1e-3)
-    assert missing.sum() + 0.1 * (intercept - np.log(mean / (1 - mean))) == pytest.approx(0, abs=1e-3)
-    assert slope > 0
+def gains_of(fitted, grades, others, step: float, limit: int):
+    """With chances from these grades, in a collection of a thousand others far below."""
+    sample = np.random.default_rng(0).normal(-12, 1, 30)
+    relevance = fit_relevance(Ranking.of(np.sort(np.r_[fitted, others])[::-1], sample, 1000), fitted, grades)
+    return expected_gains(fitted, grades, others, relevance.probability(others), len(others), (step, step), 0.0, limit)
 
 
 def test_a_list_whose_head_is_graded_is_settled_and_one_whose_head_is_not_is_open():
     fitted, grades = np.array([3.0, 2.5, 2.0, -1.0, -1.2, -1.4]), np.array([1.0, 0.0, 1.0, 0.0, 1.0, 0.0])
     far, near = np.linspace(-6, -8, 10), np.linspace(3.5, 1, 10)
-    settled, unsettled = (
-        expected_gains(fitted, fitted, grades, others, 10, (1.0, 1.0), 0.0, 3) for others in (far, near)
-    )
+    settled, unsettled = (gains_of(fitted, grades, others, 1.0, 3) for others in (far, near))
     assert settled.max() < WORTH < 2 * WORTH < unsettled.max()
     assert settled.sum() < 0.01 < 10 * WORTH < unsettled.sum()
 
 
 def test_what_is_surely_relevant_is_worth_less_than_what_is_in_doubt():
     fitted, grades = np.r_[np.linspace(4, 2, 6), np.linspace(-2, -4, 6)], np.r_[np.ones(6), np.zeros(6)]
-    sure, *doubtful = expected_gains(
-        fitted, fitted, grades, np.array([4.5, 0.2, 0.1, 0.0, -0.1]), 5, (1.1, 1.1), 0.0, 10
-    )
+    sure, *doubtful = gains_of(fitted, grades, np.array([4.5, 0.2, 0.1, 0.0, -0.1]), 1.1, 10)
     assert sure < WORTH < max(doubtful)

@@ -14,7 +14,7 @@ from llama_index_refine.qdrant.points import Found
 from llama_index_refine.qdrant.space import Space
 from llama_index_refine.qdrant.vectors import Vectors
 from llama_index_refine.qdrant.views.dense import DenseQuery
-from llama_index_refine.refining.trust import Reliability
+from llama_index_refine.refining.trust import FixedTrust, Reliability
 from llama_index_refine.retrieval.feedback import Feedback
 from llama_index_refine.retrieval.next_grades import NextGrades
 from tests.planted import TOPICS, Planted, TopicGrader
@@ -70,8 +70,12 @@ def test_what_is_graded_next_is_what_would_change_the_list_and_not_what_is_surel
     ranking = Found([*range(14)], [scores.max() + 3 * refinement.tau, *between], [], Vectors.none())
     feedback = Feedback(QueryBundle("q"), DenseQuery(query), DenseQuery(query).view(Space("", 32, "cosine")), Account())
 
+    teacher = FixedTrust(1.0)
+
     def chosen(own_grade: float) -> list[int]:
-        following = NextGrades(feedback, refinement, DenseQuery(refinement.vector), 5, 13, 10, own_grade)
+        following = NextGrades(
+            feedback, refinement, DenseQuery(refinement.vector), 5, 13, 10, 400, FixedTrust(1.0), own_grade
+        )
         return following.choose(ranking)
 
     assert chosen(1.1) == sorted(chosen(1.1))

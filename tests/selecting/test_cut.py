@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llama_index_refine.refining.relevance import Ranking, Relevance
 from llama_index_refine.selecting.cut import PLACES, Outlook, outlook
-from llama_index_refine.selecting.relevance import Ranking, Relevance
 
 EMPTY = Ranking(np.empty(0), np.empty(0))
 

@@ -1,11 +1,10 @@
 """Each distance in normal form orders documents as the collection does."""
 
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llama_index_refine.refining.geometry import normal_form
+from llama_index_refine.refining.problem import Problem, normal_form
 from llama_index_refine.similarity import METRICS, score_of_similarity, similarity, similarity_of_score
 
 
@@ -17,29 +16,24 @@ def vectors(seed: int, count: int = 7, size: int = 4):
     return query, documents, background
 
 
+def posed(query, documents, background, metric):
+    marks = torch.ones(2, documents.shape[1], dtype=torch.float64)
+    parts = normal_form(query, documents, background, metric)
+    return Problem(metric, query, *parts, torch.zeros(10), marks, marks, marks[:, :1], None)
+
+
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10_000), metric=st.sampled_from(METRICS))
 def test_scores_are_the_collections_similarity(seed, metric):
+    """At the query moved by any sum of the rows."""
     query, documents, background = vectors(seed)
-    form = normal_form(query, documents, background, metric)
-    step = torch.randn(2, 4, generator=torch.Generator().manual_seed(seed + 1)) * 0.3
-    moved = form.start + step
-    scores = form.similarity(form.scores(moved), moved)
+    problem = posed(query, documents, background, metric)
+    weights = 0.1 * torch.randn(2, 10, generator=torch.Generator().manual_seed(seed + 1), dtype=torch.float64)
+    scores = problem.start() + (problem.kernel[:, :-1, :-1] @ weights[:, :, None]).squeeze(-1)
+    unit, constant = problem.units(weights)
     everything = torch.cat([documents, background.expand(2, *background.shape[-2:])], dim=1)
-    for at in range(2):
-        expected = similarity(form.to_collection(moved)[at], everything[at], metric)
-        torch.testing.assert_close(scores[at], expected, atol=2e-4, rtol=2e-3)
-
-
-@pytest.mark.parametrize("metric", METRICS)
-def test_gram_and_combination_belong_to_the_rows(metric):
-    query, documents, background = vectors(5)
-    form = normal_form(query, documents, background, metric)
-    rows = torch.cat([form.graded, form.background.expand(2, *form.background.shape[-2:])], dim=1)
-    rows = rows / form.lengths[..., None]
-    torch.testing.assert_close(torch.from_numpy(form.gram()).float(), rows @ rows.mT, atol=1e-5, rtol=1e-4)
-    weights = torch.randn(2, 10, generator=torch.Generator().manual_seed(1))
-    torch.testing.assert_close(form.combine(weights), (weights[:, None] @ rows)[:, 0], atol=1e-5, rtol=1e-4)
+    for moved, near, rows in zip(problem.moved(weights), unit * (scores + constant), everything, strict=True):
+        torch.testing.assert_close(near.float(), similarity(moved, rows, metric), atol=2e-4, rtol=2e-3)
 
 
 def test_scores_of_qdrant_are_distances_for_euclid_and_similarities_else():

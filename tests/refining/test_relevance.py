@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llama_index_refine.selecting.relevance import Ranking, fit_relevance
+from llama_index_refine.refining.relevance import Ranking, fit_relevance
 
 
 def drawn(seed, count=4000, slope=2.0, midpoint=2.0, scale=0.1, centre=0.3):
