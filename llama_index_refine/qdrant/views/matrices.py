@@ -95,6 +95,8 @@ class MatrixView(View):
         self._space = space
         self.distance = space.metric
         self.metric = row_metric(space.metric)
+        if first.near is not None and space.prefetch is not None:
+            self.ahead = DenseView(first.near, space.prefetch)
 
     @property
     def row(self) -> Row:
@@ -105,12 +107,6 @@ class MatrixView(View):
     def shape(self) -> tuple[int, ...]:
         """(T, d)."""
         return self._first.matrix.shape
-
-    @property
-    def ahead(self) -> View | None:
-        """The search that chooses."""
-        first, space = self._first, self._space
-        return DenseView(first.near, space.prefetch) if first.near is not None and space.prefetch is not None else None
 
     def rows(self, *some: Vectors) -> list[Tensor]:
         """Stack the matches."""
