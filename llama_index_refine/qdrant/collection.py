@@ -315,7 +315,8 @@ class QdrantCollection:
         if apart:
             # What is as near may come in another order. Those with vectors stay in front of it.
             everyone = {point.id: point for point in [*answers[0], *answers[1]]} | {p.id: p for p in answers[0]}
-            sign = -1 if query.larger_is_nearer(space) else 1
+            # Scores are distances under Euclid, but those that two searches are fused to.
+            sign = 1 if space.metric == "euclid" and not query.fuses else -1
             points = sorted(everyone.values(), key=lambda point: sign * point.score)[:limit]
         found = self._read(points, space, payload)
         if payload:

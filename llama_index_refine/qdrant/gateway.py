@@ -182,7 +182,7 @@ class Gateway:
             # Local mode approximates nothing, and warns of being asked not to. What the user asks for, it is asked for.
             for request in requests:
                 request.params = self._options.search_params
-        return await self._paged(stage, self._query_points, requests, self._options.consistency)
+        return await self._send(stage, self._query_points, requests, self._options.consistency)
 
     async def sample(self, *requests: models.QueryRequest) -> list[Points] | None:
         """Send queries for a sample, on behalf of all who wait for the same.
@@ -193,7 +193,7 @@ class Gateway:
         :return: the points of each, None where Qdrant refuses them.
         """
         try:
-            return await self._paged("background", self._sample_points, requests, None)
+            return await self._send("background", self._sample_points, requests, None)
         except Exception as error:
             if refused(error):
                 return None
@@ -255,7 +255,7 @@ class Gateway:
             return probe.unchanged(probed, query.telling, space)
         if probe:
             if self.is_local:
-                probed = await self.retrieve("background", probe.ids, space.brought)
+                probed = await self.retrieve("background", probe.ids, self.state.requests.brings)
             if not probe.is_still(probed, space):
                 return False
         # Scores by compressed vectors are never quite right: no need to wonder at each query.
@@ -272,7 +272,7 @@ class Gateway:
             told.add(given_up)
             logger.warning("In collection %r, strict mode: %s", self._store.collection_name, given_up)
 
-    async def _paged(
+    async def _send(
         self, stage: str, operation: Operation, requests: Sequence[models.QueryRequest], consistency: Any
     ) -> list[Points]:
         limits, timeout = self.state.limits, self.state.requests.options.timeout

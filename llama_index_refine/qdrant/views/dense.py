@@ -70,10 +70,6 @@ class Query(ABC):
         :param space: what is searched.
         """
 
-    def larger_is_nearer(self, space: Space) -> bool:
-        """Say whether a larger score is a nearer point's."""
-        return True
-
     def agrees(self, vectors: Vectors, scores: Sequence[float], space: Space) -> bool:
         """Say whether scores of points are what it makes of their vectors; True where that cannot be told."""
         return True
@@ -252,10 +248,6 @@ class DenseQuery(Query):
     def view(self, space: Space) -> DenseView:
         """See `Query`."""
         return DenseView(self, space)
-
-    def larger_is_nearer(self, space: Space) -> bool:
-        """Say no for distances."""
-        return space.metric != "euclid"
 
     def agrees(self, vectors: Vectors, scores: Sequence[float], space: Space) -> bool:
         """Say whether the scores are those of the vectors."""

@@ -58,10 +58,6 @@ class MatrixQuery(Query):
         """See `Query`."""
         return MatrixView(self, space)
 
-    def larger_is_nearer(self, space: Space) -> bool:
-        """Say no for distances."""
-        return space.metric != "euclid"
-
     def agrees(self, vectors: Vectors, scores: Sequence[float], space: Space) -> bool:
         """Say whether the scores are those of the matrices."""
         query = torch.as_tensor(space.stored(self.matrix))
