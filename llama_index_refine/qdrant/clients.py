@@ -8,12 +8,14 @@ import inspect
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import ip_address
+from itertools import chain, islice
+from operator import attrgetter
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
@@ -26,6 +28,7 @@ from qdrant_client.http.exceptions import ResponseHandlingException
 
 from llama_index_refine.locks import Lock, OfOneProcess
 from llama_index_refine.qdrant.errors import refused
+from llama_index_refine.qdrant.points import Points
 
 headers: Callable[[dict[str, str]], AbstractContextManager[None]] | None
 try:
@@ -121,7 +124,7 @@ class Batch:
 
 
 class QueryPoints(ClientOperation):
-    """Run batches of queries in as few requests as can be. An item is a `Batch`, its result a list of `QueryResponse`.
+    """Run batches of queries in as few requests as can be. An item is a `Batch`, its result the points of each query.
 
     Qdrant refuses a batch for one bad query in it. The others are then asked again by themselves, so that each item's
     exception is its own.
@@ -130,22 +133,23 @@ class QueryPoints(ClientOperation):
     async def work(self, items: Sequence[Batch], call: Call) -> Sequence[Any]:
         """See `ClientOperation`."""
         results: list[Any] = []
-        for chunk in _chunks(items):
-            requests = [request for item in chunk for request in item.requests]
+        while len(results) < len(items):
+            chunk = _in_one_request(items[len(results) :])
+            requests = list(chain.from_iterable(map(attrgetter("requests"), chunk)))
             shared = {"consistency": chunk[0].consistency, "timeout": chunk[0].timeout}
-            answers: list[Any] = []
+            points: list[Points] = []
             try:
                 for start in range(0, len(requests), chunk[0].most):
                     some = requests[start : start + chunk[0].most]
-                    answers += await call("query_batch_points", requests=some, **shared)
+                    points += map(attrgetter("points"), await call("query_batch_points", requests=some, **shared))
             except Exception as error:
                 if not refused(error):
                     return results + [error] * (len(items) - len(results))
                 alone = len(chunk) == 1
                 results += [error] if alone else [(await self.work([item], call))[0] for item in chunk]
             else:
-                rest = iter(answers)
-                results += [[next(rest) for _ in item.requests] for item in chunk]
+                rest = iter(points)
+                results += [list(islice(rest, len(item.requests))) for item in chunk]
         return results
 
 
@@ -154,7 +158,7 @@ class SamplePoints(QueryPoints):
 
     async def work(self, items: Sequence[Batch], call: Call) -> Sequence[Any]:
         """See `ClientOperation`."""
-        different = _different(items)
+        different = [item for at, item in enumerate(items) if item not in items[:at]]
         results = await super().work(different, call)
         return [results[different.index(item)] for item in items]
 
@@ -164,13 +168,16 @@ class CallOnce(ClientOperation):
 
     async def work(self, items: Sequence[tuple[str, dict[str, Any]]], call: Call) -> Sequence[Any]:
         """See `ClientOperation`."""
-        different, results = _different(items), []
-        for method, arguments in different:
+        results: list[Any] = []
+        for at, (method, arguments) in enumerate(items):
+            if (method, arguments) in items[:at]:
+                results.append(results[items.index((method, arguments))])
+                continue
             try:
                 results.append(await call(method, **arguments))
             except Exception as error:
                 results.append(error)
-        return [results[different.index(item)] for item in items]
+        return results
 
 
 def as_it_is(client: Any) -> AbstractContextManager[None]:
@@ -289,21 +296,11 @@ def _at_once(work: Coroutine[Any, Any, Sequence[Any]]) -> Sequence[Any]:
     raise AssertionError("a blocking operation has waited for an event loop")
 
 
-def _different(items: Sequence[Any]) -> list[Any]:
-    """Return one of each items that are the same."""
-    different: list[Any] = []
-    for item in items:
-        if item not in different:
-            different.append(item)
-    return different
-
-
-def _chunks(items: Sequence[Batch]) -> Iterator[Sequence[Batch]]:
-    start, size = 0, 0
+def _in_one_request(items: Sequence[Batch]) -> Sequence[Batch]:
+    """Return as many of the first items as go into one request, and one at least."""
+    size = 0
     for at, item in enumerate(items):
-        if at > start and size + len(item.requests) > item.most:
-            yield items[start:at]
-            start, size = at, 0
         size += len(item.requests)
-    if items:
-        yield items[start:]
+        if at and size > item.most:
+            return items[:at]
+    return items

@@ -85,7 +85,7 @@ class QdrantCollection:
         :return: the space.
         :raises ValueError: the collection has no such vector, or one that a single vector cannot search.
         """
-        state = self._gateway.state
+        state = self._gateway.look_up()
         if state.space is None or time.monotonic() - state.described > self.check_after:
             return await self._gateway.describe()
         return state.space
@@ -105,12 +105,14 @@ class QdrantCollection:
         :raises ValueError: there is nothing to search for, or it does not fit the collection.
         """
         threshold, matrices = self.options.score_threshold, self.options.multivector
-        near = DenseQuery.of(embedding, None if matrices else threshold) if await self.embeds() else None
+        began, space = time.monotonic(), await self.space()
+        embedded = space.size > 0 if matrices is None else matrices.prefetch is not None
+        near = DenseQuery.of(embedding, None if matrices else threshold) if embedded else None
         query: Query
         if matrices is not None:
             matrix = await self._matrix(None if near else embedding, bundle)
             query = MatrixQuery(matrix, near, matrices.prefetch_limit, threshold)
-        elif near is not None and (await self.space()).sparse is None:
+        elif near is not None and space.sparse is None:
             query = near
         else:
             words = models.SparseVector(indices=[], values=[])
@@ -119,7 +121,8 @@ class QdrantCollection:
                 words = await perform("embed", self._sparse_encoding, bundle.query_str)
             how = self.options.hybrid or Hybrid()
             query = SparseQuery(words, threshold) if near is None else HybridQuery(near, words, how)
-        await self._space_of(query)
+        if query.misfit(space):
+            await self._fitting(query, began)
         return query
 
     async def search(
@@ -161,13 +164,13 @@ class QdrantCollection:
         without = self._left_out(query, limit, vectors, beside)
         limit += len(beside) - len(without)
         vectors += (len(beside) - len(without)) if vectors else 0
-        may_complete = self._gateway.may_narrow
+        may_complete = self._gateway.state.may_narrow
         if may_complete and (vectors > LONG or (vectors and space.multivector)):
             vectors, payload = 0, False
         payload = payload and not (self._images and may_complete)
         if not payload and not exact:
             limit = self._worth(limit)
-        asked = self._gateway.requests(space).nearest(
+        asked = self._gateway.state.requests.nearest(
             query, limit, payload=payload, vectors=vectors > 0, without=without, offset=offset, exact=exact
         )
         (points,) = await self._gateway.send("page" if exact else "search", asked)
@@ -184,17 +187,16 @@ class QdrantCollection:
         """
         bare, whole = bool(found.ids) and not len(found.nodes), set(found.placed)
         lacking = [at for at in range(len(found.ids)) if bare or (vectors and at not in whole)]
-        if not lacking or not self._gateway.may_narrow:
+        if not lacking or not self._gateway.state.may_narrow:
             return found
         space = await self.space()
-        points = await self._listed([found.ids[at] for at in lacking], space, bare, vectors)
+        points = await self._listed([found.ids[at] for at in lacking], bare, vectors)
         there = {point.id: point for point in points}
         missed = {at for at in lacking if found.ids[at] not in there}
         found = found.at([at for at in range(len(found.ids)) if at not in missed])
         brought = [there.get(point) for point in found.ids]
         if bare:
-            nodes = ReadNodes([point for point in brought if point is not None], self._reader)
-            nodes.check()
+            nodes = self._reader.nodes([point for point in brought if point is not None], all_odd=False)
             found = replace(found, nodes=nodes)
         if vectors:
             new = [at for at, point in enumerate(brought) if point is not None and at not in set(found.placed)]
@@ -259,9 +261,8 @@ class QdrantCollection:
         assert self._matrix_encoding is not None
         return await perform("embed", self._matrix_encoding, texts)
 
-    async def _space_of(self, query: Query) -> Space:
-        """Return the space, having read it again where the query does not fit what is known."""
-        began = time.monotonic()
+    async def _fitting(self, query: Query, began: float) -> Space:
+        """Return the space, having read it again where the query does not fit what was known at a time."""
         space = await self.space()
         if query.misfit(space) and self._gateway.state.described < began:
             space = await self._gateway.describe()
@@ -271,40 +272,36 @@ class QdrantCollection:
 
     async def _first(self, query: Query, limit: int, vectors: int, payload: bool) -> Found:
         """Search, and once more where the collection turns out to be another one."""
-        state, space = self._gateway.state, await self.space()
-        limits, described = state.limits, state.described
-        found = None
+        space, state = await self.space(), self._gateway.state
+        before, described = (space, state.limits), state.described
+        found = refusal = None
         try:
             found, holds = await self._searched(space, query, limit, vectors, payload)
+            if holds:
+                return found
         except Exception as error:
             if not refused(error):
                 raise
-            now, holds = await self._described_after(described), False
-            if now == space and state.limits == limits:
-                if advice := wants_another_filter(error):
-                    raise ValueError(f"strict mode of the collection refuses the filters: {advice}") from error
-                raise
-        else:
-            now = space if holds else await self._described_after(described)
-        if not holds:
-            state.background, state.doubted = None, time.monotonic()
-        if found is None or now != space or state.limits != limits:
-            found, _ = await self._searched(await self._space_of(query), query, limit, vectors, payload)
+            refusal = error
+        # Another query may have read a newer description by now.
+        if state.space is None or state.described <= described:
+            await self._gateway.describe()
+        same = (state.space, state.limits) == before
+        if refusal is not None and same:
+            if advice := wants_another_filter(refusal):
+                raise ValueError(f"strict mode of the collection refuses the filters: {advice}") from refusal
+            raise refusal
+        state.background, state.doubted = None, time.monotonic()
+        if found is None or not same:
+            found, _ = await self._searched(await self._fitting(query, described), query, limit, vectors, payload)
         return found
-
-    async def _described_after(self, described: float) -> Space:
-        """Return a description that is newer than that time: another query may have read one by now."""
-        state = self._gateway.state
-        if state.space is not None and state.described > described:
-            return state.space
-        return await self._gateway.describe()
 
     async def _searched(
         self, space: Space, query: Query, limit: int, vectors: int, payload: bool
     ) -> tuple[Found, bool]:
         """Search, and say whether what comes back agrees with what is known."""
         gateway = self._gateway
-        requests, payload = gateway.requests(space), payload and not (self._images and gateway.may_narrow)
+        requests, payload = gateway.state.requests, payload and not (self._images and gateway.state.may_narrow)
         light = not space.multivector and space.sparse is None
         apart = limit > vectors and not (light and (limit - vectors) * space.size <= FEW_NUMBERS)
         asked = [requests.nearest(query, vectors if apart else limit, limit, payload=payload, vectors=True)]
@@ -313,16 +310,17 @@ class QdrantCollection:
         probe = gateway.probe()
         if probe and not gateway.is_local:
             asked.append(requests.probe(query, probe.ids))
-        answers = await gateway.send("search", *asked)
+        answers: list[Any] = await gateway.send("search", *asked)
         points = answers[0]
         if apart:
             # What is as near may come in another order. Those with vectors stay in front of it.
             everyone = {point.id: point for point in [*answers[0], *answers[1]]} | {p.id: p for p in answers[0]}
-            sign = -1 if query.larger_is_nearer(space) else 1
+            # Scores are distances under Euclid, but those that two searches are fused to.
+            sign = 1 if space.metric == "euclid" and not query.fuses else -1
             points = sorted(everyone.values(), key=lambda point: sign * point.score)[:limit]
         found = self._read(points, space, payload)
-        if isinstance(found.nodes, ReadNodes):
-            found.nodes.check()
+        if payload:
+            found = replace(found, nodes=self._reader.nodes(points, all_odd=False))
         return found, await gateway.holds(space, query, probe, found, answers[-1])
 
     def _left_out(self, query: Query, limit: int, vectors: int, beside: Collection[PointId]) -> list[PointId]:
@@ -330,7 +328,7 @@ class QdrantCollection:
         gateway = self._gateway
         # A filter changes what a fused ranking consists of, costs an index some of what it finds far down, and in local
         # mode costs more than what it leaves out.
-        if query.ranks or gateway.is_local or not gateway.may_narrow or 2 * len(beside) < limit:
+        if query.ranks or gateway.is_local or not gateway.state.may_narrow or 2 * len(beside) < limit:
             return []
         if len(beside) > (gateway.state.limits.condition_max_size or len(beside)):
             return []
@@ -349,23 +347,27 @@ class QdrantCollection:
     async def _only(self, query: Query, ids: Sequence[PointId], payload: bool, vectors: bool) -> Found:
         """Search some points only. Those that the search cannot score are listed after it."""
         space = await self.space()
-        if not self._gateway.may_narrow:
+        if not self._gateway.state.may_narrow:
             self._gateway.tell("judged nodes that no search finds are left out (filter_max_conditions)")
             return Found.nothing()
         payload = payload and not self._images
         points: list[Any] = []
         if query.finds_all:
-            requests = self._gateway.requests(space)
-            points = await self._in_parts(ids, lambda some: requests.among(query, some, payload, vectors))
+            requests = self._gateway.state.requests
+
+            def write(some: Sequence[PointId]) -> models.QueryRequest:
+                return requests.nearest(query, len(some), payload=payload, vectors=vectors, among=some)
+
+            points = await self._in_parts(ids, write)
         there = {point.id for point in points}
-        points += await self._listed([point for point in ids if point not in there], space, payload, vectors)
+        points += await self._listed([point for point in ids if point not in there], payload, vectors)
         place = {point: at for at, point in enumerate(ids)}
         points = sorted(points, key=lambda point: place.get(point.id, len(place)))
         return self._read(points, space, payload)
 
-    async def _listed(self, ids: Sequence[PointId], space: Space, payload: bool, vectors: bool) -> list[Any]:
+    async def _listed(self, ids: Sequence[PointId], payload: bool, vectors: bool) -> list[Any]:
         """Return those of some points that are there and inside the filter."""
-        requests = self._gateway.requests(space)
+        requests = self._gateway.state.requests
         return await self._in_parts(ids, lambda some: requests.listed(len(some), named(some), payload, vectors))
 
     async def _in_parts(
@@ -385,8 +387,8 @@ class QdrantCollection:
         """
         gateway, state = self._gateway, self._gateway.state
         some, there = state.limits.condition_max_size, state.points
-        requests = gateway.requests(space)
-        bare = space.multivector and gateway.may_narrow
+        requests = gateway.state.requests
+        bare = space.multivector and gateway.state.may_narrow
         size = min(self.background_size, FEW, some or FEW) if space.multivector else self.background_size
         written = replace(requests, brings=False) if bare else requests
         draws = [draw(gateway.sample, written, size, population, there, some)]

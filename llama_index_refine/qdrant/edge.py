@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import quote
@@ -190,7 +191,8 @@ class EdgeClient:
         :param points: the points; they are taken a thousand at a time.
         """
         refuse(kwargs, "wait", "batch_size", "parallel", "max_retries")
-        for rows in _chunks(points, UPLOAD):
+        rest = iter(points)
+        while rows := list(islice(rest, UPLOAD)):
             self.upsert(collection_name, rows)
         self.optimize(collection_name)
 
@@ -339,14 +341,3 @@ class EdgeClient:
             )
         self._process = os.getpid()
         return self._shards
-
-
-def _chunks(points: Iterable[models.PointStruct], size: int) -> Iterator[list[models.PointStruct]]:
-    chunk: list[models.PointStruct] = []
-    for point in points:
-        chunk.append(point)
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk

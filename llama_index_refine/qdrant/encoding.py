@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +15,27 @@ from qdrant_client import models
 from llama_index_refine.qdrant.options import MatrixEncoder
 
 
+class Encoding(ABC):
+    """Encodes texts, several queries' in one go. Where that fails each is encoded alone, so that it fails alone."""
+
+    def run(self, items: Sequence[Any]) -> Sequence[Any]:
+        """Return what each item is encoded as, or the exception."""
+        try:
+            return self.encode(items)
+        except Exception as error:
+            return [error] if len(items) == 1 else [self.run([item])[0] for item in items]
+
+    async def arun(self, items: Sequence[Any]) -> Sequence[Any]:
+        """Encode in a worker thread: the function is blocking and may be a model."""
+        return await asyncio.to_thread(self.run, items)
+
+    @abstractmethod
+    def encode(self, items: Sequence[Any]) -> Sequence[Any]:
+        """Return what each item is encoded as."""
+
+
 @dataclass(frozen=True, eq=False)
-class SparseEncoding:
+class SparseEncoding(Encoding):
     """Makes sparse vectors of texts, with the store's function. An item is a text, its result a `SparseVector`.
 
     :param store: the vector store.
@@ -23,59 +43,35 @@ class SparseEncoding:
 
     store: QdrantVectorStore
 
-    def run(self, items: Sequence[str]) -> Sequence[Any]:
-        """Encode all texts in one go."""
-        return _each(self._encode, items)
-
-    def _encode(self, items: Sequence[str]) -> Sequence[Any]:
-        encode = self.store._sparse_query_fn
-        assert encode is not None
-        indices, values = encode(list(items))
+    def encode(self, items: Sequence[str]) -> Sequence[Any]:
+        """See `Encoding`."""
+        function = self.store._sparse_query_fn
+        assert function is not None
+        indices, values = function(list(items))
         return [
             models.SparseVector(indices=[int(at) for at in row], values=[float(value) for value in worth])
             for row, worth in zip(indices, values, strict=True)
         ]
 
-    async def arun(self, items: Sequence[str]) -> Sequence[Any]:
-        """Encode in a worker thread: the function is blocking and may be a model."""
-        return await asyncio.to_thread(self.run, items)
-
 
 @dataclass(frozen=True, eq=False)
-class MatrixEncoding:
+class MatrixEncoding(Encoding):
     """Makes matrices, with a vector a token. An item is a list of texts, its result (T, d): the tokens of all of them.
 
-    :param encode: makes a matrix of each text.
+    :param function: makes a matrix of each text.
     """
 
-    encode: MatrixEncoder
+    function: MatrixEncoder
 
-    def run(self, items: Sequence[Sequence[str]]) -> Sequence[Any]:
-        """Encode all texts in one go."""
-        return _each(self._encode, items)
-
-    def _encode(self, items: Sequence[Sequence[str]]) -> Sequence[Any]:
+    def encode(self, items: Sequence[Sequence[str]]) -> Sequence[Any]:
+        """See `Encoding`."""
         texts = [text for item in items for text in item]
-        matrices = self.encode(texts)
+        matrices = self.function(texts)
         if not hasattr(matrices, "__len__") or len(matrices) != len(texts):
             many = len(matrices) if hasattr(matrices, "__len__") else type(matrices).__name__
             raise ValueError(f"multivector_query_fn must return a matrix for each of {len(texts)} texts, got {many}")
         rest = iter(matrices)
         return [_stacked([next(rest) for _ in item]) for item in items]
-
-    async def arun(self, items: Sequence[Sequence[str]]) -> Sequence[Any]:
-        """Encode in a worker thread: the function is blocking and may be a model."""
-        return await asyncio.to_thread(self.run, items)
-
-
-def _each(encode: Callable[[Sequence[Any]], Sequence[Any]], items: Sequence[Any]) -> Sequence[Any]:
-    """Encode all items in one go; where that fails one by one, so that each fails for itself."""
-    try:
-        return encode(items)
-    except Exception as error:
-        if len(items) == 1:
-            return [error]
-        return [_each(encode, [item])[0] for item in items]
 
 
 def as_matrix(name: str, given: Any) -> np.ndarray:

@@ -8,6 +8,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -35,15 +36,17 @@ ENTRIES = 256
 
 @dataclass
 class CollectionState:
-    """What is known about one collection under one filter. Each field is set at once, so threads may share it.
+    """What is known about one collection under some options. Each field is set at once, so threads may share it.
 
     :param space: the vector space, None while it is not known.
     :param described: when it was read.
+    :param requests: what writes requests about it.
+    :param limits: what strict mode allows.
+    :param may_narrow: whether a search may be narrowed to some points, or leave some out.
+    :param points: about how many points there are without the filter.
     :param background: the sample, None while there is none.
     :param counted: when its population was last compared with the collection's.
-    :param points: about how many points there are without the filter.
-    :param limits: what strict mode allows.
-    :param told: what has been given up to keep to it, each of which is told once.
+    :param told: what has been given up to keep to the limits, each of which is told once.
     :param doubted: when the scores last contradicted a description that turned out to hold.
     :param turn: which part of the background is to be looked at next.
     :param images: whether payloads hold images, so that they are fetched of those points only that are wanted; None
@@ -52,21 +55,24 @@ class CollectionState:
 
     space: Space | None = None
     described: float = 0.0
+    requests: Requests = field(default_factory=Requests)
+    limits: Limits = field(default_factory=Limits)
+    may_narrow: bool = True
+    points: int = 0
     background: Background | None = None
     counted: float = 0.0
-    points: int = 0
-    limits: Limits = field(default_factory=Limits)
     told: set[str] = field(default_factory=set)
     doubted: float = -math.inf
     turn: int = 0
     images: bool | None = None
 
-    def learn(self, space: Space, points: int = 0, limits: Limits | None = None) -> None:
+    def learn(self, space: Space, options: SearchOptions, limits: Limits, points: int = 0) -> None:
         """Take in a description. A background from another space is dropped."""
         if space != self.space:
             self.background = None
-        self.limits = limits or Limits()
-        self.space, self.points, self.described = space, points, time.monotonic()
+        self.requests, self.limits, self.points = Requests(space, options, space.brought), limits, points
+        self.may_narrow = limits.may_narrow(options.filter)
+        self.space, self.described = space, time.monotonic()
 
     def forget(self) -> None:
         """Ask for everything again when it is next needed."""
@@ -118,54 +124,35 @@ class Gateway:
     def __init__(
         self, store: QdrantVectorStore, options: SearchOptions, background_size: int, check_after: float
     ) -> None:
-        self.check_after = check_after
         self._store = store
         self._options = options
-        self._restrictions = (
-            options.filter.model_dump_json() if options.filter else None,
-            repr(options.shard_key),
-            background_size,
-        )
+        self._client = store._client or store._aclient
+        # In local mode a call costs nothing, and a filter looks at every point, in Python.
+        self.is_local = isinstance(getattr(self._client, "_client", None), QdrantLocal | AsyncQdrantLocal)
+        restrictions = options.filter.model_dump_json() if options.filter else None
+        steering = (options.search_params, options.shard_key, options.timeout, options.consistency)
+        self._restrictions = (restrictions, repr(steering), background_size)
+        self._check_after = check_after
         self._query_points = QueryPoints(store)
         self._sample_points = SamplePoints(store)
         self._call_once = CallOnce(store)
+        self.state = CollectionState()
 
-    @property
-    def _client(self) -> Any:
-        return self._store._client or self._store._aclient
-
-    @property
-    def _wanted(self) -> Wanted:
-        """The vectors that the store names, as far as it can encode for them."""
+    def look_up(self) -> CollectionState:
+        """Return what is known of the collection, shared by all retrievers on this client, and go by it."""
         store, options = self._store, self._options
         sparse = store.sparse_vector_name if getattr(store, "_sparse_query_fn", None) is not None else None
-        matrices, both = options.multivector, options.hybrid is not None
-        prefetch = matrices.prefetch if matrices else None
-        return Wanted(store.dense_vector_name, sparse, options.sparse_alone, both, matrices is not None, prefetch)
-
-    @property
-    def state(self) -> CollectionState:
-        """What is known of the collection, shared by all retrievers on this client."""
-        return states.entry(self._client, (self._store.collection_name, self._wanted, *self._restrictions))
-
-    @property
-    def options(self) -> SearchOptions:
-        """What restricts and steers searches, as far as the collection allows it."""
-        return self.state.limits.keep(self._options)
-
-    @property
-    def may_narrow(self) -> bool:
-        """Whether a search may be narrowed to some points, or leave some out."""
-        return self.state.limits.may_narrow(self._options.filter)
-
-    @property
-    def is_local(self) -> bool:
-        """Whether this is local mode, where a call costs nothing and a filter looks at every point, in Python."""
-        return isinstance(getattr(self._client, "_client", None), QdrantLocal | AsyncQdrantLocal)
-
-    def requests(self, space: Space) -> Requests:
-        """Return what writes requests about a space."""
-        return Requests(space, self.options, space.brought)
+        matrices = options.multivector
+        self._wanted = Wanted(
+            store.dense_vector_name,
+            sparse,
+            alone=options.sparse_alone,
+            both=options.hybrid is not None,
+            multivector=matrices is not None,
+            prefetch=matrices.prefetch if matrices else None,
+        )
+        self.state = states.entry(self._client, (store.collection_name, self._wanted, *self._restrictions))
+        return self.state
 
     async def describe(self) -> Space:
         """Read the collection's description.
@@ -173,14 +160,14 @@ class Gateway:
         :return: the space that is searched.
         :raises ValueError: there is none that one vector can search.
         """
-        info = await self._call("describe", "get_collection", {})
-        options = self._options
+        info = await self._ask("describe", self._call_once, ("get_collection", {}))
+        options, limits = self._options, read_limits(info)
         space = read_space(info, self._store.collection_name, self._wanted)
         if options.hybrid and options.hybrid.fusion == "dbsf" and space.metric == "euclid":
             raise ValueError("fusion='dbsf' adds up scores, and Euclid's are distances: use 'rrf'")
-        limits = read_limits(info)
-        self.state.learn(space, info.points_count or 0, limits)
-        for sentence in limits.given_up(options):
+        kept, given_up = limits.keep(options)
+        self.state.learn(space, kept, limits, info.points_count or 0)
+        for sentence in given_up:
             self.tell(sentence)
         return space
 
@@ -193,9 +180,9 @@ class Gateway:
         """
         if self.is_local:
             # Local mode approximates nothing, and warns of being asked not to. What the user asks for, it is asked for.
-            own = self._options.search_params
-            requests = tuple(request.model_copy(update={"params": own}) for request in requests)
-        return await self._paged(stage, self._query_points, requests, self._options.consistency)
+            for request in requests:
+                request.params = self._options.search_params
+        return await self._send(stage, self._query_points, requests, self._options.consistency)
 
     async def sample(self, *requests: models.QueryRequest) -> list[Points] | None:
         """Send queries for a sample, on behalf of all who wait for the same.
@@ -206,23 +193,25 @@ class Gateway:
         :return: the points of each, None where Qdrant refuses them.
         """
         try:
-            return await self._paged("background", self._sample_points, requests, None)
+            return await self._send("background", self._sample_points, requests, None)
         except Exception as error:
             if refused(error):
                 return None
             raise
 
-    async def retrieve(self, stage: str, ids: Sequence[PointId], names: Sequence[str] | None = None) -> Points:
+    async def retrieve(self, stage: str, ids: Sequence[PointId], vectors: list[str] | bool = False) -> Points:
         """Fetch points by id, whatever the filter says.
 
         :param stage: where the time is booked.
         :param ids: the points.
-        :param names: the vectors to bring, empty for the only one where it has no name; None for none.
+        :param vectors: the vectors to bring, True for all.
         :return: those that are there.
         """
-        vectors = names is not None and ([*names] if any(names) else True)
+        options = self.state.requests.options
         arguments: dict[str, Any] = {"ids": list(ids), "with_payload": False, "with_vectors": vectors}
-        points: Points = await self._call(stage, "retrieve", arguments | self._given("consistency", "timeout"))
+        arguments |= {"consistency": options.consistency} if options.consistency is not None else {}
+        arguments |= {"timeout": options.timeout} if options.timeout is not None else {}
+        points: Points = await self._ask(stage, self._call_once, ("retrieve", arguments))
         return points
 
     async def count(self, stage: str, exact: bool = False) -> int:
@@ -232,12 +221,11 @@ class Gateway:
         :param exact: whether an estimate will not do; it has to where strict mode allows nothing else.
         :return: how many there are.
         """
-        arguments = {
-            "count_filter": self._options.filter,
-            "exact": exact and self.state.limits.search_allow_exact is not False,
-            "shard_key_selector": self._options.shard_key,
-        }
-        result = await self._call(stage, "count", arguments | self._given("timeout"))
+        options = self.state.requests.options
+        arguments: dict[str, Any] = {"count_filter": options.filter, "shard_key_selector": options.shard_key}
+        arguments["exact"] = exact and self.state.limits.search_allow_exact is not False
+        arguments |= {"timeout": options.timeout} if options.timeout is not None else {}
+        result = await self._ask(stage, self._call_once, ("count", arguments))
         return int(result.count)
 
     def probe(self) -> Background | None:
@@ -245,7 +233,7 @@ class Gateway:
         state = self.state
         if state.background is None or not state.background.ids:
             return None
-        if not self.may_narrow:
+        if not state.may_narrow:
             self.tell(
                 "a collection that is rebuilt with another model may go unnoticed for as long as its size is the same "
                 "(filter_max_conditions)"
@@ -267,11 +255,11 @@ class Gateway:
             return probe.unchanged(probed, query.telling, space)
         if probe:
             if self.is_local:
-                probed = await self.retrieve("background", probe.ids, space.names)
+                probed = await self.retrieve("background", probe.ids, self.state.requests.brings)
             if not probe.is_still(probed, space):
                 return False
         # Scores by compressed vectors are never quite right: no need to wonder at each query.
-        wonder = time.monotonic() - self.state.doubted > self.check_after
+        wonder = time.monotonic() - self.state.doubted > self._check_after
         return not wonder or query.agrees(found.vectors, [found.scores[at] for at in found.placed], space)
 
     def tell(self, given_up: str) -> None:
@@ -284,23 +272,15 @@ class Gateway:
             told.add(given_up)
             logger.warning("In collection %r, strict mode: %s", self._store.collection_name, given_up)
 
-    def _given(self, *names: str) -> dict[str, Any]:
-        """Return those of the options that are set, for calls of clients that do not take them all."""
-        options = self.options
-        return {name: value for name in names if (value := getattr(options, name)) is not None}
-
-    async def _paged(
+    async def _send(
         self, stage: str, operation: Operation, requests: Sequence[models.QueryRequest], consistency: Any
     ) -> list[Points]:
-        limits, options = self.state.limits, self.options
-        pages = [limits.paged(request) for request in requests]
+        limits, timeout = self.state.limits, self.state.requests.options.timeout
+        pages = list(map(limits.paged, requests))
         most = min(limits.batch or BATCH, BATCH)
-        batch = Batch([page for some in pages for page in some], consistency, options.timeout, most)
+        batch = Batch(list(chain.from_iterable(pages)), consistency, timeout, most)
         found = iter(await self._ask(stage, operation, batch))
-        return [joined([next(found).points for _ in some]) for some in pages]
-
-    async def _call(self, stage: str, method: str, arguments: dict[str, Any]) -> Any:
-        return await self._ask(stage, self._call_once, (method, arguments))
+        return [joined(list(islice(found, len(some)))) if len(some) > 1 else next(found) for some in pages]
 
     async def _ask(self, stage: str, operation: Operation, item: Any) -> Any:
         """Wait for Qdrant. A refusal may mean that the collection is another one by now."""

@@ -55,41 +55,46 @@ class NodeReader:
         self.images: bool | None = None
 
     def node(self, point: Any) -> BaseNode:
-        """Read a point.
+        """Read a point. See `nodes`."""
+        return self.nodes([point])[0]
 
-        :param point: a point with its payload.
-        :return: its node; one without text, with the payload for metadata, where there is none to be read.
+    def nodes(self, points: Points, all_odd: bool = True) -> list[BaseNode]:
+        """Read points.
+
+        :param points: points with their payloads.
+        :param all_odd: whether all of them may be unreadable.
+        :return: their nodes; one without text, with the payload for metadata, where there is none to be read.
+        :raises ValueError: none of them can be read, so that it is not the points that are odd; it says what to do.
         """
-        try:
-            return self.read(point)
-        except ValueError:
-            if not self._told:
-                self._told = True
-                fields = ", ".join(sorted(point.payload or {})) or "none"
-                logger.warning("Point %s has no text, as others may; it has the fields %s", point.id, fields)
-            metadata = {key: value for key, value in (point.payload or {}).items() if key not in _OWN_FIELDS}
-            return TextNode(id_=str(point.id), text="", metadata=deepcopy(metadata))
+        nodes: list[BaseNode] = []
+        odd: list[tuple[Any, ValueError]] = []
+        for point in points:
+            plain: Any = point if point.vector is None else point.model_copy(update={"vector": None})
+            try:
+                (node,) = self._store.parse_to_query_result([plain]).nodes or []
+                self.images = self.images or is_inline(node)
+            except Exception as error:
+                odd.append((point, error if type(error) is ValueError else self._unread(point, error)))
+                metadata = {key: value for key, value in (point.payload or {}).items() if key not in _OWN_FIELDS}
+                node = TextNode(id_=str(point.id), text="", metadata=deepcopy(metadata))
+            nodes.append(node)
+        if odd and len(odd) == len(points) and not all_odd:
+            raise odd[0][1]
+        if odd and not self._told:
+            self._told = True
+            point = odd[0][0]
+            fields = ", ".join(sorted(point.payload or {})) or "none"
+            logger.warning("Point %s has no text, as others may; it has the fields %s", point.id, fields)
+        return nodes
 
-    def read(self, point: Any) -> BaseNode:
-        """Have the store read the payload, so that the node is that of its own query.
-
-        :param point: a point with its payload.
-        :return: its node.
-        :raises ValueError: there is none to be read; it says what to do.
-        """
-        plain = point if point.vector is None else point.model_copy(update={"vector": None})
-        try:
-            (node,) = self._store.parse_to_query_result([plain]).nodes or []
-        except Exception as error:
-            if type(error) is ValueError:
-                raise
-            fields = ", ".join(map(repr, sorted(point.payload or {}))) or "none"
-            raise ValueError(
-                f"LlamaIndex did not write all of collection {self._store.collection_name!r}, whose points have the "
-                f"fields {fields}: use RefinedRetriever.from_collection with text_key"
-            ) from error
-        self.images = self.images or is_inline(node)
-        return node
+    def _unread(self, point: Any, error: Exception) -> ValueError:
+        fields = ", ".join(map(repr, sorted(point.payload or {}))) or "none"
+        told = ValueError(
+            f"LlamaIndex did not write all of collection {self._store.collection_name!r}, whose points have the "
+            f"fields {fields}: use RefinedRetriever.from_collection with text_key"
+        )
+        told.__cause__ = error
+        return told
 
 
 class ReadNodes(Sequence[BaseNode]):
@@ -104,38 +109,26 @@ class ReadNodes(Sequence[BaseNode]):
         self._reader = reader
         self._nodes: dict[int, BaseNode] = {}
 
-    def check(self) -> None:
-        """See that not all points are unreadable: then it is not the points that are odd.
-
-        :raises ValueError: none of them can be read; it says what to do.
-        """
-        first: ValueError | None = None
-        for place, point in enumerate(self._points):
-            try:
-                self._nodes[place] = self._reader.read(point)
-                return
-            except ValueError as error:
-                first = first or error
-        if first is not None:
-            raise first
-
     def __len__(self) -> int:
         return len(self._points)
 
     def __iter__(self) -> Iterator[BaseNode]:
-        return (self[place] for place in range(len(self._points)))
+        return iter(self.at(range(len(self))))
 
     @overload
-    def __getitem__(self, at: int) -> BaseNode: ...
+    def __getitem__(self, place: int) -> BaseNode: ...
     @overload
-    def __getitem__(self, at: slice) -> list[BaseNode]: ...
-    def __getitem__(self, at: int | slice) -> BaseNode | list[BaseNode]:
-        if isinstance(at, slice):
-            return [self[place] for place in range(len(self))[at]]
-        place = range(len(self))[at]
-        if place not in self._nodes:
-            self._nodes[place] = self._reader.node(self._points[place])
-        return self._nodes[place]
+    def __getitem__(self, place: slice) -> list[BaseNode]: ...
+    def __getitem__(self, place: int | slice) -> BaseNode | list[BaseNode]:
+        places = range(len(self))[place]
+        return self.at([places])[0] if isinstance(places, int) else self.at(places)
+
+    def at(self, places: Sequence[int]) -> list[BaseNode]:
+        """Return the nodes at some places."""
+        new = [place for place in places if place not in self._nodes]
+        nodes = self._reader.nodes([self._points[place] for place in new])
+        self._nodes |= zip(new, nodes, strict=True)
+        return [self._nodes[place] for place in places]
 
 
 @dataclass(frozen=True)
@@ -164,10 +157,15 @@ class Found:
         """Return the points at some places, with whatever is there of nodes and vectors."""
         row = {place: at for at, place in enumerate(self.placed)}
         placed = [at for at, place in enumerate(places) if place in row]
+        nodes = self.nodes
+        if isinstance(nodes, ReadNodes):
+            nodes = nodes.at(places)
+        elif nodes:
+            nodes = [nodes[at] for at in places]
         return Found(
             [self.ids[at] for at in places],
             [self.scores[at] for at in places],
-            [self.nodes[at] for at in places] if len(self.nodes) else [],
+            nodes,
             self.vectors.at([row[places[at]] for at in placed]),
             placed,
         )

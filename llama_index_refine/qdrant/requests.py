@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from qdrant_client import models
@@ -27,9 +27,9 @@ class Requests:
     :param brings: which vectors points come with where any do; False for none.
     """
 
-    space: Space
-    options: SearchOptions
-    brings: list[str] | bool
+    space: Space = field(default_factory=lambda: Space(None, 0, "dot"))
+    options: SearchOptions = field(default_factory=SearchOptions)
+    brings: list[str] | bool = True
 
     def nearest(
         self,
@@ -38,6 +38,7 @@ class Requests:
         depth: int | None = None,
         payload: bool = True,
         vectors: bool = False,
+        among: Sequence[PointId] | None = None,
         without: Sequence[PointId] = (),
         offset: int = 0,
         exact: bool = False,
@@ -49,32 +50,22 @@ class Requests:
         :param depth: how deep rankings are that become one; None for as deep as the points are.
         :param payload: whether the points bring their payload.
         :param vectors: whether they bring their vectors.
+        :param among: these points only, whatever their scores; None for all.
         :param without: leave these points out.
         :param offset: how many points come before the first.
         :param exact: whether nothing is to be approximated, so that pages fit together.
         :return: the query.
         """
-        admitted, params = self.options.filter, self.options.search_params
+        admitted, params, threshold = self.options.filter, self.options.search_params, query.threshold
+        if among is not None:
+            admitted, threshold = narrowed(admitted, named(among)), None
         if without:
             admitted = models.Filter(must=[admitted] if admitted else None, must_not=[named(without)])
         if exact:
             params = (params or models.SearchParams()).model_copy(update={"exact": True})
-        restricted = {"filter": admitted, "params": params, "score_threshold": query.threshold}
+        restricted = {"filter": admitted, "params": params, "score_threshold": threshold}
         written = query.fields(self.space, restricted, depth or offset + limit)
         return self._request(limit, payload, vectors, offset=offset or None, **written)
-
-    def among(self, query: Query, ids: Sequence[PointId], payload: bool, vectors: bool) -> models.QueryRequest:
-        """Ask for some points, with their scores whatever these are.
-
-        :param query: what is searched for.
-        :param ids: the points.
-        :param payload: whether the points bring their payload.
-        :param vectors: whether they bring their vectors.
-        :return: the query.
-        """
-        restricted = {"filter": narrowed(self.options.filter, named(ids)), "params": self.options.search_params}
-        written = query.fields(self.space, {**restricted, "score_threshold": None}, len(ids))
-        return self._request(len(ids), payload, vectors, **written)
 
     def probe(self, query: Query, ids: Sequence[PointId]) -> models.QueryRequest:
         """Ask for what shows whether points are what they were, as far as the filter admits them.
@@ -171,24 +162,32 @@ class Limits:
         most = self.filter_max_conditions
         return most is None or conditions_in(admitted) < most
 
-    def keep(self, options: SearchOptions) -> SearchOptions:
+    def keep(self, options: SearchOptions) -> tuple[SearchOptions, list[str]]:
         """Lower what is asked for to what is allowed.
 
         :param options: what restricts and steers a retriever's searches.
-        :return: the same as far as it goes.
+        :return: the same as far as it goes, and a sentence for each limit that lowers something, with its name.
         """
-        params = options.search_params
-        if params is None and options.timeout is None:
-            return options
-        if params is not None:
-            changes: dict[str, Any] = {"hnsw_ef": _at_most(params.hnsw_ef, self.search_max_hnsw_ef)}
-            if self.search_allow_exact is False and params.exact:
-                changes["exact"] = False
-            if params.quantization is not None:
-                oversampling = _at_most(params.quantization.oversampling, self.search_max_oversampling)
-                changes["quantization"] = params.quantization.model_copy(update={"oversampling": oversampling})
-            params = params.model_copy(update=changes)
-        return replace(options, search_params=params, timeout=_at_most(options.timeout, self.max_timeout))
+        given_up = []
+        timeout, most = options.timeout, self.max_timeout
+        if timeout is not None and most is not None and timeout > most:
+            given_up.append(f"requests have {most} seconds instead of {timeout} (max_timeout)")
+            options = replace(options, timeout=most)
+        params = options.search_params and options.search_params.model_copy(deep=True)
+        if params is None:
+            return options, given_up
+        ef, most = params.hnsw_ef, self.search_max_hnsw_ef
+        if ef is not None and most is not None and ef > most:
+            given_up.append(f"hnsw_ef is {most} instead of {ef} (search_max_hnsw_ef)")
+            params.hnsw_ef = most
+        if params.exact and self.search_allow_exact is False:
+            given_up.append("searches go by the index instead of exact (search_allow_exact)")
+            params.exact = False
+        compressed, widest = params.quantization, self.search_max_oversampling
+        if compressed and widest is not None and (compressed.oversampling or 0) > widest:
+            given_up.append(f"oversampling is {widest} (search_max_oversampling)")
+            compressed.oversampling = widest
+        return replace(options, search_params=params), given_up
 
     def paged(self, request: models.QueryRequest) -> list[models.QueryRequest]:
         """Ask for many points a page at a time.
@@ -204,7 +203,7 @@ class Limits:
             return [request]
         limit, prefetch = request.limit or 10, request.prefetch
         if isinstance(prefetch, list) and prefetch:
-            prefetch = [one.model_copy(update={"limit": _at_most(one.limit, most)}) for one in prefetch]
+            prefetch = [one.model_copy(update={"limit": min(one.limit or 10, most)}) for one in prefetch]
             limit = min(limit, sum(one.limit or 10 for one in prefetch))
         first = request.model_copy(update={"prefetch": prefetch, "limit": min(limit, most)})
         begin = request.offset or 0
@@ -212,24 +211,6 @@ class Limits:
             first.model_copy(update={"limit": min(limit - start, most), "offset": begin + start})
             for start in range(most, limit, most)
         ]
-
-    def given_up(self, options: SearchOptions) -> Iterator[str]:
-        """Say what a retriever's searches do without.
-
-        :param options: what restricts and steers them.
-        :return: a sentence for each limit, with its name.
-        """
-        kept = self.keep(options)
-        if options.timeout != kept.timeout:
-            yield f"requests have {kept.timeout} seconds instead of {options.timeout} (max_timeout)"
-        wanted, got = options.search_params, kept.search_params
-        if wanted is not None and got is not None:
-            if wanted.hnsw_ef != got.hnsw_ef:
-                yield f"hnsw_ef is {got.hnsw_ef} instead of {wanted.hnsw_ef} (search_max_hnsw_ef)"
-            if wanted.exact != got.exact:
-                yield "searches go by the index instead of exact (search_allow_exact)"
-            if wanted.quantization != got.quantization and got.quantization is not None:
-                yield f"oversampling is {got.quantization.oversampling} (search_max_oversampling)"
 
 
 def read_limits(info: models.CollectionInfo) -> Limits:
@@ -249,7 +230,3 @@ def joined(pages: Sequence[Points]) -> Points:
     if len(pages) == 1:
         return pages[0]
     return list({point.id: point for page in pages for point in page}.values())
-
-
-def _at_most(wanted: Any, most: Any) -> Any:
-    return most if wanted is not None and most is not None and wanted > most else wanted

@@ -11,6 +11,8 @@ import torch
 
 from llama_index_refine.qdrant.background import Background
 from llama_index_refine.qdrant.gateway import ENTRIES, CollectionState, States
+from llama_index_refine.qdrant.options import SearchOptions
+from llama_index_refine.qdrant.requests import Limits
 from llama_index_refine.qdrant.space import Space
 from llama_index_refine.qdrant.vectors import Vectors
 
@@ -59,13 +61,12 @@ def test_a_process_that_is_forked_while_a_thread_looks_something_up_does_not_wai
 
 
 def test_a_background_from_another_space_is_dropped():
-    state = CollectionState()
-    space = Space("", 4, "cosine")
-    state.learn(space)
+    state, options = CollectionState(), SearchOptions()
+    state.learn(Space("", 4, "cosine"), options, Limits())
     state.background = Background(Vectors(torch.zeros(1, 4)), [1], 1)
-    state.learn(Space("", 4, "cosine"))
+    state.learn(Space("", 4, "cosine"), options, Limits())
     assert state.background is not None
-    state.learn(Space("", 8, "cosine"))
+    state.learn(Space("", 8, "cosine"), options, Limits())
     assert state.background is None
     state.forget()
     assert state.space is None

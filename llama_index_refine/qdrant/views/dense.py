@@ -70,10 +70,6 @@ class Query(ABC):
         :param space: what is searched.
         """
 
-    def larger_is_nearer(self, space: Space) -> bool:
-        """Say whether a larger score is a nearer point's."""
-        return True
-
     def agrees(self, vectors: Vectors, scores: Sequence[float], space: Space) -> bool:
         """Say whether scores of points are what it makes of their vectors; True where that cannot be told."""
         return True
@@ -98,6 +94,10 @@ class View(ABC):
     heavy = False
     # Whether a row means the same to another query, or later.
     lasts = True
+    # The standard deviation of the first similarity over the collection, None for that over the background.
+    scatter: float | None = None
+    # How the search sees the collection that chooses what this one compares, None where there is none.
+    ahead: View | None = None
     # What shows the scale of similarities.
     _sample = Vectors.none()
 
@@ -110,23 +110,18 @@ class View(ABC):
         self._sample = background.vectors if background and len(background.vectors) > 1 else shown
 
     @property
-    def scatter(self) -> float | None:
-        """The standard deviation of the first similarity over the collection, None for that over the background."""
-        return None
-
-    @property
     @abstractmethod
     def row(self) -> Row:
         """(D,) the first query, as wide as the rows that were last made."""
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape in which a row is written for whoever reads the refinement."""
+        return self.row.shape
+
     @abstractmethod
     def rows(self, *some: Vectors) -> list[Tensor]:
         """Return (n, D) rows for each of some vectors, all of one width."""
-
-    @property
-    def ahead(self) -> View | None:
-        """How the search sees the collection that chooses what this one compares, None where there is none."""
-        return None
 
     @abstractmethod
     def refined(self, row: Row, ahead: Row | None = None) -> Query:
@@ -139,11 +134,6 @@ class View(ABC):
     def unit(self, row: Row) -> float:
         """Return the length that counts as one in the scores of a search for a refined row, (D,)."""
         return 1.0
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape in which a row is written for whoever reads the refinement."""
-        return self.row.shape
 
     def threshold(self, row: Row, threshold: float | None) -> float | None:
         """Carry a score threshold of the first search over to the search for a refined row.
@@ -258,10 +248,6 @@ class DenseQuery(Query):
     def view(self, space: Space) -> DenseView:
         """See `Query`."""
         return DenseView(self, space)
-
-    def larger_is_nearer(self, space: Space) -> bool:
-        """Say no for distances."""
-        return space.metric != "euclid"
 
     def agrees(self, vectors: Vectors, scores: Sequence[float], space: Space) -> bool:
         """Say whether the scores are those of the vectors."""

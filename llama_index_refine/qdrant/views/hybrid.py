@@ -178,13 +178,15 @@ class HybridView(View):
         # What rows, and what queries are multiplied by: dense and sparse.
         self._of_rows = self._of_queries = (1.0, 1.0)
         self._population = 0
-        self._drawn = False
 
     def meet(self, shown: Vectors, background: Background | None) -> None:
         """See `View`."""
         super().meet(shown, background)
         others = background.vectors if background else Vectors.none()
-        self._drawn = len(others) > 1
+        # What the scatter would be, did both similarities rise and fall together: the sum of their shares. They do not,
+        # and where they agree says more for it. A few documents would show it badly: most have none of the query's
+        # terms. The dense one alone is like any other.
+        self.scatter = 1.0 if len(others) > 1 and self._share < 1 else None
         self._population = background.population if background else len(shown)
         self._linear.meet(torch.cat([shown.dense, others.dense]) if len(others) else shown.dense)
         self._terms.meet(background.words if background else None)
@@ -199,15 +201,6 @@ class HybridView(View):
         self._of_queries = tuple(
             np.sqrt(share) * wide / (unit or 1.0) for share, wide, unit in zip(shares, spread, scatter, strict=True)
         )
-
-    @property
-    def scatter(self) -> float | None:
-        """Return what the scatter would be, did both similarities rise and fall together: the sum of their shares.
-
-        They do not, and where they agree says more for it. A few documents would show it badly: most have none of the
-        query's terms. The dense one alone is like any other.
-        """
-        return 1.0 if self._drawn and self._share < 1 else None
 
     @property
     def row(self) -> Row:

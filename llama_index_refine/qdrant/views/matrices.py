@@ -58,10 +58,6 @@ class MatrixQuery(Query):
         """See `Query`."""
         return MatrixView(self, space)
 
-    def larger_is_nearer(self, space: Space) -> bool:
-        """Say no for distances."""
-        return space.metric != "euclid"
-
     def agrees(self, vectors: Vectors, scores: Sequence[float], space: Space) -> bool:
         """Say whether the scores are those of the matrices."""
         query = torch.as_tensor(space.stored(self.matrix))
@@ -95,6 +91,8 @@ class MatrixView(View):
         self._space = space
         self.distance = space.metric
         self.metric = row_metric(space.metric)
+        if first.near is not None and space.prefetch is not None:
+            self.ahead = DenseView(first.near, space.prefetch)
 
     @property
     def row(self) -> Row:
@@ -105,12 +103,6 @@ class MatrixView(View):
     def shape(self) -> tuple[int, ...]:
         """(T, d)."""
         return self._first.matrix.shape
-
-    @property
-    def ahead(self) -> View | None:
-        """The search that chooses."""
-        first, space = self._first, self._space
-        return DenseView(first.near, space.prefetch) if first.near is not None and space.prefetch is not None else None
 
     def rows(self, *some: Vectors) -> list[Tensor]:
         """Stack the matches."""

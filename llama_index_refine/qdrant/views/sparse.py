@@ -67,19 +67,14 @@ class SparseView(View):
     def __init__(self, first: SparseQuery, space: Space) -> None:
         self._first = first
         self._terms = Terms(first.words, space.idf)
-        self._scatter: float | None = None
 
     def meet(self, shown: Vectors, background: Background | None) -> None:
         """See `View`."""
         super().meet(shown, background)
         self._terms.meet(background.words if background else None)
         (rows,) = self.rows(shown)
-        self._scatter = self._terms.scatter((rows @ torch.as_tensor(self.row)).double().numpy())
-
-    @property
-    def scatter(self) -> float | None:
-        """As a sample of the collection has it: most of a few documents have none of the query's terms."""
-        return self._scatter
+        # As a sample of the collection has it: most of a few documents have none of the query's terms.
+        self.scatter = self._terms.scatter((rows @ torch.as_tensor(self.row)).double().numpy())
 
     @property
     def row(self) -> Row:
