@@ -41,7 +41,7 @@ MAY_KNOW = {
         "memory",
     },
     "classifying": {"refinement", "similarity", "refining", "selecting"},
-    "classifier": {"classifying", "refining", "qdrant", "retrieval", "retriever"},
+    "classifier": {"classifying", "refinement", "refining", "qdrant", "retrieval", "retriever"},
     "retriever": {"refinement", "selection", "steps", "stores", "refining", "qdrant", "graders", "memory", "retrieval"},
 }
 # What users start: free to know all of the above.
