@@ -181,6 +181,18 @@ class RefinedClassifier:
             setattr(self, name, value)
         return self
 
+    def __sklearn_tags__(self) -> Any:
+        from sklearn.utils import ClassifierTags, InputTags, Tags, TargetTags  # type: ignore[import-untyped]
+
+        return Tags(
+            estimator_type="classifier",
+            target_tags=TargetTags(required=False),
+            classifier_tags=ClassifierTags(),
+            # A sample is a text, and which texts it is taught with the retriever knows.
+            input_tags=InputTags(one_d_array=True, two_d_array=False, string=True),
+            no_validation=True,
+        )
+
     def __sklearn_clone__(self) -> RefinedClassifier:
         return type(self)(**self.get_params())
 
@@ -236,7 +248,11 @@ class RefinedClassifier:
 
     def _fitted(self) -> Memory:
         if not hasattr(self, "memory_"):
-            raise ValueError("this RefinedClassifier is not fitted: call fit, or load")
+            try:
+                from sklearn.exceptions import NotFittedError  # type: ignore[import-untyped]
+            except ImportError:
+                NotFittedError = ValueError
+            raise NotFittedError("this RefinedClassifier is not fitted: call fit, or load")
         return self.memory_
 
     def _scores(self) -> Scores:
