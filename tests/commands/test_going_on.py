@@ -32,8 +32,15 @@ if sys.platform == "win32":
 processes = pytest.importorskip("tests.commands.processes")
 
 ANIMALS = ("cat", "dog", "owl", "horse", "cow", "hen")
-TEXTS = [f"the {animal} {does} {where} {when}" for animal in ANIMALS for does in ("sleeps", "eats", "runs", "waits", "sings")
-         for where in ("here", "there", "outside", "at home") for when in ("now", "later", "today")]  # fmt: skip
+DOES = ("sleeps", "eats", "runs", "waits", "sings")
+WHERE = ("here", "there", "outside", "at home")
+TEXTS = [
+    f"the {animal} {does} {where} {when}"
+    for animal in ANIMALS
+    for does in DOES
+    for where in WHERE
+    for when in ("now", "later", "today")
+]
 
 
 def judge(question: Question) -> Reply:
@@ -82,12 +89,21 @@ class Call:
         llm = {"--llm-base-url": server.url, "--llm-model": "tiny"}
         where = {"--collection": "notes", "--path": "qdrant", "--text-key": "text", "--feedback-top-k": "10"}
         where |= {"--embed-model": "openai:words", "--embed-base-url": embeddings.url}
-        self.options: dict[str, Any] = {
-            "select": {"--query": ["a cat", "an owl"], "--out": "rows.csv", **where, **llm},
-            "classify": {"--labels": "labels.json", "--out": "rows.jsonl", **where, **llm},
-            "bench": {"--out": "run", "--cache": "cache", "--embed-model": "toy", "--teacher": ["gold", "llm"],
-                      "--peers": "rerank,llm rerank", "--feedback-top-k": "5", "--max-queries": "2", "--no-plots": "", **llm},
-        }[name]  # fmt: skip
+        own: dict[str, dict[str, Any]] = {
+            "select": {"--query": ["a cat", "an owl"], "--out": "rows.csv", **where},
+            "classify": {"--labels": "labels.json", "--out": "rows.jsonl", **where},
+            "bench": {
+                "--out": "run",
+                "--cache": "cache",
+                "--embed-model": "toy",
+                "--teacher": ["gold", "llm"],
+                "--peers": "rerank,llm rerank",
+                "--feedback-top-k": "5",
+                "--max-queries": "2",
+                "--no-plots": "",
+            },
+        }
+        self.options = {**own[name], **llm}
 
     def run(self, folder: Path, changed: dict[str, Any] | None = None, kill_at: int = 0) -> Any:
         words: list[object] = ["bench", "run", folder / "toy"] if self.name == "bench" else [self.name]
