@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from llama_index_refine.classifying.scores import Scores, fit_scores
 from llama_index_refine.qdrant.collection import QdrantCollection
 from llama_index_refine.qdrant.points import points_of
 from llama_index_refine.qdrant.views.dense import DenseQuery
+from llama_index_refine.refinement import Refinement
 from llama_index_refine.retriever import RefinedRetriever
 from llama_index_refine.scheduling import run
 
@@ -60,6 +62,8 @@ class RefinedClassifier:
         :return: the classifier.
         :raises ValueError: labels that are duplicates or fewer than two, a budget that is too small, or a retriever
             whose scores are not similarities.
+        :raises RuntimeError: nobody taught it: no label could be refined, or, with the retriever's on_error="raise",
+            any of them could not.
         """
         texts = read_labels(labels)
         retriever = copy.copy(self._given())
@@ -83,6 +87,7 @@ class RefinedClassifier:
         if not population:
             raise ValueError(f"retriever searches the collection {collection.store.collection_name!r}, which is empty")
         refinements = retriever.refine_batch(list(texts.values()))
+        self._check_taught(dict(zip(texts, refinements, strict=True)))
         sees = retriever._pipeline().teacher.sees()
         self.memory_ = Memory.of(texts, refinements, sample.vectors.dense.numpy(), population, space.metric, sees)
         self._refit()
@@ -173,6 +178,18 @@ class RefinedClassifier:
             setattr(self, name, value)
         return self
 
+    def __sklearn_tags__(self) -> Any:
+        from sklearn.utils import ClassifierTags, InputTags, Tags, TargetTags  # type: ignore[import-untyped]
+
+        return Tags(
+            estimator_type="classifier",
+            target_tags=TargetTags(required=False),
+            classifier_tags=ClassifierTags(),
+            # A sample is a text, and which texts it is taught with the retriever knows.
+            input_tags=InputTags(one_d_array=True, two_d_array=False, string=True),
+            no_validation=True,
+        )
+
     def __sklearn_clone__(self) -> RefinedClassifier:
         return type(self)(**self.get_params())
 
@@ -209,13 +226,30 @@ class RefinedClassifier:
         classifier._refit()
         return classifier
 
+    def _check_taught(self, refinements: Mapping[str, Refinement]) -> None:
+        """See that a teacher graded, at least half of what it was shown for each label."""
+        untaught = {
+            name: one.reason or f"the teacher left {one.ungraded} documents ungraded: {'; '.join(one.failures)}"
+            for name, one in refinements.items()
+            if one.reason is not None or one.ungraded > len(one.grades)
+        }
+        if untaught and (len(untaught) == len(refinements) or self._given().on_error == "raise"):
+            name, reason = next(iter(untaught.items()))
+            raise RuntimeError(
+                f"{len(untaught)} of {len(refinements)} labels could not be refined, {name!r} among them: {reason}"
+            )
+
     def _refit(self) -> None:
         memory = self.memory_
         self.scores_ = fit_scores(memory.lessons(), memory.sample, memory.population, memory.metric)
 
     def _fitted(self) -> Memory:
         if not hasattr(self, "memory_"):
-            raise ValueError("this RefinedClassifier is not fitted: call fit, or load")
+            try:
+                from sklearn.exceptions import NotFittedError  # type: ignore[import-untyped]
+            except ImportError:
+                NotFittedError = ValueError
+            raise NotFittedError("this RefinedClassifier is not fitted: call fit, or load")
         return self.memory_
 
     def _scores(self) -> Scores:
@@ -239,9 +273,9 @@ class RefinedClassifier:
             if isinstance(node, BaseNode) and node.embedding is not None:
                 vectors[at] = node.embedding
         others = enumerate(nodes)
-        vectors |= self._stored(
-            {at: node.node_id for at, node in others if isinstance(node, BaseNode) and at not in vectors}
-        )
+        stored = {at: node.node_id for at, node in others if isinstance(node, BaseNode) and at not in vectors}
+        known = self._stored(set(stored.values()))
+        vectors |= {at: known[node_id] for at, node_id in stored.items() if node_id in known}
         rest = [at for at in range(len(nodes)) if at not in vectors]
         texts = [one if isinstance(one := nodes[at], str) else one.get_content(MetadataMode.EMBED) for at in rest]
         vectors |= zip(rest, self._embedded(texts), strict=True)
@@ -251,26 +285,20 @@ class RefinedClassifier:
             raise ValueError(f"nodes hold vectors of {wrong} dimensions, the labels' have {size}: is it another model?")
         return np.array([vectors[at] for at in range(len(nodes))], dtype=np.float32).reshape(len(nodes), size)
 
-    def _stored(self, ids: Mapping[int, str]) -> dict[int, NDArray[np.float32]]:
-        """Return the vectors of those nodes that the retriever's collection has, by place."""
+    def _stored(self, node_ids: Collection[str]) -> dict[str, NDArray[np.float32]]:
+        """Return the vectors of those nodes that the retriever's collection has."""
         if self.retriever is None:
             return {}
         collection = self.retriever._collection
-        wanted = {point: at for at, node_id in ids.items() for point in points_of(node_id)}
-        points, probe = list(wanted), DenseQuery(self._scores().vectors[0])
-        found: dict[int, NDArray[np.float32]] = {}
+        wanted = {node_id: points_of(node_id) for node_id in node_ids}
+        points, probe = sorted({*chain(*wanted.values())}, key=str), DenseQuery(self._scores().vectors[0])
+        found: dict[Any, NDArray[np.float32]] = {}
         for start in range(0, len(points), CHUNK):
             chunk = points[start : start + CHUNK]
-            fetched = run([collection.search(probe, len(chunk), vectors=len(chunk), payload=False, among=chunk)])[
-                0
-            ].get()
-            fetched = fetched.with_vectors()
-            found |= {
-                wanted[point]: vector.numpy()
-                for point, vector in zip(fetched.ids, fetched.vectors.dense, strict=True)
-                if point in wanted
-            }
-        return found
+            search = collection.search(probe, len(chunk), vectors=len(chunk), payload=False, among=chunk)
+            fetched = run([search])[0].get().with_vectors()
+            found |= zip(fetched.ids, (vector.numpy() for vector in fetched.vectors.dense), strict=True)
+        return {node_id: found[point] for node_id, points in wanted.items() for point in points if point in found}
 
     def _embedded(self, texts: Sequence[str]) -> NDArray[np.float32]:
         size = self._fitted().sample.shape[1]

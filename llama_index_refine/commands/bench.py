@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,10 +14,12 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from llama_index_refine.commands.errors import plain_errors, tell
-from llama_index_refine.commands.teacher import LLMKwargs, read_kwargs, server_url
+from llama_index_refine.commands.options import EmbedBaseUrl, takes
+from llama_index_refine.commands.teacher import DEFAULT_MODEL, LLMOptions, server_url
 from llama_index_refine.evaluation.results import BASELINE, REFINED, Run
 
 if TYPE_CHECKING:
+    from llama_index.core.base.embeddings.base import BaseEmbedding
     from llama_index.core.llms import LLM
 
 _OPENAI = "https://api.openai.com/v1"
@@ -34,7 +36,11 @@ _Data = Annotated[
 ]
 _EmbedModels = Annotated[
     list[str],
-    typer.Option("--embed-model", help="minilm, a SentenceTransformer, or NAME for DATA/NAME.npz. May be repeated."),
+    typer.Option(
+        "--embed-model",
+        help="minilm, a SentenceTransformer's name or folder, openai:NAME for a model on an OpenAI-compatible server, "
+        "or NAME for DATA/NAME.npz. May be repeated.",
+    ),
 ]
 _Teachers = Annotated[
     list[str],
@@ -45,17 +51,19 @@ _Teachers = Annotated[
         "cross-encoder or cross-encoder:MODEL, llm. May be repeated.",
     ),
 ]
-_Peers = Annotated[str, typer.Option(help="What to measure beside: names parted by commas, all, or none.")]
+_Peers = Annotated[
+    str,
+    typer.Option(
+        help="What to measure beside: names parted by commas, all, or none. Of all, hyde and llm rerank need "
+        "--llm-model: they ask the LLM for more than grades."
+    ),
+]
 _Depths = Annotated[list[int], typer.Option("--feedback-top-k", help="Documents graded per query. May be repeated.")]
 _RerankTimes = Annotated[
     list[int],
     typer.Option("--rerank-times", help="Rerank so many times as many documents too. May be repeated."),
 ]
 _MaxQueries = Annotated[int | None, typer.Option(help="Queries drawn from each data set; all if not given.")]
-_LLMModel = Annotated[str | None, typer.Option(help="LLM of the teacher llm; HyDE and LLMRerank are measured too.")]
-_LLMBaseUrl = Annotated[
-    str | None, typer.Option(help="Its OpenAI-compatible server, not OpenAI's or OPENAI_BASE_URL's.")
-]
 _Cache = Annotated[Path | None, typer.Option(help="Folder for embeddings and grades.", show_default="user's cache")]
 
 
@@ -76,7 +84,9 @@ app = typer.Typer(
 
 
 @app.command("run")
+@takes(LLMOptions)
 def bench(
+    llm: LLMOptions,
     data: _Data,
     out: _Folder = Path("bench"),
     embed_model: _EmbedModels = ["minilm"],  # noqa: B006
@@ -86,27 +96,27 @@ def bench(
     rerank_times: _RerankTimes = [],  # noqa: B006
     max_queries: _MaxQueries = None,
     seed: Annotated[int, typer.Option(help="Of the draw of queries.")] = 1,
-    llm_model: _LLMModel = None,
-    llm_base_url: _LLMBaseUrl = None,
-    llm_kwargs: LLMKwargs = None,
+    embed_base_url: EmbedBaseUrl = None,
     cache: _Cache = None,
     plots: Annotated[bool, typer.Option(help="Draw the pictures.")] = True,
 ) -> None:
     """Measure refinement beside its peers, on data sets by name or on your own data."""
     console = Console()
     with plain_errors() as collected:
+        if "llm" in teacher and not llm.given:
+            raise ValueError("--teacher llm needs --llm-model, the model to ask")
         run = _measure(
             console,
             out,
             data=data,
-            embed_models=embed_model,
+            embed_models=[_embedding(name, embed_base_url, embed_model) for name in embed_model],
             teachers=teacher,
             peers=_named(peers),
             feedback_top_k=feedback_top_k,
             rerank_times=rerank_times,
             max_queries=max_queries,
             seed=seed,
-            llm=make_llm(llm_model, llm_base_url, read_kwargs(llm_kwargs)),
+            llm=make_llm(llm),
             cache=cache,
         )
         written = _write(run, out, plots)
@@ -131,32 +141,36 @@ def compare(
     typer.echo(table)
 
 
-def make_llm(model: str | None, base_url: str | None, llm_kwargs: Mapping[str, Any] | None = None) -> LLM | None:
+def make_llm(options: LLMOptions) -> LLM | None:
     """Make the LLM that the options name, with the key in OPENAI_API_KEY; None where none is named.
 
-    :param model: the model.
-    :param base_url: its server, None for that of OPENAI_BASE_URL or OpenAI's.
-    :param llm_kwargs: arguments of each call.
+    :param options: the options. A key alone names none, as peers would ask it without being told to.
     :raises ImportError: the client is missing.
-    :raises ValueError: a server without a model.
+    :raises ValueError: a server without a model, a model without server and key, or arguments that are no JSON object.
     """
-    if model is None:
-        if base_url is not None:
-            raise ValueError("--llm-base-url needs --llm-model, the model to ask for there")
+    if not options.given:
         return None
+    model, kwargs = options.model() or DEFAULT_MODEL, options.kwargs()
     try:
         from llama_index.llms.openai_like import OpenAILike
     except ImportError as error:
         raise ImportError('an LLM needs: pip install "llama-index-refine[openai]"') from error
-    key = os.environ.get("OPENAI_API_KEY", "none")
     return OpenAILike(
         model=model,
-        api_base=server_url(base_url) or _OPENAI,
-        api_key=key,
+        api_base=server_url(options.llm_base_url) or _OPENAI,
+        api_key=os.environ.get("OPENAI_API_KEY", "none"),
         is_chat_model=True,
         temperature=0.0,
-        additional_kwargs=dict(llm_kwargs or {}),
+        additional_kwargs=kwargs,
     )
+
+
+def _embedding(name: str, base_url: str | None, names: Sequence[str]) -> str | BaseEmbedding:
+    """Return a model on a server; others are known by their names to the benchmark."""
+    from llama_index_refine.commands.embedding import make_embed_model
+
+    served = any(one.startswith("openai:") for one in names)
+    return make_embed_model(name, base_url) if name.startswith("openai:") or (base_url and not served) else name
 
 
 def _named(peers: str) -> list[str] | None:
@@ -171,7 +185,11 @@ def _measure(console: Console, out: Path, data: list[str], **settings: Any) -> R
 
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console) as progress:
-        return Benchmark(data=expand(data), **settings).run(out, progress)
+        benchmark = Benchmark(data=expand(data), **settings)
+        if calls := benchmark.calls():
+            most = ", ".join(f"{count:,} by {name}" for name, count in calls.items())
+            console.print(f"At most {most}: so many calls of the LLM; what the cache has is not asked again.")
+        return benchmark.run(out, progress)
 
 
 def _write(run: Run, out: Path, plots: bool) -> list[Path]:

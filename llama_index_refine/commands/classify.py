@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,24 +15,11 @@ import typer
 from rich.console import Console
 
 from llama_index_refine.commands.errors import plain_errors, tell
-from llama_index_refine.commands.options import (
-    ApiKey,
-    Collection,
-    EmbedBaseUrl,
-    EmbedModel,
-    FeedbackTopK,
-    Instruction,
-    LocalPath,
-    OutFile,
-    TextKey,
-    Url,
-    VectorName,
-    needed_grader,
-    opened_retriever,
-)
+from llama_index_refine.commands.options import CollectionOptions, OutFile, takes
 from llama_index_refine.commands.progress import progress_on
-from llama_index_refine.commands.rows import Rows
-from llama_index_refine.commands.teacher import LLMBaseUrl, LLMKwargs, LLMModel
+from llama_index_refine.commands.rows import Rows, differences, digest_of
+from llama_index_refine.commands.teacher import LLMOptions
+from llama_index_refine.evaluation.lines import read_lines
 
 if TYPE_CHECKING:
     from llama_index.core.schema import BaseNode
@@ -37,74 +27,170 @@ if TYPE_CHECKING:
     from llama_index_refine.classifier import RefinedClassifier
     from llama_index_refine.retriever import RefinedRetriever
 
+    Items = Iterator[tuple[str, BaseNode]]
+
 COLUMNS = ("id", "label", "probability", "text")
 BATCH = 256
 
 
+@takes(CollectionOptions, LLMOptions)
 def classify(
+    collection: CollectionOptions,
+    llm: LLMOptions,
     labels: Annotated[
         Path,
         typer.Option(
             help="The labels: a JSON object of names and definitions, or names, one a line.", show_default=False
         ),
     ],
-    collection: Collection,
     out: OutFile,
     texts: Annotated[
-        Path | None, typer.Option(help="Texts to classify, one a line.", show_default="the collection's documents")
+        Path | None,
+        typer.Option(
+            help="Texts to classify, one a line, or the column text of a .csv file.",
+            show_default="the collection's documents",
+        ),
     ] = None,
     model: Annotated[
         Path | None,
         typer.Option(help="File of the classifier: read where it is there, else written.", show_default="beside --out"),
     ] = None,
     none_of_these: Annotated[bool, typer.Option(help="Leave the label empty where none fits.")] = False,
-    url: Url = "http://localhost:6333",
-    api_key: ApiKey = None,
-    path: LocalPath = None,
-    text_key: TextKey = None,
-    vector_name: VectorName = None,
-    embed_model: EmbedModel = "minilm",
-    embed_base_url: EmbedBaseUrl = None,
-    llm_base_url: LLMBaseUrl = None,
-    llm_model: LLMModel = None,
-    llm_kwargs: LLMKwargs = None,
-    instruction: Instruction = None,
-    feedback_top_k: FeedbackTopK = 20,
 ) -> None:
     """Give your documents, or other texts, the label that fits best; each label is refined over your collection."""
     console = Console(highlight=False)
     with plain_errors() as warned:
-        wanted = read_labels_file(labels)
-        kept = model or out.with_name(out.name + ".safetensors")
-        # A classifier that is there has been taught.
-        grader = None if kept.exists() else needed_grader(llm_base_url, llm_model, instruction, llm_kwargs)
-        settings = {"collection": collection, "labels": wanted, "texts": str(texts), "none": none_of_these}
-        rows = Rows(out, COLUMNS, settings)
-        with (
-            opened_retriever(
-                collection,
-                url,
-                api_key,
-                path,
-                embed_model,
-                embed_base_url,
-                text_key=text_key,
-                vector_name=vector_name,
-                grader=grader,
-                feedback_top_k=feedback_top_k,
-            ) as retriever,
-            progress_on(console) as bars,
-        ):
-            classifier = _classifier(retriever, wanted, kept, none_of_these)
-            total, items = _texts(texts) if texts is not None else _documents(retriever)
-            done = sum(rows.done)
-            bar = bars.add_task("Classifying", total=total, completed=done)
-            rest = islice(items, done, None)
-            while batch := list(islice(rest, BATCH)):
-                rows.add(_rows(classifier, batch), len(batch))
+        from llama_index_refine.classifying.labels import read_labels
+
+        wanted = read_labels(read_labels_file(labels))
+        grader = llm.grader(collection.instruction)
+        run = {**collection.run(llm, grader), "--labels": wanted}
+        kept = Kept(model or out.with_name(out.name + ".safetensors"))
+        # A classifier that is named, and no LLM beside it, is taken as it is.
+        kept.check(run if llm.given or model is None else {"--labels": wanted}, out)
+        given = {"--texts": texts and str(texts.resolve()), "--none-of-these": none_of_these}
+        rows = Rows(out, COLUMNS, {**run, **given, kept.name: kept.digest})
+        with collection.opened(grader or kept.needed_grader(llm)) as (retriever, client), progress_on(console) as bars:
+            classifier = kept.classifier(retriever, wanted, run).set_params(none_of_these=none_of_these)
+            rows.run[kept.name] = kept.digest
+            total, items = read_texts(texts) if texts is not None else _documents(client, collection)
+            bar = bars.add_task("Classifying", total=total)
+            finished = Finished({key: text for note in rows.done for key, text in note.items()})
+            while batch := list(islice(items, BATCH)):
+                if left := [item for item in batch if finished.lacks(*item)]:
+                    found = _rows(classifier, left)
+                    rows.add(found, {row["id"]: digest_of(row["text"]) for row in found})
                 bars.advance(bar, len(batch))
-        console.print(f"{sum(rows.done)} rows in {out}; the classifier is in {kept}", soft_wrap=True, markup=False)
+        written = sum(map(len, rows.done))
+        finished.check(rows, "--texts" if texts is not None else "the collection")
+        console.print(f"{written} rows in {out}; the classifier is in {kept.path}", soft_wrap=True, markup=False)
         tell(console, warned)
+
+
+@dataclass
+class Kept:
+    """The file of the classifier, which says in its header what it was taught with.
+
+    :param path: the file, which may not be there yet.
+    """
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """What it is called where runs are compared."""
+        return f"the classifier {self.path.name}"
+
+    @property
+    def digest(self) -> str | None:
+        """What tells it from another one, None where it is not there."""
+        return digest_of(self.path.read_bytes()) if self.path.exists() else None
+
+    def check(self, run: dict[str, Any], out: Path) -> None:
+        """See that the classifier, where it is there, is the one that would be taught.
+
+        :param run: what it would be taught with.
+        :param out: the rows, which are of this classifier.
+        :raises ValueError: it is another one.
+        """
+        if not self.path.exists():
+            return
+        from llama_index_refine.classifying import storage
+
+        _, facts = storage.read(self.path)
+        begun = {**facts.get("run", {}), "--labels": {one["name"]: one["text"] for one in facts["labels"]}}
+        if different := differences({name: begun.get(name, value) for name, value in run.items()}, run):
+            there = [str(file) for file in (self.path, out, out.with_name(out.name + ".run")) if file.exists()]
+            raise ValueError(
+                f"{self.name} was taught with other options: {different}. Give those again, or remove "
+                f"{' and '.join(there)} to begin anew"
+            )
+
+    def needed_grader(self, llm: LLMOptions) -> Any:
+        """Return no teacher where none is needed. :raises ValueError: one is needed, and none is named."""
+        return None if self.path.exists() else llm.needed_grader()
+
+    def classifier(self, retriever: RefinedRetriever, labels: dict[str, str], run: dict[str, Any]) -> RefinedClassifier:
+        """Load the classifier, or teach it and keep it.
+
+        :param retriever: the collection and the teacher.
+        :param labels: names and what is searched for.
+        :param run: what it is taught with.
+        :return: the classifier.
+        :raises RuntimeError: a label could not be refined; nothing is kept.
+        """
+        from llama_index_refine.classifier import RefinedClassifier
+        from llama_index_refine.classifying import storage
+        from llama_index_refine.commands.embedding import embed_query
+        from llama_index_refine.evaluation.corpus import same_samples
+
+        if not self.path.exists():
+            # What is wrong with the embedding model is said in a line.
+            embed_query(retriever.embed_model, "test")
+            with same_samples():
+                taught = RefinedClassifier(retriever).fit(labels)
+            tensors, facts = taught.memory_.to_file()
+            storage.write(self.path, tensors, {**facts, "none_of_these": False, "run": run})
+        return RefinedClassifier.load(self.path, retriever)
+
+
+@dataclass
+class Finished:
+    """What has a row already, by id, and whether it is still what the row was made of.
+
+    :param rows: the digest of each row's text, by id.
+    """
+
+    rows: dict[str, str]
+    seen: set[str] = field(default_factory=set)
+    changed: list[str] = field(default_factory=list)
+
+    def lacks(self, key: str, node: BaseNode) -> bool:
+        """Say whether something has no row yet.
+
+        :param key: its id.
+        :param node: its text.
+        """
+        if key not in self.rows:
+            return True
+        self.seen.add(key)
+        if self.rows[key] != digest_of(node.get_content()):
+            self.changed.append(key)
+        return False
+
+    def check(self, rows: Rows, source: str) -> None:
+        """See that all that has a row was there.
+
+        :param rows: the rows.
+        :param source: where what has a row comes from.
+        :raises ValueError: something has changed, or is gone, since its row was written.
+        """
+        if stale := [*self.changed, *(key for key in self.rows if key not in self.seen)]:
+            some = ", ".join(stale[:5]) + (" ..." if len(stale) > 5 else "")
+            raise ValueError(
+                f"{source} has changed since rows were written: {len(stale)} of them are of what is there no more (id "
+                f"{some}): remove {rows.path} and {rows.beside} to begin anew"
+            )
 
 
 def read_labels_file(path: Path) -> list[str] | dict[str, str]:
@@ -116,11 +202,11 @@ def read_labels_file(path: Path) -> list[str] | dict[str, str]:
     """
     if not path.is_file():
         raise ValueError(f"--labels {path} is no file")
-    text = path.read_text(encoding="utf-8-sig")
+    lines = [line for _, line in read_lines(path, "--labels")]
     if path.suffix != ".json":
-        return [line.strip() for line in text.splitlines() if line.strip()]
+        return [line.strip() for line in lines if line.strip()]
     try:
-        found = json.loads(text)
+        found = json.loads("\n".join(lines), object_pairs_hook=_without_doubles)
     except json.JSONDecodeError as error:
         raise ValueError(f"--labels {path} is not JSON: {error}") from error
     if not isinstance(found, dict | list):
@@ -128,58 +214,78 @@ def read_labels_file(path: Path) -> list[str] | dict[str, str]:
     return found
 
 
-def _classifier(
-    retriever: RefinedRetriever, labels: list[str] | dict[str, str], path: Path, none: bool
-) -> RefinedClassifier:
-    from llama_index_refine.classifier import RefinedClassifier
-    from llama_index_refine.commands.embedding import embed_query
-
-    if not path.exists():
-        # What is wrong with the embedding model is said in a line.
-        embed_query(retriever.embed_model, "test")
-        RefinedClassifier(retriever).fit(labels).save(path)
-    classifier = RefinedClassifier.load(path, retriever)
-    if sorted(classifier.classes_) != sorted(labels):
-        raise ValueError(f"--model {path} has other labels than --labels: remove it, or name another file")
-    return classifier.set_params(none_of_these=none)
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"labels holds duplicates: {twice!r} twice")
+    return dict(pairs)
 
 
-def _texts(path: Path) -> tuple[int, Iterator[tuple[str, BaseNode]]]:
+def read_texts(path: Path) -> tuple[int, Items]:
+    """Read --texts.
+
+    :param path: texts one a line, or a CSV file with a column text, or with one column.
+    :return: how many texts there are, and each with the number of its line; a text of several lines with the first's.
+    :raises ValueError: the file is not there, or cannot be read.
+    """
     from llama_index.core.schema import TextNode
 
     if not path.is_file():
         raise ValueError(f"--texts {path} is no file")
-    lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    return len(lines), ((str(at), TextNode(text=line)) for at, line in enumerate(lines, 1))
+    numbered: Sequence[tuple[int, str]] = list(read_lines(path, "--texts"))
+    if path.suffix == ".csv":
+        numbered = _column(path, numbered)
+    texts = [(str(number), text) for number, text in numbered if text.strip()]
+    return len(texts), ((number, TextNode(text=text)) for number, text in texts)
 
 
-def _documents(retriever: RefinedRetriever) -> tuple[int, Iterator[tuple[str, BaseNode]]]:
+def _column(path: Path, lines: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
+    reader = csv.reader(line + "\n" for _, line in lines)
+    header = next(reader, [])
+    if "text" not in header and len(header) != 1:
+        raise ValueError(f"--texts {path} has the columns {', '.join(header)}: call one of them text")
+    at, began, found = header.index("text") if "text" in header else 0, reader.line_num + 1, []
+    try:
+        for row in reader:
+            found.append((began, row[at] if at < len(row) else ""))
+            began = reader.line_num + 1
+    except csv.Error as error:
+        raise ValueError(f"--texts {path}, line {began} is not CSV: {error}") from error
+    return found
+
+
+def _documents(client: Any, collection: CollectionOptions) -> tuple[int, Items]:
     """Return all documents of the collection in the order of their ids, with their vectors."""
-    from llama_index_refine.qdrant.points import NodeReader
-    from llama_index_refine.scheduling import run
+    from llama_index_refine.stores import open_store
 
-    store = retriever._collection.store
-    space = run([retriever._collection.space()])[0].get()
-    name, reader, client = space.name, NodeReader(store), store._client
+    store = open_store(client, collection.collection, collection.text_key, collection.vector_name)
+    name = collection.vector_name or store.dense_vector_name
 
-    def documents() -> Iterator[tuple[str, BaseNode]]:
+    def documents() -> Items:
         offset = None
         while True:
-            points, offset = client.scroll(
-                store.collection_name,
-                limit=BATCH,
-                offset=offset,
-                with_payload=True,
-                with_vectors=[name] if name else True,
-            )
-            for point in points:
-                vector: Any = point.vector.get(name) if isinstance(point.vector, dict) else point.vector
-                node = reader.node(point)
+            points, offset = client.scroll(collection.collection, limit=BATCH, offset=offset, with_vectors=True)
+            for point, node in zip(points, _nodes(store, points), strict=True):
+                # Of several vectors, the classifier knows which is meant, and looks it up.
+                vector = point.vector if isinstance(point.vector, list) else (point.vector or {}).get(name)
                 yield str(point.id), node.model_copy(update={"embedding": vector})
             if offset is None:
                 return
 
-    return client.count(store.collection_name).count, documents()
+    return client.count(collection.collection).count, documents()
+
+
+def _nodes(store: Any, points: Sequence[Any]) -> list[BaseNode]:
+    """Read points as nodes; some may have no text, as long as others have."""
+    from llama_index.core.schema import TextNode
+
+    found: dict[int, BaseNode] = {}
+    for at, point in enumerate(points):
+        with suppress(Exception):
+            (found[at],) = store.parse_to_query_result([point.model_copy(update={"vector": None})]).nodes
+    if points and not found:
+        raise ValueError(f"--collection {store.collection_name} has no texts that can be read: give --text-key")
+    return [found.get(at) or TextNode(id_=str(point.id), text="") for at, point in enumerate(points)]
 
 
 def _rows(classifier: RefinedClassifier, batch: list[tuple[str, BaseNode]]) -> list[dict[str, Any]]:

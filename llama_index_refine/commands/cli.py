@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from io import TextIOWrapper
 
 import typer
 
@@ -37,4 +39,8 @@ app.add_typer(bench, name="bench")
 
 def main() -> None:
     """Run the command line."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            # A console or a pipe that cannot show a character gets ? for it.
+            stream.reconfigure(errors="replace")
     app()

@@ -12,8 +12,9 @@ import typer
 from rich.console import Console
 
 from llama_index_refine.commands.errors import plain_errors, tell
+from llama_index_refine.commands.options import takes
 from llama_index_refine.commands.progress import progress_on
-from llama_index_refine.commands.teacher import LLMBaseUrl, LLMKwargs, LLMModel, make_grader, model_name, no_llm
+from llama_index_refine.commands.teacher import LLMOptions, no_llm
 from llama_index_refine.display.ranking import one_line
 
 if TYPE_CHECKING:
@@ -40,10 +41,9 @@ _Queries = Annotated[
 ]
 
 
+@takes(LLMOptions)
 def demo(
-    llm_base_url: LLMBaseUrl = None,
-    llm_model: LLMModel = None,
-    llm_kwargs: LLMKwargs = None,
+    llm: LLMOptions,
     path: _Path = None,
     queries: _Queries = None,
     out: Annotated[Path, typer.Option(help="Folder for the picture.")] = Path("refine-demo"),
@@ -55,13 +55,12 @@ def demo(
     """
     console = Console(highlight=False)
     with plain_errors() as warned:
-        llm = model_name(llm_base_url, llm_model)
-        grader = make_grader(llm_base_url, llm_model, INSTRUCTION, llm_kwargs)
+        grader, model = llm.grader(INSTRUCTION), llm.model()
         console.print(INTRODUCTION)
-        if llm is None:
+        if model is None:
             console.print(f"Teacher: the sample's human labels, as no LLM is named ({no_llm()}).")
         else:
-            console.print(f"Teacher: the LLM {one_line(llm)}.", markup=False)
+            console.print(f"Teacher: the LLM {one_line(model)}.", markup=False)
         # The model comes with a package: nothing is fetched, nor asked for.
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
         limit = queries if queries is not None or grader is None else QUERIES_WITH_LLM

@@ -9,20 +9,8 @@ import typer
 from rich.console import Console
 
 from llama_index_refine.commands.errors import plain_errors, tell
-from llama_index_refine.commands.options import (
-    ApiKey,
-    Collection,
-    EmbedBaseUrl,
-    EmbedModel,
-    Instruction,
-    LocalPath,
-    TextKey,
-    Url,
-    VectorName,
-    needed_grader,
-    opened_retriever,
-)
-from llama_index_refine.commands.teacher import LLMBaseUrl, LLMKwargs, LLMModel
+from llama_index_refine.commands.options import CollectionOptions, takes
+from llama_index_refine.commands.teacher import LLMOptions
 from llama_index_refine.display.ranking import Place, ranking_table
 
 if TYPE_CHECKING:
@@ -34,43 +22,19 @@ COMPARED = 100
 """How far down the first search a document's rank before is known."""
 
 
+@takes(CollectionOptions, LLMOptions)
 def search(
+    collection: CollectionOptions,
+    llm: LLMOptions,
     query: Annotated[str, typer.Option(help="What to search for.", show_default=False)],
-    collection: Collection,
-    url: Url = "http://localhost:6333",
-    api_key: ApiKey = None,
-    path: LocalPath = None,
-    text_key: TextKey = None,
-    vector_name: VectorName = None,
-    embed_model: EmbedModel = "minilm",
-    embed_base_url: EmbedBaseUrl = None,
-    llm_base_url: LLMBaseUrl = None,
-    llm_model: LLMModel = None,
-    llm_kwargs: LLMKwargs = None,
-    instruction: Instruction = None,
     top_k: Annotated[int, typer.Option(min=1, help="Documents to show.")] = 10,
-    feedback_top_k: Annotated[int, typer.Option(min=2, help="Documents that the LLM grades.")] = 20,
 ) -> None:
     """Search your own collection with one query, before and after an LLM's feedback."""
     console = Console(highlight=False)
     with plain_errors() as warned:
-        grader = needed_grader(llm_base_url, llm_model, instruction, llm_kwargs)
-        with (
-            console.status("Searching"),
-            opened_retriever(
-                collection,
-                url,
-                api_key,
-                path,
-                embed_model,
-                embed_base_url,
-                text_key=text_key,
-                vector_name=vector_name,
-                grader=grader,
-                similarity_top_k=max(top_k, COMPARED),
-                feedback_top_k=feedback_top_k,
-            ) as retriever,
-        ):
+        grader = llm.needed_grader(collection.instruction)
+        depth = max(top_k, COMPARED)
+        with console.status("Searching"), collection.opened(grader, similarity_top_k=depth) as (retriever, _):
             from llama_index.core.schema import QueryBundle
 
             from llama_index_refine.commands.embedding import embed_query

@@ -8,24 +8,10 @@ import typer
 from rich.console import Console
 
 from llama_index_refine.commands.errors import plain_errors, tell
-from llama_index_refine.commands.options import (
-    ApiKey,
-    Collection,
-    EmbedBaseUrl,
-    EmbedModel,
-    FeedbackTopK,
-    Instruction,
-    LocalPath,
-    OutFile,
-    TextKey,
-    Url,
-    VectorName,
-    needed_grader,
-    opened_retriever,
-)
+from llama_index_refine.commands.options import CollectionOptions, OutFile, takes
 from llama_index_refine.commands.progress import progress_on
 from llama_index_refine.commands.rows import Rows
-from llama_index_refine.commands.teacher import LLMBaseUrl, LLMKwargs, LLMModel
+from llama_index_refine.commands.teacher import LLMOptions
 from llama_index_refine.display.ranking import one_line
 
 if TYPE_CHECKING:
@@ -34,9 +20,11 @@ if TYPE_CHECKING:
 COLUMNS = ("query", "id", "probability", "text", "metadata")
 
 
+@takes(CollectionOptions, LLMOptions)
 def select(
+    collection: CollectionOptions,
+    llm: LLMOptions,
     query: Annotated[list[str], typer.Option(help="What to select for; may be given many times.", show_default=False)],
-    collection: Collection,
     out: OutFile,
     precision: Annotated[
         float | None,
@@ -50,53 +38,32 @@ def select(
     budget: Annotated[
         int | None, typer.Option(help="Most documents to grade for each query.", show_default="2 or 5 times the first")
     ] = None,
-    url: Url = "http://localhost:6333",
-    api_key: ApiKey = None,
-    path: LocalPath = None,
-    text_key: TextKey = None,
-    vector_name: VectorName = None,
-    embed_model: EmbedModel = "minilm",
-    embed_base_url: EmbedBaseUrl = None,
-    llm_base_url: LLMBaseUrl = None,
-    llm_model: LLMModel = None,
-    llm_kwargs: LLMKwargs = None,
-    instruction: Instruction = None,
-    feedback_top_k: FeedbackTopK = 20,
 ) -> None:
     """Write every document of your collection that belongs to a query, with the probability that it does."""
     console = Console(highlight=False)
     with plain_errors() as warned:
-        grader = needed_grader(llm_base_url, llm_model, instruction, llm_kwargs)
-        target = {"precision": precision, "recall": recall, "confidence": confidence, "budget": budget}
-        rows = Rows(
-            out, COLUMNS, {"collection": collection, "instruction": instruction, "first": feedback_top_k, **target}
-        )
-        finished = {note["query"] for note in rows.done}
-        left = [text for text in dict.fromkeys(query) if text not in finished]
-        with (
-            opened_retriever(
-                collection,
-                url,
-                api_key,
-                path,
-                embed_model,
-                embed_base_url,
-                text_key=text_key,
-                vector_name=vector_name,
-                grader=grader,
-                feedback_top_k=feedback_top_k,
-            ) as retriever,
-            progress_on(console) as bars,
-        ):
+        grader = llm.needed_grader(collection.instruction)
+        target: dict[str, Any] = {"precision": precision, "recall": recall, "confidence": confidence, "budget": budget}
+        run = collection.run(llm, grader) | {f"--{name}": value for name, value in target.items()}
+        with collection.opened(grader) as (retriever, client), progress_on(console) as bars:
             from llama_index.core.schema import QueryBundle
 
             from llama_index_refine.commands.embedding import embed_query
+            from llama_index_refine.evaluation.corpus import same_samples
+            from llama_index_refine.refining.trust import Reliability
 
+            count = client.count(collection.collection).count
+            rows = Rows(out, COLUMNS, {**run, "the number of documents": count})
+            finished = {note["query"] for note in rows.done}
+            left = [text for text in dict.fromkeys(query) if text not in finished]
             for text in bars.track(left, description="Selecting"):
                 bundle = QueryBundle(text, embedding=embed_query(retriever.embed_model, text))
-                selection = retriever.select(
-                    bundle, precision=precision, recall=recall, confidence=confidence, budget=budget
-                )
+                # The rows of a query are the same whichever were asked before it, in this call or an earlier one.
+                retriever.trust = Reliability()
+                with same_samples():
+                    selection = retriever.select(bundle, **target)
+                if selection.refinement.reason is not None:
+                    raise RuntimeError(f"{one_line(text)}: {selection.refinement.reason}")
                 rows.add(_rows(text, selection, out.suffix == ".csv"), _summary(text, selection))
         for note in rows.done:
             console.print(_said(note), soft_wrap=True, markup=False)

@@ -6,10 +6,11 @@ import hashlib
 import json
 import logging
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any, cast
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.llms import LLM
@@ -23,7 +24,7 @@ from llama_index_refine.evaluation.datasets import Dataset
 from llama_index_refine.evaluation.embeddings import PACKAGED, SentenceTransformerEmbedding
 from llama_index_refine.evaluation.loading import load_dataset
 from llama_index_refine.evaluation.measuring import Judge, gather, measure_peer, measure_refined
-from llama_index_refine.evaluation.peers import Peer, Rerank, make_peers
+from llama_index_refine.evaluation.peers import PEERS, HyDE, Peer, Rerank, choose_peers
 from llama_index_refine.evaluation.results import (
     BASELINE,
     REFINED,
@@ -35,6 +36,7 @@ from llama_index_refine.evaluation.results import (
 )
 from llama_index_refine.evaluation.teachers import make_teacher
 from llama_index_refine.graders.base import BaseGrader
+from llama_index_refine.graders.llm import LLMGrader
 
 logger = logging.getLogger(__name__)
 
@@ -47,13 +49,13 @@ class Benchmark:
     :param embed_models: names: of precomputed vectors where a data set has them, `minilm`, or of a SentenceTransformer;
         or LlamaIndex embedding models.
     :param teachers: names as `make_teacher` takes them.
-    :param peers: names of peers to measure beside, None for all that need no LLM.
+    :param peers: names of peers to measure beside, None for all; those that need an LLM only where one is given.
     :param feedback_top_k: how many documents are graded, one or several numbers, each at least 2.
     :param rerank_times: how many times as many documents reranking is given too, each at least 2: what reading deeper
         would have brought.
     :param max_queries: how many queries of each data set to draw, None for all.
     :param seed: of that draw.
-    :param llm: for the teacher `llm`, and for HyDE and LLMRerank, which are measured when it is given.
+    :param llm: for the teacher `llm` and the peers that need one.
     :param cache: folder for embeddings and grades, None for `default_cache_dir`.
     :param retriever_options: further arguments of `RefinedRetriever`.
     :raises ValueError: an argument outside its range.
@@ -81,7 +83,7 @@ class Benchmark:
             raise ValueError(f"rerank_times must be at least 2, got {min(self.rerank_times)}")
         if self.max_queries is not None and self.max_queries < 1:
             raise ValueError(f"max_queries must be at least 1, got {self.max_queries}")
-        make_peers(self.peers)
+        choose_peers(self.peers, self.llm is not None)
 
     def run(self, out: str | Path | None = None, progress: Progress | None = None) -> Run:
         """Measure.
@@ -99,13 +101,28 @@ class Benchmark:
             found.save(out)
         return found
 
+    def calls(self) -> dict[str, int]:
+        """Say how many calls of LLMs it takes.
+
+        :return: the most calls by each teacher and peer that asks one; what is in the cache is not asked again.
+        :raises ValueError: a data set is not there.
+        """
+        queries = sum(len(dataset.sample(self.max_queries, self.seed)) for dataset in self._datasets)
+        asked = queries * len(self.embed_models)
+        # What is reranked and what is refined overlap, and deeper lists hold the others.
+        depth = max(self.feedback_top_k) * max([1, *self.rerank_times])
+        most = {"llm": asked * (depth + sum(self.feedback_top_k))} if "llm" in self.teachers else {}
+        for name in choose_peers(self.peers, self.llm is not None):
+            most[name] = asked * sum(map(PEERS[name].calls, self.feedback_top_k))
+        return {name: calls for name, calls in most.items() if calls}
+
     def settings(self) -> dict[str, object]:
         """What it is run with, as JSON can hold it."""
         return {
             "data": [data.name if isinstance(data, Dataset) else str(data) for data in self.data],
             "embed_models": [_name_of(model) for model in self.embed_models],
             "teachers": list(self.teachers),
-            "peers": [peer.name for peer in make_peers(self.peers)],
+            "peers": choose_peers(self.peers, self.llm is not None),
             "feedback_top_k": list(self.feedback_top_k),
             "rerank_times": list(self.rerank_times),
             "max_queries": self.max_queries,
@@ -117,10 +134,9 @@ class Benchmark:
 
     def _corpora(self, bars: Progress) -> Iterator[Corpus]:
         """Load the data sets first, so that a wrong name is told at once, and embed each when its turn comes."""
-        datasets = [data if isinstance(data, Dataset) else load_dataset(str(data)) for data in self.data]
-        precomputed = {name for dataset in datasets for name in dataset.vectors}
+        precomputed = {name for dataset in self._datasets for name in dataset.vectors}
         models: dict[str, BaseEmbedding] = {}
-        for dataset in datasets:
+        for dataset in self._datasets:
             rows = dataset.sample(self.max_queries, self.seed)
             for model in self.embed_models:
                 name = _name_of(model)
@@ -134,6 +150,10 @@ class Benchmark:
                     total = len(dataset.documents) + len(rows)
                     bar = bars.add_task(f"{dataset.name}: embedding with {name}", total=total)
                     yield embed(dataset, name, models[name], rows, self._cache, partial(bars.advance, bar))
+
+    @cached_property
+    def _datasets(self) -> list[Dataset]:
+        return [data if isinstance(data, Dataset) else load_dataset(str(data)) for data in self.data]
 
     @property
     def _cache(self) -> Path:
@@ -159,34 +179,39 @@ class Benchmark:
         """Names all that a cell's figures depend on, so that a changed run measures anew."""
         identity = [
             {**self.settings(), "data": 0, "embed_models": 0, "teachers": 0, "feedback_top_k": 0},
-            [corpus.dataset.name, corpus.embedding, teacher, k, [query.id for query in corpus.queries]],
+            [corpus.dataset.name, corpus.dataset.digest, corpus.embedding, [query.id for query in corpus.queries]],
+            [teacher, k, self._grader(teacher, corpus.dataset).fingerprint()],
+            LLMGrader(llm=self.llm).fingerprint() if self.llm is not None else None,
             hashlib.sha256(corpus.document_vectors.tobytes() + corpus.query_vectors.tobytes()).hexdigest(),
         ]
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
 
     def _measure(self, corpus: Corpus, store: QdrantVectorStore, teacher: str, k: int, bars: Progress) -> Cell:
         label = _label(corpus, teacher, k)
-        bar = bars.add_task(label, total=2 * len(corpus.queries))
+
+        def bar(stage: str) -> Callable[[], None]:
+            return partial(bars.advance, bars.add_task(f"{label}: {stage}", total=len(corpus.queries)))
+
         grader = self._grader(teacher, corpus.dataset)
-        evidence, bills = gather(corpus, grader, k, lambda: bars.advance(bar))
+        evidence, bills = gather(corpus, grader, k, bar(f"{teacher} grades"))
         judge = Judge(corpus)
         measured: dict[str, Measured] = {}
         skipped: dict[str, str] = {}
-        peers = make_peers(self.peers)
-        if self.llm is not None:
-            generative, skipped = self._generative(corpus)
-            peers += generative
-        for peer in peers:
-            measured[peer.name] = measure_peer(peer, evidence, judge, bills if peer.uses_grades else [])
+        for name in choose_peers(self.peers, self.llm is not None):
+            if name == HyDE.name and (corpus.embed_model is None and corpus.embedding != PACKAGED):
+                skipped[name] = f"needs the embedding model behind {corpus.embedding}.npz"
+                continue
+            peer = self._peer(name, corpus, bar)
+            measured[name] = measure_peer(peer, evidence, judge, bills if peer.uses_grades else [])
         for times in self.rerank_times:
-            deeper, deeper_bills = gather(corpus, grader, times * k, lambda: None)
+            deeper, deeper_bills = gather(corpus, grader, times * k, bar(f"{teacher} grades {times * k}"))
             measured[f"rerank {times * k}"] = measure_peer(Rerank(), deeper, judge, deeper_bills)
+        last = bars.add_task(f"{label}: refining", total=len(corpus.queries))
         measured[REFINED], distribution = measure_refined(
-            corpus, store, grader, k, judge, self.retriever_options, lambda: bars.advance(bar)
+            corpus, store, grader, k, judge, self.retriever_options, partial(bars.advance, last)
         )
-        bars.update(
-            bar, description=f"{label}: MAP {measured[BASELINE].mean('MAP'):.3f} to {measured[REFINED].mean('MAP'):.3f}"
-        )
+        gain = f"MAP {measured[BASELINE].mean('MAP'):.3f} to {measured[REFINED].mean('MAP'):.3f}"
+        bars.update(last, description=f"{label}: {gain}")
         return Cell(
             corpus.dataset.name,
             corpus.embedding,
@@ -199,6 +224,15 @@ class Benchmark:
             skipped,
         )
 
+    def _peer(self, name: str, corpus: Corpus, bar: Callable[[str], Callable[[], None]]) -> Peer:
+        kind: Any = PEERS[name]
+        if not kind.needs_llm:
+            return cast(Peer, kind())
+        model = corpus.embed_model
+        if model is None and name == HyDE.name:
+            model = SentenceTransformerEmbedding(PACKAGED)
+        return cast(Peer, kind(self.llm, self._answers, model, bar(f"{name} asks the LLM")))
+
     def _grader(self, teacher: str, dataset: Dataset) -> BaseGrader:
         """The teacher; one that costs is asked once for each pair."""
         grader = make_teacher(teacher, dataset, self.llm)
@@ -209,16 +243,6 @@ class Benchmark:
     @property
     def _answers(self) -> Answers:
         return Answers(self._cache / "answers.sqlite")
-
-    def _generative(self, corpus: Corpus) -> tuple[list[Peer], dict[str, str]]:
-        from llama_index_refine.evaluation.peers.generative import HyDE, LLMReranked
-
-        assert self.llm is not None
-        reranked = LLMReranked(self.llm, self._answers)
-        if corpus.embed_model is None and corpus.embedding != PACKAGED:
-            return [reranked], {HyDE.name: f"needs the embedding model behind {corpus.embedding}.npz"}
-        model = corpus.embed_model or SentenceTransformerEmbedding(PACKAGED)
-        return [HyDE(self.llm, model, self._answers), reranked], {}
 
 
 def _label(corpus: Corpus, teacher: str, k: int) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +19,7 @@ from qdrant_client import QdrantClient
 
 from llama_index_refine.evaluation.cache import cached_vectors
 from llama_index_refine.evaluation.datasets import Dataset, Query
-from llama_index_refine.evaluation.embeddings import embed_documents, embed_queries, unit
+from llama_index_refine.evaluation.embeddings import embed_documents, embed_queries, files_of, unit
 from llama_index_refine.evaluation.teachers import LabelledQuery, node_id
 
 Floats = NDArray[np.float32]
@@ -81,6 +82,20 @@ class Corpus:
         return store
 
 
+@contextmanager
+def same_samples(seed: int = 0) -> Iterator[None]:
+    """Let Qdrant's local mode draw the same random points in every run: it takes them from numpy's global generator.
+
+    :param seed: another one for other points.
+    """
+    state = np.random.get_state()
+    np.random.seed(seed)
+    try:
+        yield
+    finally:
+        np.random.set_state(state)
+
+
 def filters_of(query: Query) -> MetadataFilters | None:
     """The query's group and excluded document as metadata filters; None where it searches everything."""
     filters: list[MetadataFilter | MetadataFilters] = []
@@ -126,7 +141,8 @@ def embed(
     :param advance: called with the number of texts done.
     """
     queries = [dataset.queries[row] for row in rows]
-    identity = f"{type(embed_model).__name__}|{embed_model.model_name}"
+    server = getattr(embed_model, "api_base", None)
+    identity = f"{type(embed_model).__name__}|{embed_model.model_name}|{server}|{files_of(embed_model.model_name)}"
     documents = cached_vectors(
         cache,
         f"{identity}|document",

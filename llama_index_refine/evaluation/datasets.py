@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import codecs
-import csv
+import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from llama_index_refine.evaluation.lines import read_lines
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Dataset:
     name: str
     documents: Sequence[Document]
     queries: Sequence[Query]
-    qrels: Mapping[str, Mapping[str, int]]
+    qrels: Mapping[str, Mapping[str, float]]
     vectors: Mapping[str, Path] = field(default_factory=dict)
     changed: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
@@ -72,6 +72,16 @@ class Dataset:
         """Rows of the documents that are relevant to a query, among those it searches."""
         found = (self.rows.get(document, -1) for document, label in self.qrels.get(query.id, {}).items() if label > 0)
         return {row for row in found if row >= 0 and _searches(query, self.documents[row])}
+
+    @cached_property
+    def digest(self) -> str:
+        """Names what is measured: documents, queries and labels, whatever the data set is called."""
+        parts = [map(asdict, self.documents), map(asdict, self.queries), [self.qrels, self.changed]]
+        found = hashlib.sha256()
+        for part in parts:
+            for row in part:
+                found.update(json.dumps(row, sort_keys=True).encode() + b"\n")
+        return found.hexdigest()
 
     @cached_property
     def rows(self) -> dict[str, int]:
@@ -142,7 +152,7 @@ def load_folder(folder: Path, split: str = "test") -> Dataset:
 
 
 def _without_themselves(
-    queries: Sequence[Query], documents: Sequence[Document], qrels: Mapping[str, Mapping[str, int]]
+    queries: Sequence[Query], documents: Sequence[Document], qrels: Mapping[str, Mapping[str, float]]
 ) -> list[Query]:
     ids = {document.id for document in documents}
     return [
@@ -151,34 +161,20 @@ def _without_themselves(
     ]
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[TextIO]:
-    with path.open("rb") as file:
-        wide = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-    try:
-        with path.open(encoding="utf-16" if wide else "utf-8-sig", newline="") as lines:
-            yield lines
-    except UnicodeError as error:
-        raise ValueError(f"{path} is not in UTF-8: {error}") from error
-
-
 def _read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: a folder in BEIR's form has corpus.jsonl, queries.jsonl and qrels")
-    with _opened(path) as lines:
-        for number, line in enumerate(lines, 1):
-            # Files that were put together keep the marks that each began with.
-            line = line.strip().lstrip("\ufeff")
-            if not line:
-                continue
-            where = f"{path}, line {number}"
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{where} is not JSON: {error}") from error
-            if not isinstance(row, dict):
-                raise ValueError(f"{where} must be a JSON object with _id and text")
-            yield where, row
+    for number, line in read_lines(path):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{where} is not JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"{where} must be a JSON object with _id and text")
+        yield where, row
 
 
 def _text_of(row: Mapping[str, Any], key: str, where: str) -> str:
@@ -210,22 +206,19 @@ def _qrels_file(folder: Path, split: str) -> Path:
     raise FileNotFoundError(f"{folder} has neither qrels.tsv nor qrels/{split}.tsv; it has {[p.name for p in found]}")
 
 
-def _read_qrels(path: Path) -> dict[str, dict[str, int]]:
-    qrels: dict[str, dict[str, int]] = {}
-    with _opened(path) as lines:
-        for number, cells in enumerate(csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE), 1):
-            row = [cell.strip().lstrip("\ufeff") for cell in cells]
-            while row and not row[-1]:
-                row.pop()
-            if len(row) == 1 and len(row[0].split()) == 4:
-                # As TREC's tools write them.
-                row = row[0].split()
-            if not row or (number == 1 and not _is_number(row[-1])):
-                continue
-            if len(row) not in (3, 4) or not _is_number(row[-1]):
-                raise ValueError(f"{path}, line {number} must be query-id, corpus-id, score, parted by tabs; got {row}")
-            query, document = row[0], row[-2]
-            qrels.setdefault(query, {})[document] = int(float(row[-1]))
+def _read_qrels(path: Path) -> dict[str, dict[str, float]]:
+    qrels: dict[str, dict[str, float]] = {}
+    for number, line in read_lines(path):
+        row = [cell.strip() for cell in line.rstrip().split("\t")]
+        if len(row) == 1 and len(row[0].split()) == 4:
+            # As TREC's tools write them.
+            row = row[0].split()
+        if row == [""] or (number == 1 and not _is_number(row[-1])):
+            continue
+        if len(row) not in (3, 4) or not _is_number(row[-1]):
+            raise ValueError(f"{path}, line {number} must be query-id, corpus-id, score, parted by tabs; got {row}")
+        query, document = row[0], row[-2]
+        qrels.setdefault(query, {})[document] = float(row[-1])
     return qrels
 
 

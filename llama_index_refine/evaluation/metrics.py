@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +17,12 @@ CUTOFF = 1000
 
 
 def score_rankings(
-    rankings: Mapping[str, Sequence[str]], qrels: Mapping[str, Mapping[str, int]]
+    rankings: Mapping[str, Sequence[str]], qrels: Mapping[str, Mapping[str, float]]
 ) -> dict[str, dict[str, float]]:
     """Score rankings with every measure of `METRICS`.
 
     :param rankings: query id to document ids, best first; what comes after `CUTOFF` is ignored.
-    :param qrels: query id to document id to label, above 0 for relevant.
+    :param qrels: query id to document id to label, above 0 for relevant; fractions are rounded up.
     :return: metric to query id to value in [0, 1]; a query with an empty ranking scores 0.
     :raises ImportError: ir-measures is missing.
     """
@@ -29,7 +30,8 @@ def score_rankings(
         import ir_measures
     except ImportError as error:
         raise ImportError('ranking metrics need: pip install "llama-index-refine[bench]"') from error
-    judged = {query: dict(qrels[query]) for query in rankings}
+    # The measures know whole labels, and cut fractions off.
+    judged = {query: {document: ceil(label) for document, label in qrels[query].items()} for query in rankings}
     run = {
         query: {document: float(CUTOFF - rank) for rank, document in enumerate(ranking[:CUTOFF])}
         for query, ranking in rankings.items()

@@ -66,13 +66,13 @@ def _table(source: str, config: str, split: str = "test") -> Any:
     return tables[split] if split in tables else next(iter(tables.values()))
 
 
-def _labels(source: str) -> dict[str, dict[str, int]]:
+def _labels(source: str) -> dict[str, dict[str, float]]:
     """The labels, which stand in the configuration `default` of older and `qrels` of newer repositories."""
     from datasets import get_dataset_config_names
 
-    qrels: dict[str, dict[str, int]] = {}
+    qrels: dict[str, dict[str, float]] = {}
     for row in _table(source, "qrels" if "qrels" in get_dataset_config_names(source) else "default"):
-        qrels.setdefault(str(row["query-id"]), {})[str(row["corpus-id"])] = int(row["score"])
+        qrels.setdefault(str(row["query-id"]), {})[str(row["corpus-id"])] = float(row["score"])
     return qrels
 
 
@@ -132,7 +132,7 @@ def _clinc150(source: str) -> Dataset:
 def _intents(source: str, rows: Sequence[tuple[str, str]], query_text: Callable[[str], str]) -> Dataset:
     documents = [Document(f"d{i}", text) for i, (text, _) in enumerate(rows)]
     intents = list(dict.fromkeys(intent for _, intent in rows))
-    qrels: dict[str, dict[str, int]] = {intent: {} for intent in intents}
+    qrels: dict[str, dict[str, float]] = {intent: {} for intent in intents}
     for document, (_, intent) in zip(documents, rows, strict=True):
         qrels[intent][document.id] = 1
     return Dataset(source, documents, [Query(intent, query_text(intent)) for intent in intents], qrels)
@@ -142,14 +142,14 @@ def _argkp21(source: str) -> Dataset:
     """The query is a key point; it searches the arguments of its own topic and stance. Train and dev together."""
     documents: list[Document] = []
     queries: list[Query] = []
-    qrels: dict[str, dict[str, int]] = {}
+    qrels: dict[str, dict[str, float]] = {}
     for split in ("train", "dev"):
         for row in _csv(source, f"arguments_{split}.csv"):
             documents.append(Document(row["arg_id"], row["argument"], (f"{row['topic']}|{row['stance']}",)))
         for row in _csv(source, f"key_points_{split}.csv"):
             queries.append(Query(row["key_point_id"], row["key_point"], f"{row['topic']}|{row['stance']}"))
         for row in _csv(source, f"labels_{split}.csv"):
-            qrels.setdefault(row["key_point_id"], {})[row["arg_id"]] = int(row["label"])
+            qrels.setdefault(row["key_point_id"], {})[row["arg_id"]] = float(row["label"])
     return Dataset(source, documents, queries, qrels)
 
 

@@ -5,6 +5,7 @@ import pytest
 from typer.testing import CliRunner
 
 from llama_index_refine.commands.bench import app, make_llm
+from llama_index_refine.commands.teacher import LLMOptions
 from tests.chat_server import ChatServer
 from tests.toy_data import write_folder
 
@@ -82,4 +83,4 @@ def test_llm_is_asked_with_the_key_of_the_environment_which_is_kept_nowhere(
 
 
 def test_without_options_there_is_no_llm() -> None:
-    assert make_llm(None, None) is None
+    assert make_llm(LLMOptions()) is None

@@ -7,7 +7,7 @@ from llama_index.core.schema import QueryBundle, TextNode
 
 from llama_index_refine.commands.bench import make_llm
 from llama_index_refine.commands.embedding import make_embed_model
-from llama_index_refine.commands.teacher import DEFAULT_MODEL, make_grader, model_name
+from llama_index_refine.commands.teacher import DEFAULT_MODEL, LLMOptions
 from tests.chat_server import ChatServer
 
 QUERY, NODES = QueryBundle("how do cats purr"), [TextNode(text="cats purr")]
@@ -36,24 +36,25 @@ def test_the_model_that_is_named(monkeypatch: pytest.MonkeyPatch, key, environme
         monkeypatch.setenv("OPENAI_API_KEY", key)
     if environment:
         monkeypatch.setenv("OPENAI_BASE_URL", environment)
-    assert model_name(option, model) == named
+    assert LLMOptions(llm_base_url=option, llm_model=model).model() == named
 
 
 def test_what_is_missing_is_told():
     with pytest.raises(ValueError, match="there is no key to ask m with: set OPENAI_API_KEY, or give --llm-base-url"):
-        model_name(None, "m")
+        LLMOptions(llm_model="m").model()
     with pytest.raises(ValueError, match="--llm-base-url needs --llm-model"):
-        model_name("http://s/v1", None)
+        LLMOptions(llm_base_url="http://s/v1").model()
 
 
 def test_a_server_in_the_environment_needs_no_key(monkeypatch: pytest.MonkeyPatch, chat_server: ChatServer):
     monkeypatch.setenv("OPENAI_BASE_URL", chat_server.url)
-    grader = make_grader(None, "m", llm_kwargs='{"seed": 7, "extra_body": {"chat_template_kwargs": {"x": 1}}}')
+    kwargs = '{"seed": 7, "extra_body": {"chat_template_kwargs": {"x": 1}}}'
+    grader = LLMOptions(llm_model="m", llm_kwargs=kwargs).grader()
     assert grader is not None
     assert grader.grade(QUERY, NODES) == pytest.approx([0.9])
     body = chat_server.questions[0].body
     assert (body["model"], body["seed"], body["chat_template_kwargs"]) == ("m", 7, {"x": 1})
-    llm = make_llm("m", None, {"seed": 8})
+    llm = make_llm(LLMOptions(llm_model="m", llm_kwargs='{"seed": 8}'))
     assert llm is not None
     assert llm.complete("cats").text
     assert chat_server.questions[-1].body["seed"] == 8
@@ -62,14 +63,16 @@ def test_a_server_in_the_environment_needs_no_key(monkeypatch: pytest.MonkeyPatc
 def test_arguments_of_each_call_are_part_of_what_is_cached():
     from llama_index_refine.graders.llm import LLMGrader
 
-    prints = [LLMGrader(make_llm("m", "http://s/v1", kwargs)).fingerprint() for kwargs in ({}, {"seed": 1}, {})]
+    kwargs = "{}", '{"seed": 1}', "{}"
+    options = [LLMOptions(llm_model="m", llm_base_url="http://s/v1", llm_kwargs=one) for one in kwargs]
+    prints = [LLMGrader(make_llm(one)).fingerprint() for one in options]
     assert prints[0] == prints[2] != prints[1]
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", "3", "seed=7", '"x"'])
 def test_arguments_that_are_no_json_object(text: str):
     with pytest.raises(ValueError, match="--llm-kwargs"):
-        make_grader("http://s/v1", "m", llm_kwargs=text)
+        LLMOptions(llm_base_url="http://s/v1", llm_model="m", llm_kwargs=text).grader()
 
 
 def test_embeddings_of_a_server_in_the_environment(monkeypatch: pytest.MonkeyPatch):

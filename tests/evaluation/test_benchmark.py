@@ -203,7 +203,7 @@ def test_llm_teacher_and_the_peers_that_need_one(tmp_path: Path, chat_server: Ch
             [str(folder)],
             [WordEmbedding()],
             ["llm"],
-            peers=["rerank"],
+            peers=["rerank", "hyde", "llm rerank"],
             feedback_top_k=[6],
             max_queries=2,
             llm=llm,
@@ -234,7 +234,13 @@ def test_llm_that_cannot_choose_leaves_the_order(
     llm = OpenAILike(model="m", api_base=chat_server.url, api_key="key", is_chat_model=True, max_retries=0)
     chat_server.reply = lambda question: Reply("Doc: 77, Relevance: many")
     cell = Benchmark(
-        [str(folder)], [WordEmbedding()], peers=[], feedback_top_k=[4], max_queries=1, llm=llm, cache=tmp_path / "c"
+        [str(folder)],
+        [WordEmbedding()],
+        peers=["llm rerank"],
+        feedback_top_k=[4],
+        max_queries=1,
+        llm=llm,
+        cache=tmp_path,
     ).run()
     measured = cell.cells[0].measured
     assert measured["llm rerank"].per_query["MAP"] == measured[BASELINE].per_query["MAP"]
@@ -243,7 +249,7 @@ def test_llm_that_cannot_choose_leaves_the_order(
 def test_hyde_is_left_out_where_the_model_is_unknown(toy: Path, tmp_path: Path, chat_server: ChatServer) -> None:
     llm = OpenAILike(model="m", api_base=chat_server.url, api_key="key", is_chat_model=True)
     chat_server.reply = talk
-    run = Benchmark([str(toy)], ["toy"], peers=[], feedback_top_k=[4], max_queries=1, llm=llm, cache=tmp_path).run()
+    run = Benchmark([str(toy)], ["toy"], peers=None, feedback_top_k=[4], max_queries=1, llm=llm, cache=tmp_path).run()
     assert "hyde" not in run.cells[0].measured
     assert "toy.npz" in run.cells[0].skipped["hyde"]
 

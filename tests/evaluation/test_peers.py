@@ -10,7 +10,7 @@ import torch
 from qdrant_client import QdrantClient, models
 
 from llama_index_refine.evaluation.metrics import score_rankings
-from llama_index_refine.evaluation.peers import PEERS, Evidence, make_peers
+from llama_index_refine.evaluation.peers import PEERS, Evidence, choose_peers
 from llama_index_refine.evaluation.peers.gradient import Paper, ReFIT
 from llama_index_refine.evaluation.peers.plain import NoFeedback, Rerank
 from llama_index_refine.evaluation.peers.qdrant import (
@@ -142,7 +142,7 @@ def average_precision(evidence: Evidence, scores: np.ndarray) -> float:
     return score_rankings({"q": ranking}, labels)["MAP"]["q"]
 
 
-@pytest.mark.parametrize("name", [name for name in PEERS if name != "no feedback"])
+@pytest.mark.parametrize("name", choose_peers()[1:])
 def test_every_peer_gains_from_good_grades(name: str) -> None:
     def quality(peer_name: str) -> float:
         peer = PEERS[peer_name]()
@@ -154,7 +154,7 @@ def test_every_peer_gains_from_good_grades(name: str) -> None:
     assert quality(name) > quality("no feedback")
 
 
-@pytest.mark.parametrize("name", list(PEERS))
+@pytest.mark.parametrize("name", choose_peers())
 def test_every_peer_lives_without_grades(name: str) -> None:
     """Every grade of a query failed: it is ranked as without feedback, and the others are not hurt."""
     empty = replace(EVIDENCE[0], graded=np.array([], dtype=np.intp), grades=np.array([], dtype=np.float32))
@@ -197,11 +197,18 @@ def test_tuned_weights_need_labels() -> None:
 
 
 def test_no_feedback_is_always_measured() -> None:
-    assert [peer.name for peer in make_peers(["paper"])] == ["no feedback", "paper"]
-    assert [peer.name for peer in make_peers([])] == ["no feedback"]
-    assert len(make_peers()) == len(PEERS)
+    assert choose_peers(["paper"]) == ["no feedback", "paper"]
+    assert choose_peers([]) == ["no feedback"]
+
+
+def test_peers_that_ask_an_llm_are_peers_by_name() -> None:
+    assert choose_peers(llm=True) == list(PEERS)
+    assert set(PEERS) - set(choose_peers()) == {"hyde", "llm rerank"}
+    assert choose_peers(["hyde"], llm=True) == ["no feedback", "hyde"]
+    with pytest.raises(ValueError, match=r"\['hyde'\] need an LLM: give llm, on the command line --llm-model"):
+        choose_peers(["hyde"])
 
 
 def test_unknown_peer_tells_the_known() -> None:
     with pytest.raises(ValueError, match=r"unknown peers \['papier'\].*rocchio"):
-        make_peers(["papier"])
+        choose_peers(["papier"])

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from llama_index_refine import LLMGrader, RefinedRetriever
 from llama_index_refine.commands.cli import app
-from llama_index_refine.commands.ui import open_collection
+from llama_index_refine.commands.options import CollectionOptions
 from llama_index_refine.evaluation.teachers import node_id as labelled
 from llama_index_refine.graders.base import BaseGrader
 from llama_index_refine.ui import cards
@@ -275,8 +275,9 @@ class TestCommand:
         client = QdrantClient(path=str(tmp_path))
         client.create_collection("notes", models.VectorParams(size=384, distance=models.Distance.COSINE))
         client.close()
-        retriever = open_collection("notes", "", None, tmp_path, "body", None, "minilm")
-        assert retriever.retrieve("anything") == []
+        options = CollectionOptions(collection="notes", path=tmp_path, text_key="body")
+        with options.opened(None) as (retriever, _):
+            assert retriever.retrieve("anything") == []
 
     @pytest.mark.parametrize(
         ("arguments", "message"),

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from llama_index_refine.evaluation.peers.base import Bill, Evidence, Peer, VectorPeer
+from llama_index_refine.evaluation.peers.generative import HyDE, LLMReranked
 from llama_index_refine.evaluation.peers.gradient import Paper, PaperTuned, ReFIT
 from llama_index_refine.evaluation.peers.plain import NoFeedback, Rerank
 from llama_index_refine.evaluation.peers.qdrant import QdrantFeedback, QdrantFeedbackTuned, QdrantRecommend
 from llama_index_refine.evaluation.peers.rocchio import Rocchio
 
-__all__ = ["PEERS", "Bill", "Evidence", "Peer", "Rerank", "VectorPeer", "make_peers"]
+__all__ = ["PEERS", "Bill", "Evidence", "HyDE", "Peer", "Rerank", "VectorPeer", "choose_peers"]
 
 PEERS: dict[str, type[Peer]] = {
     peer.name: peer
@@ -29,18 +30,26 @@ PEERS: dict[str, type[Peer]] = {
         QdrantFeedback,
         QdrantFeedbackTuned,
         QdrantRecommend,
+        HyDE,
+        LLMReranked,
     )
 }
-"""The peers that need no LLM of their own, by name."""
+"""The peers, by name."""
 
 
-def make_peers(names: Sequence[str] | None = None) -> list[Peer]:
-    """Make peers by name.
+def choose_peers(names: Sequence[str] | None = None, llm: bool = False) -> list[str]:
+    """Say which peers are measured.
 
-    :param names: some of `PEERS`, None for all. No feedback is always among them, since all are measured against it.
-    :raises ValueError: an unknown name.
+    :param names: some of `PEERS`, None for all that can be. No feedback is always among them, since all are measured
+        against it.
+    :param llm: whether there is an LLM to ask.
+    :return: their names.
+    :raises ValueError: an unknown name, or a peer that needs an LLM where there is none.
     """
-    chosen = list(PEERS) if names is None else list(names)
+    able = [name for name, peer in PEERS.items() if llm or not peer.needs_llm]
+    chosen = able if names is None else list(names)
     if unknown := [name for name in chosen if name not in PEERS]:
         raise ValueError(f"unknown peers {unknown}; known are {list(PEERS)}")
-    return [PEERS[name]() for name in dict.fromkeys([NoFeedback.name, *chosen])]
+    if lacking := [name for name in chosen if name not in able]:
+        raise ValueError(f"peers {lacking} need an LLM: give llm, on the command line --llm-model")
+    return list(dict.fromkeys([NoFeedback.name, *chosen]))

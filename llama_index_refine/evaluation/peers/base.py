@@ -60,6 +60,10 @@ class Peer(ABC):
     uses_grades: ClassVar[bool] = True
     """Whether it pays for the teacher."""
 
+    needs_llm: ClassVar[bool] = False
+    """Whether it asks an LLM for more than grades. Such a peer is made of the LLM, where its answers are kept, the
+    model that embedded the documents, and what is called when a query is answered."""
+
     similarities: ClassVar[bool] = True
     """Whether its scores are of one kind for all documents, so that the distance between classes means something."""
 
@@ -71,6 +75,11 @@ class Peer(ABC):
     def settings(self) -> str:
         """What distinguishes this candidate, for the tables."""
         return ""
+
+    @classmethod
+    def calls(cls, graded: int) -> int:
+        """The most calls of an LLM that it makes for a query with so many graded documents, beside the teacher's."""
+        return 0
 
     @property
     def bill(self) -> Bill:

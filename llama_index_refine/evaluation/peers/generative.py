@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,21 +21,33 @@ from llama_index.core.schema import NodeWithScore, TextNode
 
 from llama_index_refine.evaluation.cache import Answers, key_of
 from llama_index_refine.evaluation.peers.base import Bill, Evidence, Floats, Peer, VectorPeer
+from llama_index_refine.graders.llm import LLMGrader
 
 logger = logging.getLogger(__name__)
+
+Advance = Callable[[], None]
+
+# Documents in one call of LLMRerank.
+_BATCH = 10
+
+
+def _nothing() -> None:
+    pass
 
 
 class _Asking:
     """Asks an LLM once for each question, keeps the answer with what it cost, and adds up the bill."""
 
-    def __init__(self, llm: LLM, answers: Answers, kind: str) -> None:
+    def __init__(self, llm: LLM, answers: Answers, kind: str, advance: Advance) -> None:
         self.llm = llm
         self.answers = answers
-        self.kind = kind
+        # A grader knows what of an LLM decides its answers: server, model and arguments of each call.
+        self.kind = kind, LLMGrader(llm=llm).fingerprint()
+        self.advance = advance
         self.bill = Bill()
 
     def ask(self, question: Sequence[str], answer: Callable[[], Any]) -> Any:
-        key = key_of(self.kind, self.llm.metadata.model_name, *question)
+        key = key_of(*self.kind, *question)
         known = self.answers.get([key]).get(key)
         if known is None:
             with self._counted() as cost:
@@ -43,6 +56,7 @@ class _Asking:
             self.answers.put({key: known})
         for part, amount in known["bill"].items():
             setattr(self.bill, part, getattr(self.bill, part) + amount)
+        self.advance()
         return known["answer"]
 
     @contextmanager
@@ -64,17 +78,18 @@ class HyDE(VectorPeer):
 
     name = "hyde"
     uses_grades = False
+    needs_llm = True
 
-    def __init__(self, llm: LLM, embed_model: BaseEmbedding, answers: Answers) -> None:
-        """Set up.
-
-        :param llm: writes the documents.
-        :param embed_model: must be the model of the collection.
-        :param answers: where the documents are kept.
-        """
+    def __init__(self, llm: LLM, answers: Answers, embed_model: BaseEmbedding, advance: Advance = _nothing) -> None:
+        """Set up. See `Peer.needs_llm`."""
         self._transform = HyDEQueryTransform(llm=llm, include_original=False)
         self._embed_model = embed_model
-        self._asking = _Asking(llm, answers, self.name)
+        self._asking = _Asking(llm, answers, self.name, advance)
+
+    @classmethod
+    def calls(cls, graded: int) -> int:
+        """See `Peer.calls`."""
+        return 1
 
     @property
     def bill(self) -> Bill:
@@ -97,17 +112,17 @@ class LLMReranked(Peer):
 
     name = "llm rerank"
     uses_grades = False
+    needs_llm = True
     similarities = False
 
-    def __init__(self, llm: LLM, answers: Answers, batch_size: int = 10) -> None:
-        """Set up.
+    def __init__(self, llm: LLM, answers: Answers, embed_model: object = None, advance: Advance = _nothing) -> None:
+        """Set up. See `Peer.needs_llm`."""
+        self._asking = _Asking(llm, answers, self.name, advance)
 
-        :param llm: orders the documents.
-        :param answers: where its orders are kept.
-        :param batch_size: documents in one call.
-        """
-        self._batch_size = batch_size
-        self._asking = _Asking(llm, answers, self.name)
+    @classmethod
+    def calls(cls, graded: int) -> int:
+        """See `Peer.calls`."""
+        return math.ceil(graded / _BATCH)
 
     @property
     def bill(self) -> Bill:
@@ -128,7 +143,7 @@ class LLMReranked(Peer):
 
     def _order(self, query: Evidence) -> list[int]:
         nodes = [NodeWithScore(node=TextNode(id_=str(i), text=text)) for i, text in enumerate(query.graded_texts)]
-        reranker = LLMRerank(llm=self._asking.llm, choice_batch_size=self._batch_size, top_n=len(nodes))
+        reranker = LLMRerank(llm=self._asking.llm, choice_batch_size=_BATCH, top_n=len(nodes))
         try:
             chosen = reranker.postprocess_nodes(nodes, query_str=query.text)
         except (ValueError, IndexError, KeyError) as error:

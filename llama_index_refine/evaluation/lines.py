@@ -1,0 +1,43 @@
+"""Text files as people have them: UTF-8 with or without a mark, UTF-16, Windows' line ends, empty lines."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+_MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+
+
+def read_lines(path: Path, name: str = "") -> Iterator[tuple[int, str]]:
+    """Read a text file line by line. A line ends with a newline, and with nothing else that Unicode breaks lines at.
+
+    :param path: the file, in UTF-8, or in UTF-16 or UTF-32 with a byte order mark.
+    :param name: the option that names the file, for errors; empty for none.
+    :return: each line's number, from 1, and the line without its end.
+    :raises ValueError: the file is in another encoding; the message says file, line and option.
+    """
+    where = f"{name} {path}".strip()
+    with path.open("rb") as file:
+        begins = file.read(4)
+    wide = next((encoding for mark, encoding in _MARKS.items() if begins.startswith(mark)), None)
+    number = 0
+    try:
+        # In bytes, so that the line that cannot be read is known.
+        lines: IO[Any] = path.open("rb") if wide is None else path.open(encoding=wide, newline="\n")
+        with lines:
+            for number, line in enumerate(lines, 1):
+                text = line.decode() if isinstance(line, bytes) else line
+                if "\0" in text:
+                    raise ValueError(f"{where}, line {number} holds NUL characters: save the file as UTF-8")
+                # Files that were put together keep the marks that each began with.
+                yield number, text.removesuffix("\n").removesuffix("\r").removeprefix("\ufeff")
+    except UnicodeError as error:
+        broken = number + 1 if wide is None else number
+        raise ValueError(f"{where} is not in UTF-8 at line {max(broken, 1)}: save the file as UTF-8") from error
