@@ -359,10 +359,13 @@ class QdrantCollection:
                 return requests.nearest(query, len(some), payload=payload, vectors=vectors, among=some)
 
             points = await self._in_parts(ids, write)
-        there = {point.id for point in points}
-        points += await self._listed([point for point in ids if point not in there], payload, vectors)
-        place = {point: at for at, point in enumerate(ids)}
-        points = sorted(points, key=lambda point: place.get(point.id, len(place)))
+        names = [same_id(str(point)) for point in ids]
+        there = {same_id(str(point.id)) for point in points}
+        missing = [point for point, name in zip(ids, names, strict=True) if name not in there]
+        points += await self._listed(missing, payload, vectors)
+        # An id may be asked for in several spellings.
+        points = list({point.id: point for point in points}.values())
+        points.sort(key=lambda point: names.index(same_id(str(point.id))))
         return self._read(points, space, payload)
 
     async def _listed(self, ids: Sequence[PointId], payload: bool, vectors: bool) -> list[Any]:
