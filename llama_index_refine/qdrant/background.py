@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from qdrant_client import models
 
-from llama_index_refine.qdrant.points import PointId, Points, read_vectors, scores_of
-from llama_index_refine.qdrant.requests import Requests
+from llama_index_refine.qdrant.points import PointId, Points, read_vectors, scores_of, sparse_of
+from llama_index_refine.qdrant.requests import Requests, named
 from llama_index_refine.qdrant.space import Space
 from llama_index_refine.qdrant.vectors import TOLERANCE, Vectors
 from llama_index_refine.qdrant.views.dense import Query
-from llama_index_refine.qdrant.views.sparse import Words
+from llama_index_refine.qdrant.views.sparse import SAMPLE, Words
+from llama_index_refine.scheduling import gather
+
+if TYPE_CHECKING:
+    from llama_index_refine.qdrant.gateway import Gateway
 
 # Two slices of the collection hold at least so many points for each that is wanted, on average.
 SPARE = 1.5
@@ -24,6 +28,8 @@ SPARE = 1.5
 MOST_IDS = 5000
 # Versions of UUIDs that are random numbers or hashes, whose order says nothing about the documents.
 UNIFORM_UUIDS = (3, 4, 5)
+# How many matrices the background has: they are large, and more of them hardly change what is found.
+FEW = 15
 # How many points of the background are looked at again with each query.
 LOOKED_AT = 5
 
@@ -87,6 +93,35 @@ class Background:
         if row.keys() != set(self.ids):
             return False
         return vectors.at([row[point] for point in self.ids]).near(self.vectors, TOLERANCE)
+
+
+async def drawn(gateway: Gateway, space: Space, size: int, population: int) -> tuple[Points, Words | None]:
+    """Draw a sample, and where sparse vectors are searched a larger one of these.
+
+    Matrices are fetched of those points only that are chosen, and they are few.
+
+    :param gateway: asks Qdrant.
+    :param space: what is searched.
+    :param size: how many points.
+    :param population: about how many points the filter admits.
+    :return: the points with their vectors, and the larger sample.
+    """
+    state, requests, written = gateway.state, gateway.state.requests, gateway.state.requests
+    some, there = state.limits.condition_max_size, state.points
+    if space.multivector:
+        size = min(size, FEW, some or FEW)
+    if bare := space.multivector and state.may_narrow:
+        written = replace(requests, brings=False)
+    draws = [draw(gateway.sample, written, size, population, there, some)]
+    if space.sparse is not None:
+        # Qdrant counts terms in all documents, whatever the filter.
+        everyone = replace(requests, options=replace(requests.options, filter=None), brings=[space.sparse])
+        draws.append(draw(gateway.sample, everyone, SAMPLE, there, there, some))
+    points, *wider = [outcome.get() for outcome in await gather("background", draws)]
+    if bare and points:
+        found = await gateway.sample(requests.listed(len(points), named([point.id for point in points])))
+        points = found[0] if found else []
+    return points, Words(sparse_of(wider[0], space), there) if wider else None
 
 
 async def draw(

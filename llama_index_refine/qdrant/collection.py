@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from llama_index.vector_stores.qdrant import QdrantVectorStore
 from qdrant_client import models
 
 from llama_index_refine.ids import same_id
-from llama_index_refine.qdrant.background import Background, draw
+from llama_index_refine.qdrant.background import Background, drawn
 from llama_index_refine.qdrant.encoding import MatrixEncoding, SparseEncoding, as_matrix
 from llama_index_refine.qdrant.errors import in_a_sentence, refused, wants_another_filter
 from llama_index_refine.qdrant.gateway import Gateway
@@ -27,21 +27,18 @@ from llama_index_refine.qdrant.points import (
     ReadNodes,
     read_vectors,
     scores_of,
-    sparse_of,
 )
 from llama_index_refine.qdrant.requests import named
 from llama_index_refine.qdrant.space import Space
 from llama_index_refine.qdrant.views.dense import DenseQuery, Query
 from llama_index_refine.qdrant.views.hybrid import HybridQuery
 from llama_index_refine.qdrant.views.matrices import MatrixQuery
-from llama_index_refine.qdrant.views.sparse import SAMPLE, SparseQuery, Words
-from llama_index_refine.scheduling import gather, perform
+from llama_index_refine.qdrant.views.sparse import SparseQuery
+from llama_index_refine.scheduling import perform
 from llama_index_refine.stores import PayloadVectorStore
 
 logger = logging.getLogger(__name__)
 
-# How many matrices the background has: they are large, and more of them hardly change what is found.
-FEW = 15
 # Points that are not graded bring their vectors too where these have no more numbers: five of 3,072 dimensions, to ten
 # nodes of which five are graded. A search of its own, without them, takes a server as long.
 FEW_NUMBERS = 16_000
@@ -169,7 +166,7 @@ class QdrantCollection:
             vectors, payload = 0, False
         payload = payload and not (self._images and may_complete)
         if not payload and not exact:
-            limit = self._worth(limit)
+            limit = self._gateway.worth(limit)
         asked = self._gateway.state.requests.nearest(
             query, limit, payload=payload, vectors=vectors > 0, without=without, offset=offset, exact=exact
         )
@@ -185,8 +182,8 @@ class QdrantCollection:
         :return: the same with all their nodes; points that are gone, or outside the filter, by now are left out.
         :raises ValueError: no point can be read as a node.
         """
-        bare, whole = bool(found.ids) and not len(found.nodes), set(found.placed)
-        lacking = [at for at in range(len(found.ids)) if bare or (vectors and at not in whole)]
+        bare, placed = not len(found.nodes), {*found.placed}
+        lacking = [at for at in range(len(found.ids)) if bare or (vectors and at not in placed)]
         if not lacking or not self._gateway.state.may_narrow:
             return found
         space = await self.space()
@@ -194,16 +191,15 @@ class QdrantCollection:
         there = {point.id: point for point in points}
         missed = {at for at in lacking if found.ids[at] not in there}
         found = found.at([at for at in range(len(found.ids)) if at not in missed])
-        brought = [there.get(point) for point in found.ids]
         if bare:
-            nodes = self._reader.nodes([point for point in brought if point is not None], all_odd=False)
-            found = replace(found, nodes=nodes)
+            found = replace(found, nodes=self._reader.nodes([there[point] for point in found.ids], all_odd=False))
         if vectors:
-            new = [at for at, point in enumerate(brought) if point is not None and at not in set(found.placed)]
+            placed = {*found.placed}
+            new = [at for at, point in enumerate(found.ids) if point in there and at not in placed]
             rows, places = read_vectors([there[found.ids[at]] for at in new], space)
-            placed = [*found.placed, *(new[at] for at in places)]
-            order = np.argsort(placed).tolist()
-            found = replace(found, vectors=found.vectors.beside(rows).at(order), placed=[placed[at] for at in order])
+            every = [*found.placed, *(new[at] for at in places)]
+            order = np.argsort(every).tolist()
+            found = replace(found, vectors=found.vectors.beside(rows).at(order), placed=[every[at] for at in order])
         return found
 
     async def background(self) -> Background:
@@ -220,7 +216,7 @@ class QdrantCollection:
         if kept is not None and abs(population - kept.population) <= self.refresh_share * population:
             state.counted = time.monotonic()
             return kept
-        points, words = await self._drawn(space, population)
+        points, words = await drawn(self._gateway, space, self.background_size, population)
         vectors, placed = read_vectors(points, space)
         background = Background(vectors, [points[at].id for at in placed], max(population, len(placed)), words)
         state.counted = time.monotonic()
@@ -336,14 +332,6 @@ class QdrantCollection:
         told = query.telling is query and query.threshold is None
         return sorted(beside, key=str) if vectors or told else []
 
-    def _worth(self, limit: int) -> int:
-        """Return how deep a ranking is asked for."""
-        deepest = self._gateway.state.limits.deepest
-        if deepest is None or deepest >= limit:
-            return limit
-        self._gateway.tell(f"later rounds choose among the first {deepest} nodes (max_query_limit)")
-        return deepest
-
     async def _only(self, query: Query, ids: Sequence[PointId], payload: bool, vectors: bool) -> Found:
         """Search some points only. Those that the search cannot score are listed after it."""
         space = await self.space()
@@ -358,49 +346,20 @@ class QdrantCollection:
             def write(some: Sequence[PointId]) -> models.QueryRequest:
                 return requests.nearest(query, len(some), payload=payload, vectors=vectors, among=some)
 
-            points = await self._in_parts(ids, write)
-        there = {point.id for point in points}
-        points += await self._listed([point for point in ids if point not in there], payload, vectors)
-        place = {point: at for at, point in enumerate(ids)}
-        points = sorted(points, key=lambda point: place.get(point.id, len(place)))
+            points = await self._gateway.in_parts(ids, write)
+        names = [same_id(str(point)) for point in ids]
+        there = {same_id(str(point.id)) for point in points}
+        missing = [point for point, name in zip(ids, names, strict=True) if name not in there]
+        points += await self._listed(missing, payload, vectors)
+        # An id may be asked for in several spellings.
+        points = list({point.id: point for point in points}.values())
+        points.sort(key=lambda point: names.index(same_id(str(point.id))))
         return self._read(points, space, payload)
 
     async def _listed(self, ids: Sequence[PointId], payload: bool, vectors: bool) -> list[Any]:
         """Return those of some points that are there and inside the filter."""
         requests = self._gateway.state.requests
-        return await self._in_parts(ids, lambda some: requests.listed(len(some), named(some), payload, vectors))
-
-    async def _in_parts(
-        self, ids: Sequence[PointId], write: Callable[[Sequence[PointId]], models.QueryRequest]
-    ) -> list[Any]:
-        """Ask for points, as many at a time as a condition may name."""
-        if not ids:
-            return []
-        most = self._gateway.state.limits.condition_max_size or len(ids)
-        asked = [write(ids[start : start + most]) for start in range(0, len(ids), most)]
-        return [point for points in await self._gateway.send("fetch", *asked) for point in points]
-
-    async def _drawn(self, space: Space, population: int) -> tuple[Points, Words | None]:
-        """Draw a sample, and where sparse vectors are searched a larger one of these.
-
-        Matrices are fetched of those points only that are chosen, and they are few.
-        """
-        gateway, state = self._gateway, self._gateway.state
-        some, there = state.limits.condition_max_size, state.points
-        requests = gateway.state.requests
-        bare = space.multivector and gateway.state.may_narrow
-        size = min(self.background_size, FEW, some or FEW) if space.multivector else self.background_size
-        written = replace(requests, brings=False) if bare else requests
-        draws = [draw(gateway.sample, written, size, population, there, some)]
-        if space.sparse is not None:
-            # Qdrant counts terms in all documents, whatever the filter.
-            everyone = replace(requests, options=replace(requests.options, filter=None), brings=[space.sparse])
-            draws.append(draw(gateway.sample, everyone, SAMPLE, there, there, some))
-        points, *wider = [outcome.get() for outcome in await gather("background", draws)]
-        if bare and points:
-            found = await gateway.sample(requests.listed(len(points), named([point.id for point in points])))
-            points = found[0] if found else []
-        return points, Words(sparse_of(wider[0], space), there) if wider else None
+        return await self._gateway.in_parts(ids, lambda some: requests.listed(len(some), named(some), payload, vectors))
 
     def _read(self, points: Points, space: Space, payload: bool) -> Found:
         """Read points, as far as they have been brought with nodes and vectors."""

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Any
@@ -198,6 +198,29 @@ class Gateway:
             if refused(error):
                 return None
             raise
+
+    async def in_parts(
+        self, ids: Sequence[PointId], write: Callable[[Sequence[PointId]], models.QueryRequest]
+    ) -> list[Any]:
+        """Ask for points, as many at a time as a condition may name.
+
+        :param ids: the points.
+        :param write: writes the query for some of them.
+        :return: those that were found.
+        """
+        if not ids:
+            return []
+        most = self.state.limits.condition_max_size or len(ids)
+        asked = [write(ids[start : start + most]) for start in range(0, len(ids), most)]
+        return [point for points in await self.send("fetch", *asked) for point in points]
+
+    def worth(self, limit: int) -> int:
+        """Return how deep a ranking is asked for that should reach down to a limit."""
+        deepest = self.state.limits.deepest
+        if deepest is None or deepest >= limit:
+            return limit
+        self.tell(f"later rounds choose among the first {deepest} nodes (max_query_limit)")
+        return deepest
 
     async def retrieve(self, stage: str, ids: Sequence[PointId], vectors: list[str] | bool = False) -> Points:
         """Fetch points by id, whatever the filter says.

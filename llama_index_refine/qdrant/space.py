@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from llama_index.vector_stores.qdrant.base import DEFAULT_DENSE_VECTOR_NAME, DEFAULT_SPARSE_VECTOR_NAME
@@ -18,13 +17,6 @@ METRIC_OF: dict[models.Distance, Metric] = {
     models.Distance.DOT: "dot",
     models.Distance.EUCLID: "euclid",
 }
-
-
-class Numbers(list[Any]):
-    """Numbers that nobody changes, so that a deep copy, as qdrant-client makes of each request, may share them."""
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Numbers:
-        return self
 
 
 @dataclass(frozen=True)
@@ -60,15 +52,6 @@ class Space:
     def brought(self) -> list[str] | bool:
         """What a search brings back of them: all there is, where one has no name by which to ask for it."""
         return self.names if all(self.names) else True
-
-    def query(self, vector: np.ndarray | Tensor) -> models.NearestQuery:
-        """Write a query vector as Qdrant reads it.
-
-        :param vector: (d,) in the collection's space; (T, d) for a multivector.
-        :return: the query.
-        """
-        # Checking each number would cost more than writing them.
-        return models.NearestQuery.model_construct(nearest=Numbers(self.stored(vector).tolist()))
 
     def stored(self, vector: np.ndarray | Tensor) -> np.ndarray:
         """Return a query vector as Qdrant compares it.

@@ -143,6 +143,10 @@ def test_ids_of_any_spelling_are_told_from_those_that_are_gone(place):
     collection = QdrantCollection(open_store(place.client, name, "meta.abstract"))
     there, nowhere = "00000000-0000-0000-0000-000000000001", "00000000-0000-0000-0000-0000000000ff"
     assert done(collection.gone([there, nowhere])) == {nowhere}
+    other, another = f"urn:uuid:{there}", there.replace("-", "")
+    spelled = [nowhere, there, other, another, "00000000-0000-0000-0000-000000000004"]
+    found = done(collection.search(asked(collection), 5, vectors=5, among=spelled))
+    assert found.ids == [there, spelled[4]]
 
 
 def test_what_cannot_be_asked_is_not_gone(qdrant_server, caplog):
