@@ -12,6 +12,7 @@ from llama_index.core.schema import NodeWithScore, QueryBundle
 
 from llama_index_refine.graders.account import Account, Budget
 from llama_index_refine.graders.base import BaseGrader, GraderError, on_scale
+from llama_index_refine.ids import same_id
 from llama_index_refine.qdrant.background import Background
 from llama_index_refine.qdrant.collection import QdrantCollection
 from llama_index_refine.qdrant.points import Found, PointId
@@ -191,8 +192,7 @@ class Pipeline:
                 found = await self.collection.search(query, following.depth, vectors=vectors, beside=feedback.ids)
                 feedback.meet(found)
                 chosen = following.choose(found)
-                shown = await self.collection.complete(found.at(chosen), query, vectors=True)
-                await ask_teacher(self.grading, self.teacher, feedback, shown)
+                await self._show(feedback, query, found.at(chosen))
             except Exception as error:
                 if not count or isinstance(error, GraderError) or self.on_error == "raise":
                     raise
@@ -203,6 +203,14 @@ class Pipeline:
             if not chosen and following.depth >= self.similarity_top_k:
                 break
         return refinement, query, found
+
+    async def _show(self, feedback: Feedback, query: Query, chosen: Found) -> None:
+        """Have documents graded, as far as they have a vector by which to refine."""
+        feedback.doing = "fetching what is graded next"
+        whole = await self.collection.complete(chosen, query, vectors=True)
+        shown = whole.with_vectors()
+        feedback.passed.update(same_id(str(point)) for point in {*whole.ids} - {*shown.ids})
+        await ask_teacher(self.grading, self.teacher, feedback, shown)
 
     @property
     def _may_stop(self) -> bool:

@@ -109,21 +109,24 @@ def test_scores_and_vectors_are_maxsim(place, distance):
     """The first search's scores, and those of the second at the refined matrix, of documents that were not graded."""
     name = place.create(tokens(distance))
     place.write(name, with_matrices(""))
-    refinement = retriever(place, name, rounds=1, feedback_top_k=6).refine("1")
+    refined = retriever(place, name, rounds=1, feedback_top_k=6)
+    refinement, feedback = run([refined._pipeline().explore(QueryBundle("1"))])[0].get()
     documents = [torch.from_numpy(matrix).float() for matrix in matrices()]
 
-    def scores(matrix: np.ndarray) -> np.ndarray:
-        similarities = maxsim(torch.from_numpy(np.asarray(matrix, dtype=np.float32)), documents, distance.lower())
-        return np.asarray((-2 * similarities).sqrt() if distance == "Euclid" else similarities)
+    def near(matrix: np.ndarray) -> torch.Tensor:
+        return maxsim(torch.from_numpy(np.asarray(matrix, dtype=np.float32)), documents, distance.lower())
 
-    first, second = scores(np.array(matrix_query(["1"])[0])), scores(refinement.vector)
+    first = near(np.array(matrix_query(["1"])[0]))
+    first = (-2 * first).sqrt() if distance == "Euclid" else first
+    # At the scale of the first search.
+    second = feedback.view.scores(refinement.vector.ravel(), near(refinement.vector))
     graded = {entry.node.node_id for entry in refinement.graded_nodes}
     for entry in refinement.nodes_before:
-        assert entry.score == pytest.approx(first[entry.node.metadata["number"]], abs=1e-3)
+        assert entry.score == pytest.approx(float(first[entry.node.metadata["number"]]), abs=1e-3)
     others = [entry for entry in refinement.nodes if entry.node.node_id not in graded]
     assert others
     for entry in others:
-        assert entry.score == pytest.approx(second[entry.node.metadata["number"]], abs=1e-3)
+        assert entry.score == pytest.approx(float(second[entry.node.metadata["number"]]), abs=1e-3)
     assert refinement.vector.shape == refinement.query.shape == (2, SIZE)
     assert refinement.documents.shape == (6, 2, SIZE)
     assert refinement.background.shape[1:] == (2, SIZE)

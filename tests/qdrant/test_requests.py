@@ -115,7 +115,7 @@ def test_the_last_ranking_is_the_second_search_whatever_else_counts(qdrant_serve
     assert settled.rounds == 1
     assert settled.saved_grades > 0
     assert len(settled.nodes) == 10
-    first, following = searches(qdrant_server)
+    _, following = searches(qdrant_server)
     assert following[0]["limit"] >= 10
 
 
