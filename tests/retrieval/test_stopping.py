@@ -70,12 +70,10 @@ def test_what_is_graded_next_is_what_would_change_the_list_and_not_what_is_surel
     ranking = Found([*range(14)], [scores.max() + 3 * refinement.tau, *between], [], Vectors.none())
     feedback = Feedback(QueryBundle("q"), DenseQuery(query), DenseQuery(query).view(Space("", 32, "cosine")), Account())
 
-    teacher = FixedTrust(1.0)
+    query, teacher = DenseQuery(refinement.vector), FixedTrust(1.0)
 
     def chosen(own_grade: float) -> list[int]:
-        following = NextGrades(
-            feedback, refinement, DenseQuery(refinement.vector), 5, 13, 10, 400, FixedTrust(1.0), own_grade
-        )
+        following = NextGrades(feedback, refinement, query, 5, 13, 10, 400, teacher, own_grade)
         return following.choose(ranking)
 
     assert chosen(1.1) == sorted(chosen(1.1))
