@@ -30,8 +30,7 @@ class Solution:
     :param vectors: (B, d)
     :param tau: (B,) the student's temperature: the similarity that counts as one nat.
     :param target: (B, M) the distribution the student was drawn to.
-    :param log_before: (B, M) logarithm of the student's distribution before.
-    :param log_after: (B, M) and after.
+    :param log_students: (2, B, M) logarithm of the student's distribution before, and after.
     :param fused: (B, K) similarities of the graded documents, with their own grade weighed in.
     :param held_out: (B, K) their similarities, as the other documents' grades predict them.
     :param iterations: (B,)
@@ -41,8 +40,7 @@ class Solution:
     vectors: Tensor
     tau: Tensor
     target: Tensor
-    log_before: Tensor
-    log_after: Tensor
+    log_students: Tensor
     fused: Tensor
     held_out: Tensor
     iterations: Tensor
@@ -108,11 +106,12 @@ class BaseRefiner(ABC):
         rows = to_tensor("documents", documents, (None, size), place)
         marks = to_tensor("grades", grades, (len(rows),), place)
         extra = None if background is None else to_tensor("background", background, (None, size), place)
-        share = to_tensor("trust", trust, (len(rows),) if np.ndim(trust) else (), place)
-        ratio = to_tensor("signal", [signal], (1,), place)
+        share = (
+            marks.new_full(marks.shape, trust) if np.ndim(trust) == 0 else to_tensor("trust", trust, marks.shape, place)
+        )
         wide = None if scatter is None else [scatter]
         (found,) = self._refine(
-            query, point[None], rows[None], marks[None], extra, population, share.expand(1, len(rows)), ratio, wide
+            query, point[None], rows[None], marks[None], extra, population, share[None], [signal], wide
         )
         return found
 
@@ -154,7 +153,9 @@ class BaseRefiner(ABC):
         share, wanted = (1.0, ()) if trust is None else (trust, (batch, count)[: np.ndim(trust)])
         shares = to_tensor("trust", share, wanted, place)
         shares = shares if shares.ndim == 2 else shares[..., None].expand(batch, count)
-        ratios = to_tensor("signal", [TYPICAL_SIGNAL] * batch if signal is None else signal, (batch,), place)
+        ratios = [TYPICAL_SIGNAL] * batch
+        if signal is not None:
+            ratios = to_tensor("signal", signal, (batch,)).tolist()
         return self._refine(queries, points, rows, marks, extra, population, shares, ratios, scatter)
 
     def _refine(
@@ -166,7 +167,7 @@ class BaseRefiner(ABC):
         background: Tensor | None,
         population: int | None,
         trust: Tensor,
-        signal: Tensor,
+        signal: list[float],
         scatter: Any,
     ) -> list[Refinement]:
         began = time.perf_counter()
@@ -178,9 +179,8 @@ class BaseRefiner(ABC):
         if background is None:
             background = documents[0, :0]
         graded, size = documents.shape[1], background.shape[-2]
-        log_weights = torch.zeros(graded + size, dtype=torch.float64, device=queries.device)
-        if size and population is not None:
-            log_weights[graded:] = math.log(math.sqrt(max(population, size)) / size)
+        log_weight = math.log(math.sqrt(max(population, size)) / size) if size and population is not None else 0.0
+        log_weights = torch.tensor([0.0] * graded + [log_weight] * size, dtype=torch.float64, device=queries.device)
         problem = Problem(
             self.metric,
             queries,
@@ -188,12 +188,11 @@ class BaseRefiner(ABC):
             log_weights,
             grades.clamp(0, 1).double(),
             trust.double(),
-            signal.double()[:, None],
+            signal,
             scatter,
         )
         solution = self._solve(problem)
-        students = torch.stack([solution.log_before, solution.log_after])
-        before, after = students.exp()
+        before, after = solution.log_students.exp()
         arrays = {
             "query": queries,
             "vector": solution.vectors,
@@ -208,7 +207,7 @@ class BaseRefiner(ABC):
         arrays = {name: like(values, example) for name, values in arrays.items()}
         around = like(background, example)
         numbers = {
-            "kl": divergence(solution.target, students).T,
+            "kl": divergence(solution.target, solution.log_students).T,
             "tau": solution.tau,
             "trust": trust.mean(-1),
             "iterations": solution.iterations,
@@ -244,7 +243,7 @@ def _check(
     background: Tensor | None,
     population: int | None,
     trust: Tensor,
-    signal: Tensor,
+    signal: list[float],
 ) -> None:
     if documents.shape[1] + (background is not None) < 2:
         raise ValueError(
@@ -252,12 +251,12 @@ def _check(
             "differ from"
         )
     for name, values in (("grades", grades), ("trust", trust)):
-        least, most = torch.stack(values.aminmax()).tolist()
+        least, most = float(values.min()), float(values.max())
         # An average of grades may leave the range by a rounding.
         if least < -ROUNDING or most > 1 + ROUNDING:
             raise ValueError(f"{name} must be in [0, 1], got {least} to {most}")
-    if not float(signal.min()) > 0:
-        raise ValueError(f"signal must be above 0, got {float(signal.min())}")
+    if not all(ratio > 0 for ratio in signal):
+        raise ValueError(f"signal must be above 0, got {min(signal)}")
     if background is not None and background.shape[-2] < 1:
         raise ValueError("background is empty; leave it out to refine without one")
     if population is not None and population < 1:

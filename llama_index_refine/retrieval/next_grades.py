@@ -84,7 +84,7 @@ def worth_grading(
     grades = np.asarray(refinement.grades, dtype=np.float64)
     doubt = float(np.minimum(grades, 1 - grades).mean())
     step = own_grade * (1 - 2 * doubt)
-    steps = step * float(rarity(torch.tensor(grades.mean()))), step
+    steps = step * rarity(float(grades.mean())), step
     gains = expected_gains((fitted + moved).numpy(), grades, others.numpy(), chances, left, steps, doubt, limit)
     best = np.argsort(-gains, kind="stable")[:count]
     return sorted(new[at] for at in best if gains[at] >= WORTH)
