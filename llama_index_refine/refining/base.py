@@ -96,24 +96,12 @@ class BaseRefiner(ABC):
             tokens match best.
         :raises ValueError: naming the argument and what is wrong with it.
         """
-        if is_matrix(query):
-            if not self.takes_matrices:
-                raise ValueError(f"query must have the shape (any): a {type(self).__name__} refines no matrices")
-            options = {"population": population, "trust": trust, "signal": signal, "scatter": scatter}
-            return refine_matrix(self, query, documents, grades, background, **options)
-        point = to_tensor("query", query, (None,), self.device)
-        size, place = len(point), point.device
-        rows = to_tensor("documents", documents, (None, size), place)
-        marks = to_tensor("grades", grades, (len(rows),), place)
-        extra = None if background is None else to_tensor("background", background, (None, size), place)
-        share = (
-            marks.new_full(marks.shape, trust) if np.ndim(trust) == 0 else to_tensor("trust", trust, marks.shape, place)
-        )
-        wide = None if scatter is None else [scatter]
-        (found,) = self._refine(
-            query, point[None], rows[None], marks[None], extra, population, share[None], [signal], wide
-        )
-        return found
+        options = {"population": population, "trust": trust, "signal": signal, "scatter": scatter}
+        if not is_matrix(query):
+            return self._refine("query", query, 0, documents, grades, background, **options)[0]
+        if not self.takes_matrices:
+            raise ValueError(f"query must have the shape (any): a {type(self).__name__} refines no matrices")
+        return refine_matrix(self, query, documents, grades, background, **options)
 
     def refine_batch(
         self,
@@ -141,40 +129,41 @@ class BaseRefiner(ABC):
         :return: one refinement per query.
         :raises ValueError: naming the argument and what is wrong with it.
         """
-        points = to_tensor("queries", queries, (None, None), self.device)
-        (batch, size), place = points.shape, points.device
-        rows = to_tensor("documents", documents, (batch, None, size), place)
-        count = rows.shape[1]
-        marks = to_tensor("grades", grades, (batch, count), place)
-        extra = None
-        if background is not None:
-            shape = (None, size) if getattr(background, "ndim", 2) == 2 else (batch, None, size)
-            extra = to_tensor("background", background, shape, place)
-        share, wanted = (1.0, ()) if trust is None else (trust, (batch, count)[: np.ndim(trust)])
-        shares = to_tensor("trust", share, wanted, place)
-        shares = shares if shares.ndim == 2 else shares[..., None].expand(batch, count)
-        ratios = [TYPICAL_SIGNAL] * batch
-        if signal is not None:
-            ratios = to_tensor("signal", signal, (batch,)).tolist()
-        return self._refine(queries, points, rows, marks, extra, population, shares, ratios, scatter)
+        options = {"population": population, "trust": 1.0 if trust is None else trust, "scatter": scatter}
+        signal = [TYPICAL_SIGNAL] * len(queries) if signal is None else signal
+        return self._refine("queries", queries, 1, documents, grades, background, signal=signal, **options)
 
     def _refine(
         self,
-        example: Any,
-        queries: Tensor,
-        documents: Tensor,
-        grades: Tensor,
-        background: Tensor | None,
+        name: str,
+        queries: Any,
+        lead: int,
+        documents: Any,
+        grades: Any,
+        background: Any,
         population: int | None,
-        trust: Tensor,
-        signal: list[float],
+        trust: Any,
+        signal: Any,
         scatter: Any,
     ) -> list[Refinement]:
-        began = time.perf_counter()
+        """Refine one query, where arrays have no dimension before those of a query, or a batch, where they have one."""
+        began, example = time.perf_counter(), queries
+        queries = to_tensor(name, queries, (None,) * (lead + 1), self.device)
+        (*batch, size), place = queries.shape, queries.device
+        documents = to_tensor("documents", documents, (*batch, None, size), place)
+        grades = to_tensor("grades", grades, documents.shape[:-1], place)
+        if background is not None:
+            shape = (None, size) if getattr(background, "ndim", 2) == 2 else (*batch, None, size)
+            background = to_tensor("background", background, shape, place)
+        trust = to_tensor("trust", trust, grades.shape[: np.ndim(trust)], place)
+        trust = (trust if trust.ndim > lead else trust[..., None]).expand(grades.shape)
+        signal = to_tensor("signal", signal, tuple(batch)).reshape(-1).tolist()
         if scatter is not None:
-            scatter = to_tensor("scatter", scatter, (len(queries),), queries.device).double()[:, None]
+            scatter = to_tensor("scatter", scatter, tuple(batch), place).double().reshape(-1, 1)
             if not float(scatter.min()) > 0:
                 raise ValueError(f"scatter must be above 0, got {float(scatter.min())}")
+        if not lead:
+            queries, documents, grades, trust = (each[None] for each in (queries, documents, grades, trust))
         _check(documents, grades, background, population, trust, signal)
         if background is None:
             background = documents[0, :0]

@@ -110,7 +110,8 @@ class Problem:
     def unit(self, vectors: Tensor) -> Tensor:
         """(B, 1) similarity in the collection's units per score, for queries in its space, (B, d)."""
         if self.metric == "cosine":
-            return self.lengths[:, -1:] / torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+            norms: Tensor = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+            return self.lengths[:, -1:] / norms
         return self.lengths[:, -1:] if self.metric == "dot" else self.lengths[:, -1:].square()
 
 
