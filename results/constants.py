@@ -194,7 +194,7 @@ def main() -> None:
     names = " ".join(f"data/{Path(name).name}" for name in args.data)
     command = (
         f"`python -m results.constants {names} --max-queries {args.max_queries}`: differences in nDCG@10 and MAP to "
-        "the engine as it is, and grades asked for, means over the collections; the last column is the greatest difference."
+        "the engine as it is, and grades asked for, means over the collections; the last column has the greatest."
     )
     args.out.write_text(table([known[setting] for setting in settings()], command))
 
