@@ -26,7 +26,7 @@ MAY_KNOW = {
     "selection": {"display", "refinement", "selecting"},
     "qdrant": {"ids", "images", "locks", "maxsim", "scheduling", "similarity", "stores"},
     "graders": {"ids", "images", "locks"},
-    "memory": {"ids", "images", "scheduling", "similarity", "refining", "qdrant"},
+    "memory": {"ids", "images", "locks", "scheduling", "similarity", "refining", "qdrant"},
     "retrieval": {
         "ids",
         "images",

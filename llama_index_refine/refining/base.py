@@ -30,8 +30,7 @@ class Solution:
     :param vectors: (B, d)
     :param tau: (B,) the student's temperature: the similarity that counts as one nat.
     :param target: (B, M) the distribution the student was drawn to.
-    :param log_before: (B, M) logarithm of the student's distribution before.
-    :param log_after: (B, M) and after.
+    :param log_students: (2, B, M) logarithm of the student's distribution before, and after.
     :param fused: (B, K) similarities of the graded documents, with their own grade weighed in.
     :param held_out: (B, K) their similarities, as the other documents' grades predict them.
     :param iterations: (B,)
@@ -41,8 +40,7 @@ class Solution:
     vectors: Tensor
     tau: Tensor
     target: Tensor
-    log_before: Tensor
-    log_after: Tensor
+    log_students: Tensor
     fused: Tensor
     held_out: Tensor
     iterations: Tensor
@@ -98,23 +96,12 @@ class BaseRefiner(ABC):
             tokens match best.
         :raises ValueError: naming the argument and what is wrong with it.
         """
-        if is_matrix(query):
-            if not self.takes_matrices:
-                raise ValueError(f"query must have the shape (any): a {type(self).__name__} refines no matrices")
-            options = {"population": population, "trust": trust, "signal": signal, "scatter": scatter}
-            return refine_matrix(self, query, documents, grades, background, **options)
-        point = to_tensor("query", query, (None,), self.device)
-        size, place = len(point), point.device
-        rows = to_tensor("documents", documents, (None, size), place)
-        marks = to_tensor("grades", grades, (len(rows),), place)
-        extra = None if background is None else to_tensor("background", background, (None, size), place)
-        share = to_tensor("trust", trust, (len(rows),) if np.ndim(trust) else (), place)
-        ratio = to_tensor("signal", [signal], (1,), place)
-        wide = None if scatter is None else [scatter]
-        (found,) = self._refine(
-            query, point[None], rows[None], marks[None], extra, population, share.expand(1, len(rows)), ratio, wide
-        )
-        return found
+        options = {"population": population, "trust": trust, "signal": signal, "scatter": scatter}
+        if not is_matrix(query):
+            return self._refine("query", query, 0, documents, grades, background, **options)[0]
+        if not self.takes_matrices:
+            raise ValueError(f"query must have the shape (any): a {type(self).__name__} refines no matrices")
+        return refine_matrix(self, query, documents, grades, background, **options)
 
     def refine_batch(
         self,
@@ -142,45 +129,47 @@ class BaseRefiner(ABC):
         :return: one refinement per query.
         :raises ValueError: naming the argument and what is wrong with it.
         """
-        points = to_tensor("queries", queries, (None, None), self.device)
-        (batch, size), place = points.shape, points.device
-        rows = to_tensor("documents", documents, (batch, None, size), place)
-        count = rows.shape[1]
-        marks = to_tensor("grades", grades, (batch, count), place)
-        extra = None
-        if background is not None:
-            shape = (None, size) if getattr(background, "ndim", 2) == 2 else (batch, None, size)
-            extra = to_tensor("background", background, shape, place)
-        share, wanted = (1.0, ()) if trust is None else (trust, (batch, count)[: np.ndim(trust)])
-        shares = to_tensor("trust", share, wanted, place)
-        shares = shares if shares.ndim == 2 else shares[..., None].expand(batch, count)
-        ratios = to_tensor("signal", [TYPICAL_SIGNAL] * batch if signal is None else signal, (batch,), place)
-        return self._refine(queries, points, rows, marks, extra, population, shares, ratios, scatter)
+        options = {"population": population, "trust": 1.0 if trust is None else trust, "scatter": scatter}
+        signal = [TYPICAL_SIGNAL] * len(queries) if signal is None else signal
+        return self._refine("queries", queries, 1, documents, grades, background, signal=signal, **options)
 
     def _refine(
         self,
-        example: Any,
-        queries: Tensor,
-        documents: Tensor,
-        grades: Tensor,
-        background: Tensor | None,
+        name: str,
+        queries: Any,
+        lead: int,
+        documents: Any,
+        grades: Any,
+        background: Any,
         population: int | None,
-        trust: Tensor,
-        signal: Tensor,
+        trust: Any,
+        signal: Any,
         scatter: Any,
     ) -> list[Refinement]:
-        began = time.perf_counter()
+        """Refine one query, where arrays have no dimension before those of a query, or a batch, where they have one."""
+        began, example = time.perf_counter(), queries
+        queries = to_tensor(name, queries, (None,) * (lead + 1), self.device)
+        (*batch, size), place = queries.shape, queries.device
+        documents = to_tensor("documents", documents, (*batch, None, size), place)
+        grades = to_tensor("grades", grades, documents.shape[:-1], place)
+        if background is not None:
+            shape = (None, size) if getattr(background, "ndim", 2) == 2 else (*batch, None, size)
+            background = to_tensor("background", background, shape, place)
+        trust = to_tensor("trust", trust, grades.shape[: np.ndim(trust)], place)
+        trust = (trust if trust.ndim > lead else trust[..., None]).expand(grades.shape)
+        signal = to_tensor("signal", signal, tuple(batch)).reshape(-1).tolist()
         if scatter is not None:
-            scatter = to_tensor("scatter", scatter, (len(queries),), queries.device).double()[:, None]
+            scatter = to_tensor("scatter", scatter, tuple(batch), place).double().reshape(-1, 1)
             if not float(scatter.min()) > 0:
                 raise ValueError(f"scatter must be above 0, got {float(scatter.min())}")
+        if not lead:
+            queries, documents, grades, trust = (each[None] for each in (queries, documents, grades, trust))
         _check(documents, grades, background, population, trust, signal)
         if background is None:
             background = documents[0, :0]
         graded, size = documents.shape[1], background.shape[-2]
-        log_weights = torch.zeros(graded + size, dtype=torch.float64, device=queries.device)
-        if size and population is not None:
-            log_weights[graded:] = math.log(math.sqrt(max(population, size)) / size)
+        log_weight = math.log(math.sqrt(max(population, size)) / size) if size and population is not None else 0.0
+        log_weights = torch.tensor([0.0] * graded + [log_weight] * size, dtype=torch.float64, device=queries.device)
         problem = Problem(
             self.metric,
             queries,
@@ -188,12 +177,11 @@ class BaseRefiner(ABC):
             log_weights,
             grades.clamp(0, 1).double(),
             trust.double(),
-            signal.double()[:, None],
+            signal,
             scatter,
         )
         solution = self._solve(problem)
-        students = torch.stack([solution.log_before, solution.log_after])
-        before, after = students.exp()
+        before, after = solution.log_students.exp()
         arrays = {
             "query": queries,
             "vector": solution.vectors,
@@ -208,7 +196,7 @@ class BaseRefiner(ABC):
         arrays = {name: like(values, example) for name, values in arrays.items()}
         around = like(background, example)
         numbers = {
-            "kl": divergence(solution.target, students).T,
+            "kl": divergence(solution.target, solution.log_students).T,
             "tau": solution.tau,
             "trust": trust.mean(-1),
             "iterations": solution.iterations,
@@ -244,7 +232,7 @@ def _check(
     background: Tensor | None,
     population: int | None,
     trust: Tensor,
-    signal: Tensor,
+    signal: list[float],
 ) -> None:
     if documents.shape[1] + (background is not None) < 2:
         raise ValueError(
@@ -252,12 +240,12 @@ def _check(
             "differ from"
         )
     for name, values in (("grades", grades), ("trust", trust)):
-        least, most = torch.stack(values.aminmax()).tolist()
+        least, most = float(values.min()), float(values.max())
         # An average of grades may leave the range by a rounding.
         if least < -ROUNDING or most > 1 + ROUNDING:
             raise ValueError(f"{name} must be in [0, 1], got {least} to {most}")
-    if not float(signal.min()) > 0:
-        raise ValueError(f"signal must be above 0, got {float(signal.min())}")
+    if not all(ratio > 0 for ratio in signal):
+        raise ValueError(f"signal must be above 0, got {min(signal)}")
     if background is not None and background.shape[-2] < 1:
         raise ValueError("background is empty; leave it out to refine without one")
     if population is not None and population < 1:

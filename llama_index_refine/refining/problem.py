@@ -30,9 +30,10 @@ def to_tensor(
         tensor = torch.as_tensor(values).detach().to(device=device, dtype=torch.float32)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{name} is not an array of numbers: {error}") from error
-    if tensor.ndim != len(shape) or any(want not in (None, got) for want, got in zip(shape, tensor.shape, strict=True)):
+    got = tensor.shape
+    if len(got) != len(shape) or any(want is not None and want != got[at] for at, want in enumerate(shape)):
         wanted = "(" + ", ".join("any" if want is None else str(want) for want in shape) + ")"
-        raise ValueError(f"{name} must have the shape {wanted}, got {tuple(tensor.shape)}")
+        raise ValueError(f"{name} must have the shape {wanted}, got {tuple(got)}")
     flat = tensor.reshape(-1)
     if not float(flat @ flat) <= MOST_LENGTH**2:
         _check_lengths(name, tensor)
@@ -57,7 +58,7 @@ def like(values: Tensor, example: Any) -> Any:
     """
     if isinstance(example, Tensor):
         return values.to(device=example.device, dtype=torch.float32)
-    return values.to("cpu", torch.float32).numpy()
+    return values.cpu().float().numpy()
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Problem:
     :param log_weights: (M,) how many documents each one stands for, as a logarithm.
     :param grades: (B, K) in [0, 1].
     :param trust: (B, K) in [0, 1].
-    :param signal: (B, 1) above 0.
+    :param signal: B numbers above 0.
     :param scatter: (B, 1) standard deviation of the similarities before over the collection; None where not known.
     """
 
@@ -86,7 +87,7 @@ class Problem:
     log_weights: Tensor
     grades: Tensor
     trust: Tensor
-    signal: Tensor
+    signal: list[float]
     scatter: Tensor | None
 
     def start(self) -> Tensor:
@@ -97,23 +98,21 @@ class Problem:
 
     def moved(self, weights: Tensor) -> Tensor:
         """(B, d) the query in the collection's space, x moved by weights, (B, M), of the rows."""
-        scaled = weights * (self.lengths[:, -1:] / self.lengths[:, :-1])
-        return self.query + torch.bmm(scaled[:, None].float(), self.rows[:, :-1]).squeeze(1)
+        scaled = (weights * (self.lengths[:, -1:] / self.lengths[:, :-1])).float()
+        return torch.baddbmm(self.query[:, None], scaled[:, None], self.rows[:, :-1])[:, 0]
 
-    def units(self, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Say how scores at the moved x are read, so that similarity = unit * (score + constant).
+    def constant(self, vectors: Tensor) -> Tensor | float:
+        """(B, 1) what similarities have beside unit times score."""
+        if self.metric != "euclid":
+            return 0.0
+        return (vectors - self.query).square().sum(-1, keepdim=True) / -2
 
-        :param weights: (B, M) by which it has moved.
-        :return: (B, 1) similarity in the collection's units per score, and (B, 1) the constant.
-        """
-        unit = self.lengths[:, -1:]
-        if self.metric == "dot":
-            return unit, torch.zeros_like(unit)
-        moved = torch.nn.functional.pad(weights, (0, 1), value=1.0)[:, None]
-        square = (moved @ self.kernel @ moved.mT).squeeze(-1)
+    def unit(self, vectors: Tensor) -> Tensor:
+        """(B, 1) similarity in the collection's units per score, for queries in its space, (B, d)."""
         if self.metric == "cosine":
-            return square.rsqrt(), torch.zeros_like(unit)
-        return unit.square(), square / -2
+            norms: Tensor = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+            return self.lengths[:, -1:] / norms
+        return self.lengths[:, -1:] if self.metric == "dot" else self.lengths[:, -1:].square()
 
 
 def normal_form(query: Tensor, documents: Tensor, background: Tensor, metric: Metric) -> tuple[Tensor, Tensor, Tensor]:

@@ -47,5 +47,5 @@ class PublishedRefiner(BaseRefiner):
         scores, one = after[:, :graded], rows.new_ones(len(rows))
         # A fixed number of steps has no test of convergence to pass.
         taken, converged = (self.steps * one).long(), one.bool()
-        before, after = before.log_softmax(-1), after.log_softmax(-1)
-        return Solution(refined, one, target, before, after, scores, scores, taken, converged)
+        students = torch.stack([before, after]).log_softmax(-1)
+        return Solution(refined, one, target, students, scores, scores, taken, converged)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -92,41 +95,41 @@ class QueryRefiner(BaseRefiner):
 
     @torch.inference_mode()
     def _solve(self, problem: Problem) -> Solution:
-        graded = problem.grades.shape[1]
+        graded, pull = problem.grades.shape[1], 1 / self.reach**2
         kernel, start = problem.kernel[:, :-1, :-1], problem.start()
-        means = kernel.mean(-1, keepdim=True)
-        gram = kernel - means - (means.mT - means.mean(1, keepdim=True))
-        squares = kernel.diagonal(dim1=-2, dim2=-1)[:, :graded].mean(-1, keepdim=True)
-        spread = gram.diagonal(dim1=-2, dim2=-1).mean(-1, keepdim=True)  # R^2
-        spread = spread.maximum(RESOLUTION * squares.clamp_min(TINY))
+        # What all documents have in common changes no softmax.
+        centre = _centring(len(problem.log_weights), kernel.device)
+        gram = centre @ kernel @ centre
+        squares, spread = (each.diagonal(dim1=-2, dim2=-1).mean(-1, keepdim=True) for each in (kernel, gram))
+        spread = spread.maximum(RESOLUTION * squares.clamp_min(TINY))  # R^2
         gram /= spread[:, None]
-        tau = self._tau(start, spread, problem)
+        means = problem.grades.mean(-1).tolist()
+        tau = self._scatter(start, spread, problem)
+        tau = tau / tau.new_tensor([[self.prior or _prior(*each)] for each in zip(problem.signal, means, strict=True)])
         logits = start / tau + problem.log_weights
         target = logits.clone()
-        target[:, :graded] += problem.trust * problem.grades / self.temperature
+        target[:, :graded].addcmul_(problem.trust, problem.grades, value=1 / self.temperature)
         target = target.softmax(-1)
-        minimum = minimise(gram, logits, target, 1 / self.reach**2, self.max_iterations)
-        after = logits + minimum.push
-        unseen = held_out(gram, after, minimum.log_after, target, self.reach**2, graded)
-        place = self._place(unseen, after[:, :graded], problem)
+        minimum = minimise(gram, logits, target, pull, self.max_iterations)
+        fitted, unseen = minimum.logits[:, :graded], held_out(gram, minimum, pull, graded)
+        place = self._place(unseen, fitted, problem, tau.new_tensor([[rarity(mean)] for mean in means]))
         weights = minimum.weights * (tau / spread)
-        # Logits leave open a constant; the mean score of all documents at the new vector fixes it.
-        scores = start + torch.bmm(kernel, weights[:, :, None]).squeeze(-1)
-        unit, constant = problem.units(weights)
-        constant = constant + (scores - tau * (after - problem.log_weights)).mean(-1, keepdim=True)
+        vectors = problem.moved(weights)
+        scores = torch.baddbmm(start[:, :graded, None], kernel[:, :graded], weights[:, :, None]).squeeze(-1)
+        unit = problem.unit(vectors)
+        near, tau = unit * scores + problem.constant(vectors), unit * tau
         return Solution(
-            problem.moved(weights),
-            (unit * tau).squeeze(-1),
+            vectors,
+            tau.squeeze(-1),
             target,
-            logits.log_softmax(-1),
-            minimum.log_after,
-            unit * (constant + tau * place),
-            unit * (constant + tau * unseen),
+            torch.stack([logits, minimum.logits]).log_softmax(-1),
+            near.addcmul(tau, place - fitted),
+            near.addcmul(tau, unseen - fitted),
             minimum.iterations,
             minimum.converged,
         )
 
-    def _place(self, unseen: Tensor, fitted: Tensor, problem: Problem) -> Tensor:
+    def _place(self, unseen: Tensor, fitted: Tensor, problem: Problem, rare: Tensor) -> Tensor:
         """Weigh a document's own grade in with what the others say of it.
 
         The more certain the grade, the less it may put the document below where the refined vector has it, if it is
@@ -136,34 +139,41 @@ class QueryRefiner(BaseRefiner):
         :param unseen: (B, K) logits that the other documents predict.
         :param fitted: (B, K) logits at the refined vector.
         :param problem: the grades and the trust in them.
+        :param rare: (B, 1) how many times as much a yes counts.
         :return: (B, K) logits.
         """
         verdict = 2 * problem.grades - 1
-        weight = torch.where(verdict > 0, rarity(problem.grades.mean(-1, keepdim=True)), 1.0)
-        own = unseen + problem.trust.square() * self.own_grade * weight * verdict
-        kept = own.lerp(fitted, verdict.abs())
-        return torch.where(verdict > 0, own.maximum(kept), own.minimum(kept))
+        push = self.own_grade * problem.trust.square() * verdict
+        own = unseen + push.maximum(rare * push)
+        return own.addcmul(verdict, ((fitted - own) * verdict.sign()).clamp_min(0))
 
-    def _tau(self, start: Tensor, spread: Tensor, problem: Problem) -> Tensor:
-        """Return the similarity that counts as one nat, from how the background's similarities scatter."""
+    def _scatter(self, start: Tensor, spread: Tensor, problem: Problem) -> Tensor:
+        """(B, 1) how the similarities scatter over the collection, in scores."""
         background = start[:, problem.grades.shape[1] :]
         if problem.scatter is not None:
-            scatter = problem.scatter / problem.units(torch.zeros_like(start))[0]
-        elif background.shape[1] < 2:
-            scatter = BANDWIDTH * spread.sqrt()
-        else:
-            scatter = background.var(-1, correction=0, keepdim=True).maximum(RESOLUTION * spread).sqrt()
-        if self.prior is not None:
-            return scatter / self.prior
-        rarer = USUAL_MEAN - problem.grades.mean(-1, keepdim=True)
-        nats = FIRST_RANKING * problem.signal**-OF_SIGNAL * (OF_MEAN * rarer).exp()
-        return scatter / nats.clamp(LEAST_PRIOR, MOST_PRIOR)
+            return problem.scatter / problem.unit(problem.query)
+        if background.shape[1] < 2:
+            return BANDWIDTH * spread.sqrt()
+        return background.var(-1, correction=0, keepdim=True).maximum(RESOLUTION * spread).sqrt()
 
 
-def rarity(mean_grade: Tensor) -> Tensor:
+@lru_cache(maxsize=16)
+def _centring(count: int, device: torch.device) -> Tensor:
+    """(count, count) what takes the mean off."""
+    return torch.eye(count, dtype=torch.float64, device=device) - 1 / count
+
+
+def _prior(signal: float, mean_grade: float) -> float:
+    """Return nats for one standard deviation, from the teacher's signal-to-noise ratio and the mean grade."""
+    nats = FIRST_RANKING * signal**-OF_SIGNAL * math.exp(OF_MEAN * (USUAL_MEAN - mean_grade))
+    return min(max(nats, LEAST_PRIOR), MOST_PRIOR)
+
+
+def rarity(mean_grade: float) -> float:
     """Say how many times as much a yes counts where yeses are rare.
 
-    :param mean_grade: (B,) mean grades.
-    :return: (B,) from 1 to 4.
+    :param mean_grade: the mean grade, in [0, 1].
+    :return: from 1 to 4.
     """
-    return (1 + OF_YES * (USUAL_MEAN / mean_grade.clamp_min(TINY)).log()).clamp(1, MOST_YES)
+    times = 1 + OF_YES * math.log(USUAL_MEAN / max(mean_grade, TINY))
+    return min(max(times, 1.0), MOST_YES)

@@ -111,7 +111,7 @@ class NextGrades:
         grades = np.asarray(refinement.grades, dtype=np.float64)
         doubt = float(np.minimum(grades, 1 - grades).mean())
         step = (self.own_grade or 0.0) * (1 - 2 * doubt)
-        steps = step * float(rarity(torch.tensor(grades.mean()))), step
+        steps = step * rarity(float(grades.mean())), step
         gains = expected_gains(
             placed.numpy(), grades, others.numpy(), fit.probability(others), self.left, steps, doubt, self.limit
         )

@@ -96,7 +96,7 @@ def test_ids_that_no_point_can_have_cost_nothing(place):
     place.write(name, points())
     grader = FeedbackGrader({"0": {**dict.fromkeys(NO_IDS, 1.0), "195": 1.0, "196": 0.0}}, LabelGrader())
     refined = RefinedRetriever.from_collection(
-        place.client, name, "meta.abstract", grader=grader, node_ids=[*NO_IDS, *map(str, range(150, 200))]
+        place.client, name, "meta.abstract", grader=grader, node_ids=[*filter(None, NO_IDS), *map(str, range(150, 200))]
     )
     refinement = refined.refine(question(0))
     assert refinement.refined

@@ -29,7 +29,7 @@ def test_agrees_with_a_general_purpose_optimiser():
 
     best = minimize(objective, np.zeros(8), method="BFGS", options={"gtol": 1e-9})
     found = minimise(gram, logits, target, pull, 50)
-    np.testing.assert_allclose(found.push[0], gram[0] @ torch.from_numpy(best.x), atol=1e-5)
+    np.testing.assert_allclose(found.logits[0] - logits[0], gram[0] @ torch.from_numpy(best.x), atol=1e-5)
 
 
 @settings(max_examples=25, deadline=None)
@@ -39,7 +39,7 @@ def test_minimum_is_stationary_whatever_the_scale(seed, exponent, scale):
     gram, pull = gram * 10**scale, 10**exponent
     found = minimise(gram, logits, target, pull, 100)
     assert found.converged.all()
-    student = found.log_after.exp()
+    student = found.logits.softmax(-1)
     slope = (gram @ (pull * found.weights + student - target)[:, :, None])[:, :, 0]
     assert slope.abs().max() < 1e-3 * max(1, float(gram.abs().max()))
 
@@ -49,7 +49,7 @@ def test_a_batch_is_its_members():
     together = minimise(gram, logits, target, 0.1, 50)
     for at in range(5):
         alone = minimise(gram[at : at + 1], logits[at : at + 1], target[at : at + 1], 0.1, 50)
-        np.testing.assert_allclose(together.push[at], alone.push[0], atol=1e-5)
+        np.testing.assert_allclose(together.logits[at], alone.logits[0], atol=1e-5)
 
 
 def test_says_when_it_has_not_converged():
@@ -66,7 +66,8 @@ def test_converged_means_that_almost_nothing_is_left_to_gain(seed, exponent):
     pull = 10**exponent
 
     def objective(found):
-        return pull / 2 * (found.weights * found.push).sum() - (target * found.log_after).sum()
+        push = found.logits - logits
+        return pull / 2 * (found.weights * push).sum() - (target * found.logits.log_softmax(-1)).sum()
 
     found = minimise(gram, logits, target, pull, 100)
     further = minimise(gram, logits, (1 - 1e-13) * target, pull, 100)
@@ -95,17 +96,17 @@ def test_held_out_logit_is_near_what_leaving_the_document_out_gives(count):
     gram = gram / gram[0].trace() * count
     pull = 0.5
     fitted = minimise(gram, logits, target, pull, 50)
-    after = logits + fitted.push
-    predicted = held_out(gram, after, fitted.log_after, target, 1 / pull, count)
+    after = fitted.logits
+    predicted = held_out(gram, fitted, pull, count)
     for at in range(count):
         own = target.clone()
         for _ in range(200):
-            student = minimise(gram, logits, own, pull, 50).log_after.exp()
+            student = minimise(gram, logits, own, pull, 50).logits.softmax(-1)
             moved = abs(own[0, at] - student[0, at])
             own[0, at] = student[0, at]
             if moved < 1e-12:
                 break
-        exact = (logits + minimise(gram, logits, own, pull, 50).push)[0, at]
+        exact = minimise(gram, logits, own, pull, 50).logits[0, at]
         assert abs(predicted[0, at] - exact) < 0.5 * abs(after[0, at] - exact) + 0.05
 
 

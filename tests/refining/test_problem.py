@@ -19,7 +19,7 @@ def vectors(seed: int, count: int = 7, size: int = 4):
 def posed(query, documents, background, metric):
     marks = torch.ones(2, documents.shape[1], dtype=torch.float64)
     parts = normal_form(query, documents, background, metric)
-    return Problem(metric, query, *parts, torch.zeros(10), marks, marks, marks[:, :1], None)
+    return Problem(metric, query, *parts, torch.zeros(10), marks, marks, [1.0, 1.0], None)
 
 
 @settings(max_examples=25, deadline=None)
@@ -30,10 +30,11 @@ def test_scores_are_the_collections_similarity(seed, metric):
     problem = posed(query, documents, background, metric)
     weights = 0.1 * torch.randn(2, 10, generator=torch.Generator().manual_seed(seed + 1), dtype=torch.float64)
     scores = problem.start() + (problem.kernel[:, :-1, :-1] @ weights[:, :, None]).squeeze(-1)
-    unit, constant = problem.units(weights)
+    vectors_after = problem.moved(weights)
+    near = problem.unit(vectors_after) * scores + problem.constant(vectors_after)
     everything = torch.cat([documents, background.expand(2, *background.shape[-2:])], dim=1)
-    for moved, near, rows in zip(problem.moved(weights), unit * (scores + constant), everything, strict=True):
-        torch.testing.assert_close(near.float(), similarity(moved, rows, metric), atol=2e-4, rtol=2e-3)
+    for moved, found, rows in zip(vectors_after, near.float(), everything, strict=True):
+        torch.testing.assert_close(found, similarity(moved, rows, metric), atol=2e-4, rtol=2e-3)
 
 
 def test_scores_of_qdrant_are_distances_for_euclid_and_similarities_else():

@@ -1,6 +1,8 @@
 """Telling a teacher that knows from one that guesses."""
 
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -8,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llama_index_refine.refining.base import TYPICAL_SIGNAL
-from llama_index_refine.refining.trust import Reliability, evidence, shrink
+from llama_index_refine.refining.evidence import evidence
+from llama_index_refine.refining.trust import FixedTrust, Reliability, shrink
 
 RNG_SEEDS = range(40)
 
@@ -169,3 +172,50 @@ def test_a_teacher_is_known_after_two_queries():
         assert not record.known()
         record.observe(*query(seed))
     assert record.known()
+
+
+def test_a_record_says_its_trust_and_whether_it_has_seen_grades_that_differ():
+    record, rng = Reliability(), np.random.default_rng(0)
+    documents, similarities = rng.normal(size=(10, 4)), rng.normal(size=10)
+    record.observe(documents, np.ones(10), similarities)
+    assert not record.varied
+    assert record.trust() == 0
+    said = record.observe(documents, (documents[:, 0] > 0).astype(float), similarities)
+    assert record.varied
+    assert record.trust() == said > 0
+
+
+def test_a_share_that_the_user_knows_answers_like_a_record_and_learns_nothing():
+    """Every public question that a record answers, so that nobody needs to know which of the two it is."""
+    known = FixedTrust(0.7)
+    grades = [0.2, 0.9, 0.6]
+    known.hear(grades)
+    known.count([3], [1.0])
+    assert known.observe(np.eye(3), grades, grades) == known.foresee(np.eye(3), grades, grades) == 0.7
+    assert known.trust() == known.sees() == 0.7
+    assert known.known()
+    assert known.varied
+    assert known.signal() == TYPICAL_SIGNAL
+    assert known.calibrate(grades).tolist() == grades
+    assert not known.abundance.counts.any()
+    only_records = {"adopt", "from_dict", "knows_more_than", "load", "save", "to_dict", "belief", "used"}
+    public = {name for name in dir(Reliability()) if not name.startswith("_")}
+    assert public - only_records <= set(dir(known))
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
+def test_a_share_that_is_none(share):
+    with pytest.raises(ValueError, match="trust must be in"):
+        FixedTrust(share)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_record_is_free_in_a_process_that_forked_while_it_was_held():
+    record = Reliability()
+    with record._lock:
+        child = os.fork()
+        if not child:
+            signal.alarm(20)
+            record.trust()
+            os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
