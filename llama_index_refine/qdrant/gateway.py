@@ -310,6 +310,7 @@ class Gateway:
         try:
             return await perform(stage, operation, item)
         except Exception as error:
-            if refused(error):
+            # What a sample is refused has another way.
+            if refused(error) and operation is not self._sample_points:
                 self.state.forget()
             raise
