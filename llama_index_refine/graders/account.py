@@ -31,7 +31,7 @@ class Budget:
                 raise ValueError(f"{name} must be above 0, or None for no limit; got {limit}")
 
 
-@dataclass
+@dataclass(eq=False)
 class Account:
     """The running bill of one query. Teachers charge it; it says when to stop. Safe to share between threads.
 

@@ -6,9 +6,12 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from llama_index.core.prompts.mixin import PromptDictType, PromptMixin, PromptMixinType
 from llama_index.core.schema import BaseNode, QueryBundle
+
+from llama_index_refine.graders.describing import digest
 
 
 class GraderError(RuntimeError):
@@ -66,10 +69,16 @@ class BaseGrader(PromptMixin, ABC):
     def fingerprint(self) -> str:
         """Say what decides this teacher's grades; two teachers with the same answer share cached grades.
 
-        :return: the class and its prompts. A subclass adds its own settings, never its secrets.
+        :return: the class, and a hash of its prompts and of what `decides` names.
         """
-        prompts = sorted((name, prompt.get_template()) for name, prompt in self.get_prompts().items())
-        return f"{type(self).__module__}.{type(self).__qualname__} {prompts}"
+        return f"{type(self).__module__}.{type(self).__qualname__} {digest(self.get_prompts(), self.decides())}"
+
+    def decides(self) -> Sequence[Any]:
+        """Name what decides this teacher's grades beside its class and prompts.
+
+        :return: settings, LLMs, other teachers' fingerprints; nothing, unless a subclass has some. They are hashed.
+        """
+        return ()
 
     def memory_fingerprint(self) -> str:
         """Say what decides the grades that a `RefinementMemory` keeps, where people's are kept apart.

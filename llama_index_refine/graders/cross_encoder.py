@@ -12,7 +12,7 @@ import torch
 from llama_index.core.schema import BaseNode, MetadataMode, QueryBundle
 
 from llama_index_refine.graders.account import current_account
-from llama_index_refine.graders.asking.blocking import in_thread
+from llama_index_refine.graders.asking.loop import in_thread
 from llama_index_refine.graders.base import BaseGrader, Grades
 from llama_index_refine.images.sources import image_of, media_of
 from llama_index_refine.locks import Lock
@@ -88,9 +88,9 @@ class CrossEncoderGrader(BaseGrader):
             account.note("the cross-encoder was still at work at the deadline")
             return Grades([None] * len(nodes))
 
-    def fingerprint(self) -> str:
-        """See `BaseGrader.fingerprint`."""
-        return f"{super().fingerprint()} {self._name} {self._temperature} {self._metadata_mode.value}"
+    def decides(self) -> list[object]:
+        """See `BaseGrader.decides`. A model without a name is told by itself; batches and device decide nothing."""
+        return [self._name or id(self._model), self._temperature, self._metadata_mode.value]
 
     def _text(self, model: CrossEncoder, query: str, node: BaseNode) -> str:
         """Bring the text forward where the metadata before it would push it out of what the model reads."""

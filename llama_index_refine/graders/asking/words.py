@@ -9,7 +9,10 @@ import unicodedata
 _NOT_A_LETTER = re.compile(r"[\W_]+")
 
 _YES_NO = (
-    ("yes y yeah yep true relevant correct", "no n nope not false irrelevant unrelated incorrect"),
+    (
+        "yes y yeah yep true relevant correct",
+        "no n nope false irrelevant unrelated incorrect notrelevant notrelated notatall",
+    ),
     ("oui vrai pertinent relevante", "non faux irrelevante"),
     ("ja jawohl relevant", "nein nee nej nei ikke"),
     ("sí si sim sì", "não nao"),
@@ -35,11 +38,3 @@ def word(token: str) -> str:
 
 YES = frozenset(word(entry) for yes, _ in _YES_NO for entry in yes.split())
 NO = frozenset(word(entry) for _, no in _YES_NO for entry in no.split())
-# Words that describe: they are an answer where they stand alone ("Relevant."), and a label elsewhere ("Relevant: no").
-ADJECTIVES = frozenset(
-    map(word, "relevant irrelevant unrelated true false correct incorrect 相关 不相关".split())  # noqa: SIM905
-) | frozenset(map(word, ["pertinent", "relevante", "irrelevante", "vrai", "faux"]))
-# Words that begin sentences of other meanings in some language: an answer only where they stand alone.
-WEAK = frozenset(
-    map(word, "y n da si sì ya po nu ne ei ano tak nem nie ni ja non sim 不 是 да не так ні لا".split())  # noqa: SIM905
-)

@@ -23,9 +23,9 @@ from llama_index.core.base.llms.types import (
 from llama_index.core.bridge.pydantic import PrivateAttr
 from llama_index.core.llms.custom import CustomLLM
 from llama_index.llms.openai import OpenAI
+from llama_index_refine.graders.asking.limits import ConcurrencyLimit
 
 from llama_index_refine.graders.account import Account
-from llama_index_refine.graders.asking.limits import ConcurrencyLimit
 from llama_index_refine.graders.base import BaseGrader
 from llama_index_refine.graders.cache import CachedGrader
 from llama_index_refine.graders.feedback import FeedbackGrader

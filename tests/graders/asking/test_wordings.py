@@ -10,7 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from llama_index_refine.graders.asking.failures import Remedy, judge
+from llama_index_refine.graders.asking.failures import judge
+from llama_index_refine.graders.asking.rules import Remedy
 from tests.graders.asking.bodies import Refusal, anthropic
 from tests.graders.asking.test_failures import of_openai
 
