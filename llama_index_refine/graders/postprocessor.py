@@ -6,12 +6,12 @@ import asyncio
 import logging
 import math
 from collections.abc import Collection, Sequence
-from weakref import WeakKeyDictionary
 
+import numpy as np
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle
 
-from llama_index_refine.graders.account import Account, current_account
+from llama_index_refine.graders.account import current_account
 from llama_index_refine.graders.asking.loop import in_thread
 from llama_index_refine.graders.base import BaseGrader, Grades
 from llama_index_refine.graders.rerankers import (
@@ -108,7 +108,8 @@ class PostprocessorGrader(BaseGrader):
 
     def _shown(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> tuple[_Order, list[BaseNode]]:
         """Find what this query has had ordered before, and put the nodes behind it where only an order counts."""
-        order = _order_of(current_account(), self, query) if self._scale in ("rank", None) else _Order()
+        key = (id(self), query.query_str, query.image_path)
+        order: _Order = current_account().kept.setdefault(key, _Order())
         new = {node.node_id for node in nodes}
         before = [node for node_id, node in order.nodes.items() if node_id not in new] if self._scale == "rank" else []
         return order, [*before, *nodes]
@@ -150,31 +151,13 @@ class _Order:
 
         Where nothing has one the grades go from 1 to 0 in equal steps. Others lie evenly between their neighbours'.
         """
-        known = [(1.0, -1), *((self._grades[name], at) for at, name in enumerate(order) if name in self._grades)]
-        known = known if len(known) > 1 else []
-        for at, name in enumerate(order):
-            if name not in self._grades:
-                self._grades[name] = _between(known, at) if known else 1 - at / max(len(order) - 1, 1)
+        known = {at: self._grades[name] for at, name in enumerate(order) if name in self._grades}
+        places, grades = zip(
+            *({-1: 1.0, **known} if known else {0: 1.0, max(len(order) - 1, 1): 0.0}).items(), strict=True
+        )
+        self._grades |= dict(zip(order, np.interp(range(len(order)), places, grades).tolist(), strict=True))
         self.nodes |= {node.node_id: node for node in nodes}
         return [self._grades.get(node.node_id, 0.0) for node in nodes]
-
-
-def _between(known: Sequence[tuple[float, int]], at: int) -> float:
-    """Interpolate a grade for a place between the nearest that have one; below the last, it is the last one's."""
-    (above, before) = max((one for one in known if one[1] < at), key=lambda one: one[1])
-    (below, after) = min((one for one in known if one[1] > at), key=lambda one: one[1], default=(above, at + 1))
-    return above + (below - above) * (at - before) / (after - before)
-
-
-# By the account of the query that is being served, and so for as long as that is.
-_orders: WeakKeyDictionary[Account, dict[tuple[int, str, str], _Order]] = WeakKeyDictionary()
-_orders_lock = Lock()
-
-
-def _order_of(account: Account, grader: PostprocessorGrader, query: QueryBundle) -> _Order:
-    with _orders_lock:
-        key = (id(grader), query.query_str, query.image_path or "")
-        return _orders.setdefault(account, {}).setdefault(key, _Order())
 
 
 def _score(found: NodeWithScore) -> float | None:

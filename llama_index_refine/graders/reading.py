@@ -9,10 +9,10 @@ whatever else a model may say, is no grade.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
-from llama_index_refine.graders.asking.answer import found, json_in, position_of
+from llama_index_refine.graders.asking.answer import found, position_of
 from llama_index_refine.graders.asking.reply import Answer
 from llama_index_refine.graders.asking.words import NO, YES, word
 
@@ -21,20 +21,20 @@ from llama_index_refine.graders.asking.words import NO, YES, word
 _LEAST_MASS = 0.5
 _FAINT_MASS = 1 / 3
 _LONGEST = 1000
-_DEPTH = 6
 
 _I = re.IGNORECASE | re.MULTILINE
 _WORD = r"(?:not[\s_-]+(?:at all|relevant|related)\b|[\w'’\u0300-\u036f\u0900-\u0e7f]+)"
 _DIGITS = r"(?<![\w.,<≤≥-])\d{1,9}(?:[.,]\d{1,9})?(?![\w%+])"
 _OPENING = r"(?:[^\w\n.!?,;:<-]|_){0,12}(?:\\?(?:boxed|text|math)(?:bf|it|rm|tt|sf)?\{){0,2}[*_`\"'“‘]{0,4}"
 _MARKS = r"[\"'*_`”’»」』)\]}$~]*\s*"
-_ALONE = re.compile(_MARKS + r"(?:\Z|[.,;!:\n<(|—–…。，、！；]|-(?=\s))(?!,?\s*but\b)")
+_ALONE = re.compile(_MARKS + r"(?:\Z|[.,;!:\n<(|—–…。，、！；}]|-(?=\s))(?!,?\s*but\b)")
 # What describes a document is a label where more of its line follows: "Relevant (to cats): no".
 _DESCRIBES = frozenset("relevant irrelevant unrelated notrelevant true false correct incorrect 相关 不相关".split())  # noqa: SIM905
-_DESCRIBED = re.compile(_MARKS + r"(?:\Z|[.,;!\n。])")
+_DESCRIBED = re.compile(_MARKS + r"(?:\Z|[.,;!\n。}])")
 _NUMBERED = re.compile(r"\s*[分点점]?" + _ALONE.pattern)
 
-_BEGIN = r"(?:^|(?<=[.!?])\s)[^\w\n]{0,12}"
+# A line, a sentence, or an entry of JSON; within JSON's strings a quote is escaped.
+_BEGIN = r"(?:(?:^|(?<=[.!?])\s)[^\w\n]{0,12}|[{,]\s*[\"'])"
 _LEAD = r"(?:(?:so|thus|therefore|hence)\W+)?(?:(?:the|my)\W+)?(?:(?:final|overall|correct)\W+)?"
 _SEPARATOR = r"[\"'*_`)\]\s]*(?:[:=>|{：→]|[-–—]+>?\s|\n)\s*|\s+(?:is|of)\b\s*:?\s*"
 _NAMES = (
@@ -57,11 +57,8 @@ _FIRST_WORD = re.compile(rf"\A[\W_]*(?P<value>{_WORD})", _I)
 _LAST_WORD = re.compile(rf"[.!?\n。][\W_]*(?P<value>{_WORD})[\W_]*\Z", _I)
 _FIRST_NUMBER = re.compile(rf"\A[\W_]*?(?P<value>{_DIGITS})(?![.)]\s+\S)", _I)
 _LAST_NUMBER = re.compile(rf"\n[\W_]*?(?P<value>{_DIGITS})", _I)
-_OF = re.compile(r"\s*(?:/|(?:out )?of\b)\s*(?P<highest>\d+)", _I)
+_OF = re.compile(r"[*_`\"']*\s*(?:/|(?:out )?of\b)\s*(?P<highest>\d+)", _I)
 _ITEM = re.compile(r"^[\s*#-]*\d+\**\s?[.):=–-]\s", re.MULTILINE)
-
-_YES_NO_KEYS = re.compile(rf"(?:is[_ ]?)?(?:{_NAMES})", _I)
-_SCORE_KEYS = re.compile(rf"(?:relevance[_ ]?)?(?:{_SCORES})", _I)
 
 
 class _Claim(NamedTuple):
@@ -77,8 +74,7 @@ def yes_or_no(answer: Answer) -> float | None:
         answers, else 1 or 0 by the text; None where it says neither, or both.
     """
     text = _ends(found(answer))
-    claims, rest = _in_json(text, _YES_NO_KEYS, _of_json)
-    claims += [*_words(rest)]
+    claims = [*_words(text)]
     if claims:
         claim = _agreed(claims)
         tokens, said = position_of(text, claim.start, answer) if claim else ({}, "")
@@ -101,8 +97,7 @@ def number(answer: Answer, highest: int) -> float | None:
         number in the text; None where there is none from 0 to `highest`, or more than one.
     """
     text = _ends(found(answer))
-    claims, rest = _in_json(text, _SCORE_KEYS, _number_of_json)
-    claims += [*_numbers(rest, highest)]
+    claims = [*_numbers(text, highest)]
     if not claims:
         first = _FIRST_WORD.search(text)
         doubtful = first is not None and first["value"].isdecimal()
@@ -156,57 +151,6 @@ def _numbers(text: str, highest: int) -> Iterator[_Claim]:
             thousands = re.fullmatch(r"\d{1,3}[.,]\d{3}", match["value"])
             value = float(match["value"].replace(",", ".")) if on_scale and not thousands else -1.0
             yield _Claim(value, match.start("value"))
-
-
-def _in_json(text: str, keys: re.Pattern[str], read: Callable[[Any], float | None]) -> tuple[list[_Claim], str]:
-    """Find what the JSON in a text claims. :return: the claims, and the text with blanks in the place of that JSON."""
-    claims: list[_Claim] = []
-    rest = text
-    for start, end, value in json_in(text):
-        made = [
-            _Claim(said, _place(text, start, end, key, inner))
-            for key, inner in _leaves(value)
-            if keys.fullmatch(key) and (said := read(inner)) is not None
-        ]
-        if made:
-            claims += made
-            rest = rest[:start] + " " * (end - start) + rest[end:]
-    return claims, rest
-
-
-def _leaves(value: Any, key: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping) and depth <= _DEPTH:
-        for name, inner in value.items():
-            # What a bare "value" is the value of, its parent says.
-            yield from _leaves(
-                inner, key if str(name).casefold() in ("value", "text") and key else str(name), depth + 1
-            )
-    elif isinstance(value, list) and depth <= _DEPTH:
-        for item in value:
-            yield from _leaves(item, key, depth + 1)
-    else:
-        yield key, value
-
-
-def _place(text: str, start: int, end: int, key: str, value: Any) -> int:
-    """Find where in a text a value of its JSON stands."""
-    after = max(text.find(f'"{key}"', start, end), start)
-    literal = {True: "true", False: "false"}[value] if isinstance(value, bool) else str(value)
-    place = text.find(literal, after + len(key), end)
-    return place if place >= 0 else start
-
-
-def _of_json(value: Any) -> float | None:
-    if isinstance(value, (bool, int, float)):
-        return float(value) if value in (0, 1) else None
-    return _of_word(value) if isinstance(value, str) and len(value) < 40 else None
-
-
-def _number_of_json(value: Any) -> float | None:
-    if isinstance(value, str) and (match := re.fullmatch(r"\s*(\d{1,9}(?:[.,]\d{1,9})?)\s*(?:/\s*\d+)?\s*", value)):
-        return float(match[1].replace(",", "."))
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return float(value) if is_number and abs(value) < 1e9 else None
 
 
 def _first_tokens(text: str, answer: Answer) -> Mapping[str, float]:

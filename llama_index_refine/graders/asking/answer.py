@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping
+from itertools import accumulate
 from typing import Any
 
 from llama_index_refine.graders.asking.reply import Answer
@@ -111,48 +113,17 @@ def position_of(text: str, start: int, answer: Answer) -> tuple[Mapping[str, flo
     :return: the probabilities of the token that begins there, and the token; nothing where the positions do not hold
         this answer.
     """
-    whole, offset = _bare(text), len(_bare(text[:start]))
-    positions = answer.tokens
-    ways: tuple[Sequence[str] | None, ...] = (answer.said,) if answer.said else ((), None)
-    for said in ways if whole else ():
-        for first in range(len(positions) - 1, -1, -1):
-            places = _walk(whole, positions, first, said)
-            if places is not None and offset in places:
-                place, token = places[offset]
-                return positions[place], token
-    return {}, ""
-
-
-def _walk(
-    whole: str, positions: Sequence[Mapping[str, float]], first: int, said: Sequence[str] | None
-) -> dict[int, tuple[int, str]] | None:
-    """Lay the answer on the positions from one of them on.
-
-    `said` are the tokens that were said; where it is empty they are the likeliest, and where None any that fit.
-    """
-    places: dict[int, tuple[int, str]] = {}
-    offset = 0
-    for place in range(first, len(positions)):
-        if offset == len(whole):
-            return places
-        token = _token(positions[place], said, place, whole[offset:])
-        if token is None:
-            return None
-        if token:
-            places[offset] = place, token
-        offset += len(token)
+    likely = (max(tokens, key=tokens.__getitem__, default="") for tokens in answer.tokens)
+    said = [_bare(token) for token in answer.said or likely]
+    whole, spoken = _bare(text), "".join(said)
     # Log-probabilities that end before the answer does are its own where they begin with it.
-    return places if offset == len(whole) or first == 0 else None
-
-
-def _token(tokens: Mapping[str, float], said: Sequence[str] | None, place: int, rest: str) -> str | None:
-    if said is not None and place < len(said):
-        candidates = [said[place]]
-    else:
-        candidates = sorted(tokens, key=lambda token: -tokens[token])
-        candidates = candidates if said is None else candidates[:1]
-    fitting = (bare for token in candidates if rest.startswith(bare := _bare(token)))
-    return next(fitting, None)
+    offset = 0 if spoken and whole.startswith(spoken) else spoken.rfind(whole) if whole else -1
+    ends = list(accumulate(map(len, said)))
+    place = bisect_right(ends, offset + len(_bare(text[:start])))
+    if offset < 0 or place >= min(len(said), len(answer.tokens)):
+        return {}, ""
+    begins = ends[place] - len(said[place]) == offset + len(_bare(text[:start]))
+    return (answer.tokens[place], said[place]) if begins else ({}, "")
 
 
 def _bare(text: str) -> str:

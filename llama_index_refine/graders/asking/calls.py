@@ -7,7 +7,7 @@ import logging
 import random
 import time
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from llama_index_refine.graders.account import Account
 from llama_index_refine.graders.asking.failures import Failure, judge
@@ -16,9 +16,10 @@ from llama_index_refine.graders.asking.reply import Unreadable
 from llama_index_refine.graders.asking.rules import Remedy
 from llama_index_refine.graders.base import GraderError
 
-T = TypeVar("T")
-T_co = TypeVar("T_co", covariant=True)
+if TYPE_CHECKING:
+    from llama_index_refine.graders.asking.question import Question
 
+Grades = Sequence[float | None]
 OnError = Literal["ignore", "raise"]
 
 _LONGEST_WAIT = 20.0
@@ -50,25 +51,6 @@ class _Failed(Exception):
         self.failure = failure
         self.crowded = crowded
         self.silent = silent
-
-
-class Call(Protocol[T_co]):
-    """One question to an LLM, as the gate sees it."""
-
-    async def ask(self) -> T_co:
-        """Make one attempt. :raises Unreadable: there is an answer, and no grade in it."""
-
-    def tokens(self) -> int:
-        """About how many tokens one attempt will use; asked only where the budget limits them."""
-
-    def sent(self) -> tuple[frozenset[str], bool]:
-        """The words of the question, and whether it has images: asked after an error."""
-
-    def adapt(self, error: Unreadable | Failure) -> bool:
-        """Take note of what will not pass by itself. :return: whether the next attempt will ask in another way."""
-
-    def needless(self) -> str | None:
-        """Say why the question need not be asked any more, None where it must."""
 
 
 class CallOptions(TypedDict, total=False):
@@ -134,12 +116,12 @@ class Calls:
     def __reduce__(self) -> tuple[Any, ...]:
         return Calls, self._arguments
 
-    async def gather(self, calls: Sequence[Call[T]], account: Account) -> list[T | None]:
-        """Make all calls and wait for them, at most until the account's deadline.
+    async def gather(self, questions: Sequence[Question], account: Account) -> list[Grades | None]:
+        """Ask all questions and wait for the answers, at most until the account's deadline.
 
-        :param calls: the calls, made in this order as far as the limit allows.
+        :param questions: the questions, asked in this order as far as the limit allows.
         :param account: the bill of the query they belong to.
-        :return: one result a call, None where it failed, was not made or was still out at the deadline.
+        :return: the grades of each, None where it failed, was not asked or was still out at the deadline.
         :raises GraderError: the user has to change something, and on_error is "raise".
         """
         if self._loop is not asyncio.get_running_loop():
@@ -148,7 +130,7 @@ class Calls:
             self._pace = Pace(self._arguments[0], self._timeout)
         refused: list[str] = []
         begun = time.monotonic()
-        tasks = [asyncio.create_task(self._call(call, account, refused, begun)) for call in calls]
+        tasks = [asyncio.create_task(self._call(question, account, refused, begun)) for question in questions]
         try:
             if tasks:
                 await asyncio.wait(tasks, timeout=account.seconds_left(), return_when=asyncio.FIRST_EXCEPTION)
@@ -192,9 +174,9 @@ class Calls:
             self._told.add(reason)
             logger.warning("Some nodes got no grade: %s", reason)
 
-    async def _call(self, call: Call[T], account: Account, refused: list[str], since: float) -> T | None:
+    async def _call(self, question: Question, account: Account, refused: list[str], since: float) -> Grades | None:
         try:
-            return await self._answer(call, account, since)
+            return await self._answer(question, account, since)
         except _LeftAlone as error:
             (self.fail if self._stopped else self.tell)(self._stopped or str(error), account)
         except (Unreadable, _NotCalled) as error:
@@ -212,13 +194,13 @@ class Calls:
                 self.tell(failure.advice, account)
         return None
 
-    async def _answer(self, call: Call[T], account: Account, since: float) -> T:
+    async def _answer(self, question: Question, account: Account, since: float) -> Grades:
         retries, patience = self._retries, self._patience
         while True:
             try:
-                return await self._once(call, account, since)
+                return await self._once(question, account, since)
             except Unreadable as error:
-                if not call.adapt(error):
+                if not question.adapt(error):
                     raise
             except _Failed as failed:
                 failure, asked = failed.failure, failed.failure.said.wait
@@ -230,26 +212,26 @@ class Calls:
                     longest = min(_LONGEST_WAIT, 0.5 * 2 ** (self._retries - retries))
                     retries -= 1
                     await asyncio.sleep(random.uniform(0, longest) if asked is None else asked)
-                elif failure.remedy is Remedy.STOP or not call.adapt(failure):
+                elif failure.remedy is Remedy.STOP or not question.adapt(failure):
                     raise
 
-    async def _once(self, call: Call[T], account: Account, since: float) -> T:
+    async def _once(self, question: Question, account: Account, since: float) -> Grades:
         async with self._pace:
             if not self._circuit.allows():
                 raise _LeftAlone(f"the LLM has failed repeatedly and is left alone for {self._cooldown:g} s")
-            if needless := call.needless():
+            if needless := question.needless():
                 raise _NotCalled(needless)
-            tokens = call.tokens() if account.budget.tokens is not None else 0
+            tokens = question.tokens() if account.budget.tokens is not None else 0
             if not account.open_call(tokens):
                 raise _NotCalled(account.exhausted(tokens) or "the budget is used up")
             begun = time.monotonic()
             try:
-                result = await asyncio.wait_for(call.ask(), self._timeout)
+                result = await asyncio.wait_for(question.ask(), self._timeout)
             except Unreadable:
                 self._hear(begun)
                 raise
             except Exception as error:
-                raise self._failed(judge(error, *call.sent()), begun, since) from error
+                raise self._failed(judge(error, question.sent()), begun, since) from error
             finally:
                 account.release(tokens)
             self._hear(begun)

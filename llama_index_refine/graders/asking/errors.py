@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
+from itertools import islice
 from typing import Any
 
 # Bodies are strangers' data: neither deep nor large ones are read to the end.
@@ -125,11 +126,11 @@ def read(error: BaseException, sent: frozenset[str] = frozenset()) -> Said:
         said.text = _string(links[0]).casefold()[:_TEXT]
         return said
     said.status = _status(speaker)
-    reading = _Reading(said)
+    texts: list[str] = []
     for body in _bodies(speaker):
-        reading.walk(body)
-    texts = reading.texts or [_string(speaker)]
-    said.text = " \n ".join(_unescaped(text[: 2 * _TEXT])[:_TEXT] for text in texts[:12])
+        for key, value in islice(_leaves(body, said), _ENTRIES):
+            _take(said, texts, key, value)
+    said.text = " \n ".join(_unescaped(text[: 2 * _TEXT])[:_TEXT] for text in (texts or [_string(speaker)])[:12])
     asked = _asked_in_headers(speaker)
     said.wait = said.wait if asked is None else asked
     return said
@@ -160,15 +161,7 @@ def _number(value: Any) -> int | None:
 
 
 def _status(error: BaseException) -> int | None:
-    response = _get(error, "response")
-    aws = _get(response, "ResponseMetadata") if isinstance(response, Mapping) else None
-    places = (
-        (error, "status_code"),
-        (None if aws else response, "status_code"),
-        (error, "status"),
-        (error, "code"),
-        (aws, "HTTPStatusCode"),
-    )
+    places = ((error, "status_code"), (_get(error, "response"), "status_code"), (error, "status"), (error, "code"))
     found = (_number(_get(owner, name)) for owner, name in places)
     # Under a status of success it is the body that says what went wrong.
     return next((status for status in found if status is not None and status >= 400), None)
@@ -187,8 +180,6 @@ def _bodies(error: BaseException) -> list[Any]:
 
 def _parsed(value: Any) -> Any:
     """Parse JSON in a string. Anything that is neither that nor data is nothing."""
-    if isinstance(value, (bytes, bytearray)):
-        value = bytes(value[: 100 * _TEXT]).decode(errors="replace")
     if isinstance(value, str):
         try:
             return json.loads(value) if value.lstrip()[:1] in ("{", "[") else (value or None)
@@ -197,47 +188,37 @@ def _parsed(value: Any) -> Any:
     return value if isinstance(value, (Mapping, list, tuple)) and value else None
 
 
-class _Reading:
-    """One walk through a body, of whatever form."""
+def _leaves(value: Any, said: Said, key: str = "message", depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """Go through a body, of whatever form: all names with what they name, but not what repeats the request."""
+    if depth > _DEPTH or key in _ECHO_KEYS:
+        return
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield str(name).casefold(), inner
+            yield from _leaves(inner, said, str(name).casefold(), depth + 1)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _leaves(item, said, key, depth + 1)
+    elif isinstance(value, str) and key in _TEXT_KEYS and not said.is_echo(value[: 100 * _TEXT]):
+        parsed = _parsed(value)
+        yield from [("text", value)] if isinstance(parsed, str) else _leaves(parsed, said, key, depth + 1)
 
-    def __init__(self, said: Said) -> None:
-        self._said = said
-        self._left = _ENTRIES
-        self.texts: list[str] = []
 
-    def walk(self, value: Any, key: str = "message", depth: int = 0) -> None:
-        self._left -= 1
-        if self._left < 0 or depth > _DEPTH or key in _ECHO_KEYS:
-            return
-        if isinstance(value, Mapping):
-            for name, inner in value.items():
-                self._entry(str(name).casefold(), inner, depth)
-        elif isinstance(value, (list, tuple)):
-            for item in value:
-                self.walk(item, key, depth + 1)
-        elif isinstance(value, str) and key in _TEXT_KEYS and not self._said.is_echo(value[: 100 * _TEXT]):
-            parsed = _parsed(value)
-            if isinstance(parsed, (Mapping, list)):
-                self.walk(parsed, key, depth + 1)
-            else:
-                self.texts.append(value)
-
-    def _entry(self, key: str, value: Any, depth: int) -> None:
-        if key in _STATUS_KEYS and self._said.status is None:
-            self._said.status = _number(value)
-        if key in _CODE_KEYS and isinstance(value, (str, int)) and not isinstance(value, bool):
-            self._said.codes[code(str(value)[:100])] = str(value)
-        if key in _FILTER_KEYS:
-            self._said.codes["contentfilter"] = key
-        if key in _PARAMETER_KEYS:
-            named = value if isinstance(value, (list, tuple)) else [value]
-            self._said.parameters |= {
-                name.casefold() for name in named if isinstance(name, str) and _PARAMETER.fullmatch(name)
-            }
-        elif key in _WAIT_KEYS and self._said.wait is None:
-            self._said.wait = _seconds(value, milliseconds=key.endswith("_ms"))
-        elif key != "responsemetadata":
-            self.walk(value, key, depth + 1)
+def _take(said: Said, texts: list[str], key: str, value: Any) -> None:
+    """Take from a name of a body, and what it names, what is known to say something."""
+    if key == "text" and isinstance(value, str):
+        texts.append(value)
+    if key in _STATUS_KEYS and said.status is None:
+        said.status = _number(value)
+    if key in _CODE_KEYS and isinstance(value, (str, int)):
+        said.codes[code(str(value)[:100])] = str(value)
+    if key in _FILTER_KEYS:
+        said.codes["contentfilter"] = key
+    if key in _PARAMETER_KEYS:
+        names = value if isinstance(value, (list, tuple)) else [value]
+        said.parameters |= {one.casefold() for one in names if isinstance(one, str) and _PARAMETER.fullmatch(one)}
+    if key in _WAIT_KEYS and said.wait is None:
+        said.wait = _seconds(value, milliseconds=key.endswith("_ms"))
 
 
 def _seconds(value: Any, milliseconds: bool = False) -> float | None:
@@ -253,15 +234,7 @@ def _seconds(value: Any, milliseconds: bool = False) -> float | None:
 
 
 def _asked_in_headers(error: BaseException) -> float | None:
-    response = _get(error, "response")
-    headers: Any = _get(response, "headers") or _get(error, "headers")
+    headers: Any = _get(_get(error, "response"), "headers") or _get(error, "headers")
     names = ("retry-after-ms", "x-ms-retry-after-ms", "retry-after", "Retry-After")
-    waits = (_seconds(_get_header(headers, name), milliseconds=name.endswith("-ms")) for name in names)
+    waits = (_seconds(_get(headers, name), milliseconds=name.endswith("-ms")) for name in names)
     return next((wait for wait in waits if wait is not None), None)
-
-
-def _get_header(headers: Any, name: str) -> Any:
-    try:
-        return headers.get(name)
-    except Exception:
-        return None

@@ -65,20 +65,18 @@ _NO_OPTIONS = frozenset(
 )
 
 
-def judge(error: BaseException, sent: frozenset[str] = frozenset(), images: bool = True) -> Failure:
+def judge(error: BaseException, sent: frozenset[str] = frozenset()) -> Failure:
     """Say what an error means. Never raises.
 
     :param error: what a client raised.
     :param sent: the words of the question: an error that repeats them has not said them.
-    :param images: whether the question had images.
     :return: the first row of the table that fits.
     """
     said = read(error, sent)
     if any(isinstance(link, UnicodeError) for link in chain(error)):
         return Failure(Remedy.OURS, f"a text could not be sent ({type(error).__name__})", said)
     program = said.status is None and isinstance(error, _OURS) and not isinstance(error, json.JSONDecodeError)
-    first = (*(OF_IMAGES if images else ()), *(() if program else FIRST))
-    if failure := _by_rule(first, said):
+    if not program and (failure := _by_rule((*OF_IMAGES, *FIRST), said)):
         return failure
     # A request's options are in an error's text for a reason; in a connection's error they are not.
     speaks = said.status is not None or program or isinstance(error, ServerError) or bool(said.parameters)

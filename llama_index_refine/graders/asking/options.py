@@ -40,7 +40,6 @@ class Attempt:
     sent: dict[str, Any]
     refused: bool = False
     tried: list[dict[str, Any]] = field(default_factory=list)
-    rungs: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Options:
@@ -111,10 +110,11 @@ class Options:
         known.formless = known.formless or FORM in failure.options
         candidates = [known.options] if known.proven else []
         if failure.options:
-            candidates += _changed(attempt.sent, failure, failure.options - self.users)
+            candidates += _changed(
+                attempt.sent, failure, failure.options - self.users, "temperature" not in self._wanted
+            )
         elif not known.proven:
-            attempt.rungs = attempt.rungs or [*_rungs(attempt.sent, failure.said.text)]
-            candidates += attempt.rungs
+            candidates += _rungs((attempt.tried or [attempt.sent])[0], failure.said.text)
         return self._try(attempt, candidates, bool(failure.options))
 
     def lift(self, attempt: Attempt) -> bool:
@@ -159,7 +159,7 @@ def _rungs(sent: dict[str, Any], text: str) -> Iterator[dict[str, Any]]:
     yield {}
 
 
-def _changed(sent: dict[str, Any], failure: Failure, names: frozenset[str]) -> Iterator[dict[str, Any]]:
+def _changed(sent: dict[str, Any], failure: Failure, names: frozenset[str], implied: bool) -> Iterator[dict[str, Any]]:
     """Change what an error names, in the gentlest way first."""
     text = failure.said.text
     if names & {*_LOGPROBS}:
@@ -169,17 +169,13 @@ def _changed(sent: dict[str, Any], failure: Failure, names: frozenset[str]) -> I
         yield _without(sent, *_LOGPROBS)
     limit = next((name for name in _LIMITS if name in sent), None)
     if names & {*_LIMITS} and limit is not None:
-        least = _AT_LEAST.search(text)
-        if least and int(least[1]) > sent[limit]:
-            yield {**sent, limit: int(least[1])}
+        yield from ({**sent, limit: int(least)} for least in _AT_LEAST.findall(text) if int(least) > sent[limit])
         if failure.said.status is not None:
             yield {**_without(sent, limit), _LIMITS[1 - _LIMITS.index(limit)]: sent[limit]}
         yield _without(sent, *_LIMITS)
     if "temperature" in names:
         # LlamaIndex's classes send one unasked, unless they are told another or none.
-        other = {} if sent.get("temperature") is not None else {"temperature": None}
-        yield from [{**sent, "temperature": 1.0}] if other else []
-        yield {**_without(sent, "temperature"), **other}
+        yield from ({**sent, "temperature": one} for one in (1.0, None)) if implied else ()
     yield _without(sent, *names)
 
 
@@ -189,8 +185,6 @@ def _fewer_logprobs(sent: dict[str, Any], text: str) -> Iterator[dict[str, Any]]
     now = sent.get(name)
     if not isinstance(now, int) or isinstance(now, bool):
         return
-    if "integer" in text and sent.get("logprobs") is True:
-        yield {**_without(sent, *_LOGPROBS), "logprobs": now}
     numbers = [int(match.group()) for match in _NUMBER.finditer(text)]
     if not numbers and "at most" not in text:
         return

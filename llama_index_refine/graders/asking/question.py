@@ -74,9 +74,9 @@ class Question:
         """See `Call.tokens`."""
         return tokens_of(with_images(self.messages, self._images)) + self.answer_tokens
 
-    def sent(self) -> tuple[frozenset[str], bool]:
+    def sent(self) -> frozenset[str]:
         """See `Call.sent`."""
-        return words_of(" ".join(message.content or "" for message in self.messages)), bool(self._images)
+        return words_of(" ".join(message.content or "" for message in self.messages))
 
     def needless(self) -> str | None:
         """See `Call.needless`."""

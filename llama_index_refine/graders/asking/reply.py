@@ -161,18 +161,20 @@ def probabilities(logprobs: Iterable[tuple[Any, Any]]) -> dict[str, float]:
     }
 
 
-def _positions(logprobs: Any) -> tuple[list[Mapping[str, float]], list[str]]:
+def _positions(logprobs: Any) -> tuple[Sequence[Mapping[str, float]], Sequence[str]]:
     """Read log-probabilities in the form of chat completions, or else of text completions."""
     content = get(logprobs, "content")
     if isinstance(content, (list, tuple)):
-        tokens: list[Mapping[str, float]] = []
-        for item in content[:_MOST_POSITIONS]:
-            top = get(item, "top_logprobs")
-            alternatives = top if isinstance(top, (list, tuple)) and top else [item]
-            tokens.append(probabilities((get(one, "token"), get(one, "logprob")) for one in alternatives))
-        said = [get(item, "token") for item in content[:_MOST_POSITIONS]]
-        return tokens, said if all(isinstance(token, str) for token in said) else []
-    tops = get(logprobs, "top_logprobs")
-    if isinstance(tops, (list, tuple)):
-        return [probabilities(top.items()) if isinstance(top, Mapping) else {} for top in tops[:_MOST_POSITIONS]], []
-    return [], []
+        entries = content[:_MOST_POSITIONS]
+        tops = [
+            top if isinstance(top := get(item, "top_logprobs"), (list, tuple)) and top else [item] for item in entries
+        ]
+        tokens = [probabilities((get(one, "token"), get(one, "logprob")) for one in top) for top in tops]
+        said = [get(item, "token") for item in entries]
+    else:
+        tops, said = (
+            one[:_MOST_POSITIONS] if isinstance(one := get(logprobs, name), (list, tuple)) else []
+            for name in ("top_logprobs", "tokens")
+        )
+        tokens = [probabilities(top.items()) if isinstance(top, Mapping) else {} for top in tops]
+    return tokens, said if all(isinstance(token, str) for token in said) else []

@@ -92,7 +92,7 @@ def test_aws_nested_responses_are_understood(name):
         ({"error": {"message": "Insufficient credits", "code": 402}}, Remedy.STOP),
         ({"error": {"message": "logprobs are not supported", "code": 400}}, Remedy.ADAPT),
         ({"error": {"message": "what?"}}, Remedy.SKIP),
-        ({"error": "overloaded"}, Remedy.WAIT),
+        ({"error": {"type": "overloaded_error"}}, Remedy.WAIT),
     ],
 )
 def test_an_error_under_a_status_of_success_is_read_as_well(body, remedy):
@@ -124,7 +124,7 @@ def test_there_may_be_no_status(failure):
     ("failure", "remedy"),
     [
         (ApiError(status_code=529), Remedy.WAIT),
-        (ApiError(status_code=501), Remedy.ADAPT),
+        (ApiError(status_code=501), Remedy.STOP),
         (ApiError(status_code=400), Remedy.ADAPT),
         (ApiError(status_code=403), Remedy.STOP),
         (TimeoutError(), Remedy.WAIT),
