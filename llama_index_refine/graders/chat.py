@@ -22,7 +22,7 @@ from llama_index_refine.graders.asking.loop import in_thread
 from llama_index_refine.graders.asking.reply import Answer, Unreadable, ended, get, probabilities, reply_of
 from llama_index_refine.graders.asking.showing import tokens_of
 from llama_index_refine.graders.asking.text import count_tokens
-from llama_index_refine.graders.describing import digest
+from llama_index_refine.graders.base import digest
 
 # The most log-probabilities that the protocol of text completions knows.
 _COMPLETION_LOGPROBS = 5

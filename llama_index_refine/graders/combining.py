@@ -7,7 +7,7 @@ import copy
 import logging
 import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from pathlib import Path
 
 from llama_index.core.prompts.mixin import PromptDictType
@@ -35,20 +35,32 @@ async def ask(teacher: BaseGrader, query: QueryBundle, nodes: Sequence[BaseNode]
     """
     if not nodes:
         return Grades()
+    asked = in_thread(teacher.grade, query, nodes) if is_ours() else teacher.agrade(query, nodes)
+    return await in_time(asked, type(teacher).__name__, len(nodes), _GRACE)
+
+
+async def in_time(asked: Awaitable[Sequence[float | None]], name: str, count: int, grace: float = 0.0) -> Grades:
+    """Wait for a teacher's grades, at most until the query's deadline.
+
+    :param asked: the grades.
+    :param name: the teacher's name.
+    :param count: of how many nodes.
+    :param grace: seconds that it may take longer, because it keeps the deadline itself.
+    :return: one grade a node, all None where the teacher failed or was late.
+    :raises GraderError: the teacher is set up wrongly and was told to say so.
+    """
     account = current_account()
     left = account.seconds_left()
-    asked = in_thread(teacher.grade, query, nodes) if is_ours() else teacher.agrade(query, nodes)
     try:
-        return valid(await asyncio.wait_for(asked, None if left is None else left + _GRACE), len(nodes))
+        return valid(await asyncio.wait_for(asked, None if left is None else left + grace), count)
     except GraderError:
         raise
     except Exception as error:
-        reason = f"{type(teacher).__name__} failed ({type(error).__name__})"
-        if isinstance(error, asyncio.TimeoutError):
-            reason = f"{type(teacher).__name__} was still out at the deadline"
+        late = isinstance(error, asyncio.TimeoutError)
+        reason = f"{name} was still out at the deadline" if late else f"{name} failed ({type(error).__name__})"
         account.note(reason)
         logger.warning("Some nodes got no grade: %s", reason)
-        return Grades([None] * len(nodes))
+        return Grades([None] * count)
 
 
 def valid(grades: Sequence[float | None], count: int) -> Grades:
@@ -73,29 +85,21 @@ def mean(gradings: Sequence[Grades], weights: Sequence[float] | None = None) -> 
     :return: for each node the weighted mean of the grades there are, with their standard deviation as its spread. Where
         there is only one, it keeps the spread it came with.
     """
-    weights = weights or [1.0] * len(gradings)
-    values: list[float | None] = []
-    spreads: list[float | None] = []
-    for place in range(len(gradings[0])):
-        given = [
-            (grade, spread_of(grades, place), weight)
-            for grades, weight in zip(gradings, weights, strict=True)
-            if (grade := grades[place]) is not None
-        ]
-        value, spread = _mean(given)
-        values.append(value)
-        spreads.append(spread)
-    return Grades(values, spreads)
+    places = range(len(gradings[0]))
+    columns = [[(grades[at], spread_of(grades, at)) for grades in gradings] for at in places]
+    pairs = [_mean(column, weights or [1.0] * len(gradings)) for column in columns]
+    return Grades([value for value, _ in pairs], [spread for _, spread in pairs])
 
 
-def _mean(given: Sequence[tuple[float, float | None, float]]) -> tuple[float | None, float | None]:
-    if not given:
-        return None, None
-    if len(given) == 1:
-        return given[0][:2]
-    total = sum(weight for _, _, weight in given)
-    average = sum(grade * weight for grade, _, weight in given) / total
-    variance = sum(weight * (grade - average) ** 2 for grade, _, weight in given) / total
+def _mean(
+    column: Sequence[tuple[float | None, float | None]], weights: Sequence[float]
+) -> tuple[float | None, float | None]:
+    given = [(grade, weight) for (grade, _), weight in zip(column, weights, strict=True) if grade is not None]
+    if len(given) < 2:
+        return next((pair for pair in column if pair[0] is not None), (None, None))
+    total = sum(weight for _, weight in given)
+    average = sum(grade * weight for grade, weight in given) / total
+    variance = sum(weight * (grade - average) ** 2 for grade, weight in given) / total
     return min(1.0, max(0.0, average)), math.sqrt(variance)
 
 

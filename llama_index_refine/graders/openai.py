@@ -15,8 +15,8 @@ from typing_extensions import Unpack
 from llama_index_refine.graders.asking.grader import AskingOptions
 from llama_index_refine.graders.asking.prompts import YES_NO
 from llama_index_refine.graders.asking.reply import Answer, get, reply_of
+from llama_index_refine.graders.base import digest
 from llama_index_refine.graders.chat import Chat, NoModelError, counted
-from llama_index_refine.graders.describing import digest
 from llama_index_refine.graders.pointwise import PointwiseGrader
 from llama_index_refine.graders.reading import yes_or_no
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 from collections.abc import Collection, Sequence
@@ -14,6 +13,7 @@ from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle
 from llama_index_refine.graders.account import current_account
 from llama_index_refine.graders.asking.loop import in_thread
 from llama_index_refine.graders.base import BaseGrader, Grades
+from llama_index_refine.graders.combining import in_time
 from llama_index_refine.graders.rerankers import (
     UNIT,
     Scale,
@@ -73,16 +73,14 @@ class PostprocessorGrader(BaseGrader):
         """See `BaseGrader.agrade`. A postprocessor without a coroutine of its own runs in a thread."""
         if not nodes or self._may_not_be_asked():
             return Grades([None] * len(nodes))
-        account = current_account()
-        try:
-            if type(self._postprocessor)._apostprocess_nodes is BaseNodePostprocessor._apostprocess_nodes:
-                return await asyncio.wait_for(in_thread(self.grade, query, nodes), account.seconds_left())
-            order, shown = self._shown(query, nodes)
-            asked = self._for(shown).apostprocess_nodes(_scored(shown), query_bundle=query)
-            return self._grades(nodes, await asyncio.wait_for(asked, account.seconds_left()), order)
-        except asyncio.TimeoutError:
-            account.note(f"{self._name} was still at work at the deadline")
-            return Grades([None] * len(nodes))
+        if type(self._postprocessor)._apostprocess_nodes is BaseNodePostprocessor._apostprocess_nodes:
+            return await in_time(in_thread(self.grade, query, nodes), self._name, len(nodes))
+        return await in_time(self._asked(query, nodes), self._name, len(nodes))
+
+    async def _asked(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> Grades:
+        order, shown = self._shown(query, nodes)
+        ranked = await self._for(shown).apostprocess_nodes(_scored(shown), query_bundle=query)
+        return self._grades(nodes, ranked, order)
 
     def decides(self) -> list[object]:
         """See `BaseGrader.decides`: the postprocessor's settings, prompts and LLM, and the scale."""

@@ -91,14 +91,12 @@ class Calls:
         cooldown: float = 30.0,
         on_error: OnError = "ignore",
     ) -> None:
-        if concurrency < 1:
-            raise ValueError(f"concurrency must be at least 1; got {concurrency}")
+        least = {"concurrency": (concurrency, 1), "retries": (retries, 0), "cooldown": (cooldown, 0)}
+        for name, (value, lowest) in least.items():
+            if not value >= lowest:
+                raise ValueError(f"{name} must be at least {lowest}; got {value}")
         if not timeout > 0:
             raise ValueError(f"timeout must be above 0 seconds; got {timeout}")
-        if retries < 0:
-            raise ValueError(f"retries must be at least 0; got {retries}")
-        if not cooldown >= 0:
-            raise ValueError(f"cooldown must be at least 0 seconds; got {cooldown}")
         if on_error not in ("ignore", "raise"):
             raise ValueError(f'on_error must be "ignore" or "raise"; got {on_error!r}')
         self._arguments = (concurrency, timeout, retries, cooldown, on_error)
@@ -144,7 +142,7 @@ class Calls:
         if errors:
             raise errors[0]
         if late:
-            if not done and self._heard < begun:
+            if self._heard < begun:
                 self._circuit.failed()
             self.tell(f"answers were still out at the deadline of {account.budget.seconds:g} s", account)
         for reason in refused:

@@ -62,9 +62,9 @@ class Said:
     wait: float | None = None
     sent: frozenset[str] = frozenset()
 
-    def words(self, pattern: re.Pattern[str]) -> Iterator[re.Match[str]]:
+    def words(self, pattern: str | re.Pattern[str]) -> Iterator[re.Match[str]]:
         """Find where the server's own words, and not what was sent to it, fit a pattern."""
-        return (match for match in pattern.finditer(self.text) if not self.is_echo(match.group()))
+        return (match for match in re.finditer(pattern, self.text) if not self.is_echo(match.group()))
 
     def is_echo(self, text: str) -> bool:
         """Whether all words of a text were sent."""

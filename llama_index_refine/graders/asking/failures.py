@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import re
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from llama_index_refine.graders.asking.errors import Said, ServerError, chain, read
-from llama_index_refine.graders.asking.rules import FIRST, LATE, LATER, OF_IMAGES, REFUSED, Kind, Remedy, Rule, any_of
+from llama_index_refine.graders.asking.rules import FIRST, LATE, LATER, REFUSED, Kind, Remedy, Rule
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Failure:
     servers: bool = False
 
 
-_UNREACHABLE = any_of(r"\w*connection\w*error|transporterror|maxretryerror|urlerror|gaierror")
+_UNREACHABLE = re.compile(r"\w*connection\w*error|transporterror|maxretryerror|urlerror|gaierror")
 # Errors of programs, whose texts quote whatever they worked on.
 _OURS = (TypeError, ValueError, LookupError, AttributeError)
 
@@ -76,7 +76,7 @@ def judge(error: BaseException, sent: frozenset[str] = frozenset()) -> Failure:
     if any(isinstance(link, UnicodeError) for link in chain(error)):
         return Failure(Remedy.OURS, f"a text could not be sent ({type(error).__name__})", said)
     program = said.status is None and isinstance(error, _OURS) and not isinstance(error, json.JSONDecodeError)
-    if not program and (failure := _by_rule((*OF_IMAGES, *FIRST), said)):
+    if not program and (failure := _by_rule(FIRST, said)):
         return failure
     # A request's options are in an error's text for a reason; in a connection's error they are not.
     speaks = said.status is not None or program or isinstance(error, ServerError) or bool(said.parameters)
@@ -85,7 +85,7 @@ def judge(error: BaseException, sent: frozenset[str] = frozenset()) -> Failure:
     return _by_rule(LATER, said) or _by_status(error, said)
 
 
-def _by_rule(rules: tuple[Rule, ...], said: Said) -> Failure | None:
+def _by_rule(rules: Sequence[Rule], said: Said) -> Failure | None:
     for rule in rules:
         code = rule.fits(said)
         if code is not None:

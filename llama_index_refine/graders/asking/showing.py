@@ -22,7 +22,7 @@ from llama_index_refine.images.sources import ImageSource, image_of, media_of
 MAX_IMAGE_PIXELS = 1_000_000
 # What Anthropic's documentation gives; others count tiles, which comes to about the same.
 _PIXELS_PER_TOKEN = 750
-_MARK = re.compile(r"<image-[0-9a-f]{20}>")
+_MARK = re.compile(r"(<image-[0-9a-f]{20}>)")
 
 
 @dataclass(frozen=True)
@@ -209,22 +209,12 @@ def with_images(messages: Sequence[ChatMessage], images: Mapping[str, ImageBlock
 def _with_images(message: ChatMessage, images: Mapping[str, ImageBlock], placed: set[str]) -> ChatMessage:
     blocks: list[Any] = []
     for block in message.blocks:
-        if not isinstance(block, TextBlock):
-            blocks.append(block)
-            continue
-        at = 0
-        for match in _MARK.finditer(block.text):
-            if match.group() in images:
-                blocks += [*_text(block.text[at : match.start()]), images[match.group()]]
-                placed.add(match.group())
-                at = match.end()
-        blocks += _text(block.text[at:])
+        parts = _MARK.split(block.text) if isinstance(block, TextBlock) else []
+        # Some providers refuse a text of nothing but space.
+        kept = [images[part] if part in images else TextBlock(text=part) for part in parts if part.strip()]
+        blocks += kept if parts else [block]
+        placed.update(part for part in parts if part in images)
     return ChatMessage(role=message.role, blocks=blocks, additional_kwargs=message.additional_kwargs)
-
-
-def _text(text: str) -> list[TextBlock]:
-    """Make a block; some providers refuse one of nothing but space."""
-    return [TextBlock(text=text)] if text.strip() else []
 
 
 def _mark(label: str, text: str, at: int, image: Picture | str) -> str:
