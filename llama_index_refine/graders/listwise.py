@@ -21,7 +21,6 @@ from llama_index_refine.graders.asking.text import count_tokens
 from llama_index_refine.graders.asking.verdicts import HIGHEST, grades_of, verdicts_in
 from llama_index_refine.graders.chat import LlamaIndexChat
 
-_TOKENS_PER_VERDICT = 16
 _VERDICT = {
     "type": "object",
     "properties": {
@@ -110,9 +109,6 @@ class ListwiseGrader(AskingGrader):
         question = super()._question(query, documents, account)
         question.messages[-1].blocks.append(TextBlock(text=LISTWISE_FORM.replace("{count}", str(len(documents)))))
         return question
-
-    def _answer_tokens(self, count: int) -> int:
-        return _TOKENS_PER_VERDICT * count
 
     def _read(self, answer: Answer, count: int) -> list[float | None]:
         return grades_of(verdicts_in(found(answer), count), count)

@@ -59,6 +59,3 @@ class PointwiseGrader(AskingGrader):
 
     def _variables(self, documents: Sequence[Shown]) -> dict[str, Any]:
         return {"document": documents[0].fenced(self._max_document_tokens)}
-
-    def _answer_tokens(self, count: int) -> int:
-        return _ANSWER_TOKENS

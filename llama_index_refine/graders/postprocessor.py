@@ -70,17 +70,8 @@ class PostprocessorGrader(BaseGrader):
         return self._grades(nodes, ranked, order)
 
     async def agrade(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> Grades:
-        """See `BaseGrader.agrade`. A postprocessor without a coroutine of its own runs in a thread."""
-        if not nodes or self._may_not_be_asked():
-            return Grades([None] * len(nodes))
-        if type(self._postprocessor)._apostprocess_nodes is BaseNodePostprocessor._apostprocess_nodes:
-            return await in_time(in_thread(self.grade, query, nodes), self._name, len(nodes))
-        return await in_time(self._asked(query, nodes), self._name, len(nodes))
-
-    async def _asked(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> Grades:
-        order, shown = self._shown(query, nodes)
-        ranked = await self._for(shown).apostprocess_nodes(_scored(shown), query_bundle=query)
-        return self._grades(nodes, ranked, order)
+        """See `BaseGrader.agrade`. In a thread of its own, given up at the query's deadline."""
+        return await in_time(in_thread(self.grade, query, nodes), self._name, len(nodes))
 
     def decides(self) -> list[object]:
         """See `BaseGrader.decides`: the postprocessor's settings, prompts and LLM, and the scale."""

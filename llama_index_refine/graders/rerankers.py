@@ -21,19 +21,11 @@ _KNOWN: dict[str, Scale] = {
     "RankLLMRerank": "rank",
     "FlagEmbeddingReranker": "logit",
     "NVIDIARerank": "logit",
-    "AWSBedrockRerank": UNIT,
-    "AlibabaCloudAISearchRerank": UNIT,
-    "BedrockRerank": UNIT,
-    "CohereRerank": UNIT,
-    "ContextualRerank": UNIT,
-    "DashScopeRerank": UNIT,
-    "FlashRankRerank": UNIT,
-    "JinaRerank": UNIT,
-    "MixedbreadAIRerank": UNIT,
-    "OpenVINORerank": UNIT,
-    "PineconeNativeRerank": UNIT,
-    "SiliconFlowRerank": UNIT,
-    "VoyageAIRerank": UNIT,
+    **dict.fromkeys(
+        "AWSBedrock AlibabaCloudAISearch Bedrock Cohere Contextual DashScope FlashRank Jina MixedbreadAI OpenVINO "
+        "PineconeNative SiliconFlow VoyageAIRerank".replace(" ", "Rerank ").split(),
+        UNIT,
+    ),
 }
 _WITH_LLM = frozenset({"LLMRerank", "StructuredLLMRerank", "RankGPTRerank", "RankLLMRerank"})
 _BY_ACTIVATION: dict[str, Scale] = {"Sigmoid": UNIT, "Identity": "logit"}

@@ -173,9 +173,8 @@ def _bodies(error: BaseException) -> list[Any]:
     given = [_get(error, name) for name in ("body", "details", "json_body", "response_body")]
     given.append(response if isinstance(response, Mapping) else None)
     parsed = [parsed for body in given if (parsed := _parsed(body)) is not None]
-    if not parsed and response is not None and (text := _parsed(_get(response, "text"))) is not None:
-        parsed = [text]
-    return parsed
+    text = None if parsed else _parsed(_get(response, "text"))
+    return parsed if text is None else [text]
 
 
 def _parsed(value: Any) -> Any:

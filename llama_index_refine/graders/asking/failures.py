@@ -47,6 +47,7 @@ _ALIASES = {
     "logprob": "logprobs",
     "responselogprobs": "logprobs",
     "maxtokens": "max_tokens",
+    "responseformat": "response_format",
     "maxnewtokens": "max_tokens",
     "maxoutputtokens": "max_tokens",
     "maxcompletiontokens": "max_completion_tokens",
@@ -124,8 +125,6 @@ def _by_status(error: BaseException, said: Said) -> Failure:
 
 def _named(options: frozenset[str], said: Said) -> str:
     named = " and ".join(f"`{name}`" for name in sorted(options))
-    if options == {"enable_thinking"}:
-        return f'the LLM server insists on {named}: llm_kwargs={{"extra_body": {{"enable_thinking": False}}}} sets it'
     advice = "the LLM server refused the request{status} because of %s: set it right in the grader's llm_kwargs"
     return _advice(advice, said) % named
 
@@ -136,10 +135,6 @@ def _options(said: Said) -> Iterator[str]:
         yield from (_ALIASES.get(name.replace("_", ""), name) for name in parameters)
         return
     named = {re.sub(r"[_ ]", "", match.group()) for match in said.words(_OPTION)}
-    yield from (_ALIASES.get(name) or _ALIASES.get(f"{name}s", _spelled(name)) for name in named)
+    yield from (_ALIASES.get(name) or _ALIASES.get(f"{name}s", name) for name in named)
     if not named:
         yield from (match.group() for match in said.words(_OTHERS))
-
-
-def _spelled(name: str) -> str:
-    return "response_format" if name == "responseformat" else name

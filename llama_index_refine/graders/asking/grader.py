@@ -27,6 +27,7 @@ from llama_index_refine.graders.chat import Chat, NoModelError
 from llama_index_refine.graders.combining import mean
 
 _PROMPT_KEY = "grade_prompt"
+_ANSWER_TOKENS = 16
 
 
 class AskingOptions(CallOptions, total=False):
@@ -108,10 +109,6 @@ class AskingGrader(BaseGrader):
     def _variables(self, documents: Sequence[Shown]) -> Mapping[str, Any]:
         """Write documents for the prompt, beside query and instruction."""
 
-    @abstractmethod
-    def _answer_tokens(self, count: int) -> int:
-        """About how many tokens the answer about so many documents will have."""
-
     def _batches(self, documents: Sequence[Shown], places: Sequence[int]) -> Sequence[Sequence[int]]:
         """Divide documents among questions; each has its own unless a subclass says otherwise."""
         return [[place] for place in places]
@@ -160,7 +157,7 @@ class AskingGrader(BaseGrader):
             account,
             [query, *documents],
             messages,
-            self._answer_tokens(count),
+            _ANSWER_TOKENS * count,
             partial(self._read, count=count),
         )
 

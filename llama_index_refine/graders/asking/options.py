@@ -39,6 +39,7 @@ class Attempt:
     model: str
     sent: dict[str, Any]
     refused: bool = False
+    reformed: bool = False
     tried: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -107,7 +108,9 @@ class Options:
         :return: whether there is another way to ask; not where the options are not to blame, or are the user's.
         """
         known = self._known[attempt.model]
-        known.formless = known.formless or FORM in failure.options
+        known.formless = known.formless or FORM in failure.options or attempt.reformed
+        if attempt.reformed:
+            return False
         candidates = [known.options] if known.proven else []
         if failure.options:
             candidates += _changed(
@@ -123,13 +126,8 @@ class Options:
 
     def reform(self, attempt: Attempt) -> bool:
         """Ask for a form where there was none, or for none where there was. :return: whether that is another way."""
-        if FORM in attempt.sent:
-            return self._try(attempt, [_without(attempt.sent, FORM)])
-        return not self._known[attempt.model].formless and self._try(attempt, [attempt.sent | self._form])
-
-    def no_form(self, attempt: Attempt) -> None:
-        """Keep in mind that this model takes no form."""
-        self._known[attempt.model].formless = True
+        attempt.reformed = FORM not in attempt.sent and not self._known[attempt.model].formless
+        return self._try(attempt, [attempt.sent | self._form if attempt.reformed else _without(attempt.sent, FORM)])
 
     def _try(self, attempt: Attempt, candidates: Sequence[dict[str, Any]], refused: bool = False) -> bool:
         attempt.tried.append(attempt.sent)

@@ -101,7 +101,7 @@ class Question:
                 return True
         if failure.remedy not in (Remedy.ADAPT, Remedy.OURS):
             return False
-        if self._unread is not None:
-            self.options.no_form(self._attempt)
+        descends = self.options.descend(self._attempt, failure)
+        if self._unread is not None and not descends:
             raise self._unread from None
-        return self.options.descend(self._attempt, failure)
+        return descends

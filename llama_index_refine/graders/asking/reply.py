@@ -124,15 +124,12 @@ def ended(
 
 def _finish_reason(response: Any) -> str:
     """Say why a message ended, lower case; empty where it is not known."""
-    places = [get(response, name) for name in ("choices", "candidates")]
+    places = (get(response, name) for name in ("choices", "candidates"))
     owners = [place[0] for place in places if isinstance(place, (list, tuple)) and place]
-    for owner in (*owners, response):
-        for name in ("finish_reason", "finishReason", "stop_reason", "stopReason", "done_reason"):
-            reason = get(owner, name)
-            reason = reason if isinstance(reason, str) else get(reason, "name")
-            if isinstance(reason, str):
-                return reason.casefold()
-    return ""
+    names = ("finish_reason", "finishReason", "stop_reason", "stopReason", "done_reason")
+    reasons = (get(owner, name) for owner in (*owners, response) for name in names)
+    texts = (reason if isinstance(reason, str) else get(reason, "name") for reason in reasons)
+    return next((text.casefold() for text in texts if isinstance(text, str)), "")
 
 
 def _content(content: Any, depth: int = 0) -> tuple[str, str]:

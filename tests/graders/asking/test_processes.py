@@ -21,7 +21,7 @@ from llama_index.core.base.llms.types import (
     CompletionResponseGen,
     LLMMetadata,
 )
-from llama_index.core.bridge.pydantic import PrivateAttr
+from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from llama_index.core.llms.custom import CustomLLM
 from llama_index.llms.openai import OpenAI
 
@@ -198,7 +198,7 @@ def test_a_client_that_cannot_be_copied_survives_its_event_loop(chat_server):
 class Working(Picky):
     """An LLM whose coroutine works and never waits, as some integrations have it."""
 
-    threads: set[str] = set()
+    threads: set[str] = Field(default_factory=set)
 
     async def achat(self, messages: Sequence[ChatMessage]) -> ChatResponse:
         return self.chat(messages)
