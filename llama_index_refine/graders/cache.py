@@ -115,8 +115,8 @@ class CachedGrader(CombiningGrader):
         except Exception as error:
             logger.warning("The cache could not be read (%s); grading without it", type(error).__name__)
             return {}
-        entries = {key: _entry(value) for key, value in zip(keys, values, strict=True)}
-        return {key: entry for key, entry in entries.items() if entry is not None}
+        found = zip(keys, map(_entry, values), strict=True)
+        return {key: entry for key, entry in found if entry is not None}
 
     async def _save(self, entries: dict[str, _Entry]) -> None:
         try:

@@ -248,12 +248,12 @@ def test_people_may_judge_while_a_query_is_graded():
         for number in itertools.count():
             if stop.is_set():
                 return
-            feedback.judge(QUERY, f"x{number}", 1.0)
+            feedback.judge(QUERY, f"x{number % 2000}", 1.0)
 
     people = threading.Thread(target=judge, daemon=True)
     people.start()
     try:
-        for _ in range(200):
+        for _ in range(50):
             assert feedback.grade(QUERY, NODES) == [1.0] * 3
             assert "0" in feedback.judged(QUERY)
     finally:

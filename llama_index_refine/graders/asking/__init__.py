@@ -4,6 +4,6 @@
 - On the way out: `prompts` has the questions, `text` cleans, cuts and fences documents, `showing` puts images into
   them, `options` is what is asked for beside the answer.
 - The call: `calls` is the gate, `pace` says how many go through it.
-- What comes back: `errors` reads what an error says, `rules` and `failures` what that means; `reply` reads what a server
-  sends, `answer` finds the answer in it, and `verdicts` reads those about several documents.
+- What comes back: `errors` reads what an error says, `rules` and `failures` what that means; `reply` reads what a
+  server sends, `answer` finds the answer in it, and `verdicts` reads those about several documents.
 """

@@ -31,20 +31,11 @@ logger = logging.getLogger(__name__)
 
 
 class _NotCalled(Exception):
-    """The call was not made: the budget is spent, or the circuit is open."""
-
-
-class _LeftAlone(_NotCalled):
-    """The circuit is open."""
+    """The call was not made: the budget is spent, the question needless, or the circuit open."""
 
 
 class _Failed(Exception):
-    """The call failed.
-
-    :param failure: what that means.
-    :param crowded: it got no answer in time, and other questions may have kept the server from it.
-    :param silent: nobody has heard of the server since it was asked.
-    """
+    """The call failed. `crowded`: other questions may have kept the server from it. `silent`: it said nothing since."""
 
     def __init__(self, failure: Failure, crowded: bool = False, silent: bool = False) -> None:
         super().__init__(failure.advice)
@@ -126,8 +117,7 @@ class Calls:
             # A forked process begins anew: whoever held a place is gone.
             self._loop = asyncio.get_running_loop()
             self._pace = Pace(self._arguments[0], self._timeout)
-        refused: list[str] = []
-        begun = time.monotonic()
+        refused, begun = list[str](), time.monotonic()
         tasks = [asyncio.create_task(self._call(question, account, refused, begun)) for question in questions]
         try:
             if tasks:
@@ -162,11 +152,7 @@ class Calls:
         self.tell(reason, account)
 
     def tell(self, reason: str, account: Account) -> None:
-        """Say why grades are missing: in the query's account, and in the log once.
-
-        :param reason: what went wrong, without secrets and text of documents.
-        :param account: the bill of the query it went wrong for.
-        """
+        """Say why grades are missing, without secrets and text of documents: in the account, and in the log once."""
         account.note(reason)
         if reason not in self._told:
             self._told.add(reason)
@@ -175,21 +161,17 @@ class Calls:
     async def _call(self, question: Question, account: Account, refused: list[str], since: float) -> Grades | None:
         try:
             return await self._answer(question, account, since)
-        except _LeftAlone as error:
-            (self.fail if self._stopped else self.tell)(self._stopped or str(error), account)
         except (Unreadable, _NotCalled) as error:
-            self.tell(str(error), account)
+            (self.fail if str(error) == self._stopped else self.tell)(str(error), account)
         except _Failed as failed:
             failure = failed.failure
-            if failure.servers:
-                self._circuit.failed()
-            if failure.remedy is Remedy.STOP:
-                self._stopped = failure.advice
-                self.fail(failure.advice, account)
-            elif failure.remedy is Remedy.ADAPT:
+            self._circuit.failed(int(failure.servers))
+            if failure.remedy is Remedy.ADAPT:
                 refused.append(failure.advice)
-            else:
-                self.tell(failure.advice, account)
+                return None
+            stops = failure.remedy is Remedy.STOP
+            self._stopped = failure.advice if stops else self._stopped
+            (self.fail if stops else self.tell)(failure.advice, account)
         return None
 
     async def _answer(self, question: Question, account: Account, since: float) -> Grades:
@@ -216,7 +198,8 @@ class Calls:
     async def _once(self, question: Question, account: Account, since: float) -> Grades:
         async with self._pace:
             if not self._circuit.allows():
-                raise _LeftAlone(f"the LLM has failed repeatedly and is left alone for {self._cooldown:g} s")
+                alone = f"the LLM has failed repeatedly and is left alone for {self._cooldown:g} s"
+                raise _NotCalled(self._stopped or alone)
             if needless := question.needless():
                 raise _NotCalled(needless)
             tokens = question.tokens() if account.budget.tokens is not None else 0
@@ -260,6 +243,6 @@ class Calls:
 
 
 def _let_be(task: asyncio.Task[Any]) -> None:
-    """Look at how a cancelled task ended: with an answer or an error that came at the same moment, it may be."""
+    """Look at how a cancelled task ended: an error may have come at the same moment."""
     if not task.cancelled():
         task.exception()

@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from llama_index.core.prompts import BasePromptTemplate
 from llama_index.core.prompts.mixin import PromptDictType
@@ -81,7 +81,7 @@ class AskingGrader(BaseGrader):
         self.instruction = instruction
         self._options = Options(optional or {}, asking.pop("llm_kwargs", None), form, form_first)
         self._sight = Sight(asking.pop("max_image_pixels", MAX_IMAGE_PIXELS), asking.pop("image_folders", ()))
-        self._calls = Calls(**asking)
+        self._calls = Calls(**cast(CallOptions, asking))
 
     def grade(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> Grades:
         """See `BaseGrader.grade`. Works inside a running event loop too, as in a notebook."""

@@ -86,10 +86,6 @@ class Options:
             self._known[model].formless = wanted is not None
         return Attempt(model, dict(self._known[model].options))
 
-    def sent(self, attempt: Attempt) -> dict[str, Any]:
-        """Return the options of the call, with what the user set."""
-        return {**attempt.sent, **self.required}
-
     def worked(self, attempt: Attempt) -> None:
         """Keep to these options for this model: an answer to a call with them could be read."""
         known = self._known[attempt.model]

@@ -60,7 +60,9 @@ class Question:
         images = self._images
         if self._plain or self.sight.wants_plain(self._attempt.model):
             images = await self.sight.plain(images)
-        answer = await self.chat.ask(with_images(self.messages, images), self.options.sent(self._attempt))
+        answer = await self.chat.ask(
+            with_images(self.messages, images), {**self._attempt.sent, **self.options.required}
+        )
         self.account.charge(prompt_tokens=answer.prompt_tokens, completion_tokens=answer.completion_tokens)
         if images:
             self.sight.answered(self._attempt.model, self._plain)

@@ -160,18 +160,15 @@ def probabilities(logprobs: Iterable[tuple[Any, Any]]) -> dict[str, float]:
 
 def _positions(logprobs: Any) -> tuple[Sequence[Mapping[str, float]], Sequence[str]]:
     """Read log-probabilities in the form of chat completions, or else of text completions."""
-    content = get(logprobs, "content")
-    if isinstance(content, (list, tuple)):
-        entries = content[:_MOST_POSITIONS]
-        tops = [
-            top if isinstance(top := get(item, "top_logprobs"), (list, tuple)) and top else [item] for item in entries
-        ]
-        tokens = [probabilities((get(one, "token"), get(one, "logprob")) for one in top) for top in tops]
-        said = [get(item, "token") for item in entries]
+    entries = get(logprobs, "content")
+    if isinstance(entries, (list, tuple)):
+        said = [get(item, "token") for item in entries[:_MOST_POSITIONS]]
+        tops = [get(item, "top_logprobs") or [item] for item in entries[:_MOST_POSITIONS]]
+        pairs = [[(get(one, "token"), get(one, "logprob")) for one in top] for top in tops if isinstance(top, list)]
     else:
-        tops, said = (
-            one[:_MOST_POSITIONS] if isinstance(one := get(logprobs, name), (list, tuple)) else []
-            for name in ("top_logprobs", "tokens")
+        said, tops = (
+            one[:_MOST_POSITIONS] if isinstance(one := get(logprobs, name), list) else []
+            for name in ("tokens", "top_logprobs")
         )
-        tokens = [probabilities(top.items()) if isinstance(top, Mapping) else {} for top in tops]
-    return tokens, said if all(isinstance(token, str) for token in said) else []
+        pairs = [[*top.items()] if isinstance(top, Mapping) else [] for top in tops]
+    return [probabilities(each) for each in pairs], said if all(isinstance(token, str) for token in said) else []

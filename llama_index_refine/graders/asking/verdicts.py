@@ -118,7 +118,7 @@ def _first(value: dict[str, Any], keys: tuple[str, ...], read: Callable[[Any], f
 
 
 def _document(value: Any) -> float | None:
-    match = _DOCUMENT.fullmatch(value) if isinstance(value, str) and len(value) < 100 else None
+    match = _DOCUMENT.fullmatch(value[:100]) if isinstance(value, str) else None
     return float(match[1]) if match else _number(value)
 
 
