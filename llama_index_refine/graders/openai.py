@@ -99,9 +99,8 @@ class _OpenAIChat(Chat):
 
     def _key(self) -> str | None:
         """The key that was given for this server: OPENAI_API_KEY is OpenAI's, or OPENAI_BASE_URL's."""
-        if self._api_key or (self._base_url and not _is_openais(self._base_url)):
-            return self._api_key
-        return os.environ.get("OPENAI_API_KEY")
+        own = self._base_url in (None, "", os.environ.get("OPENAI_BASE_URL")) or _is_openais(str(self._base_url))
+        return self._api_key or (os.environ.get("OPENAI_API_KEY") if own else None)
 
     def _client(self) -> AsyncOpenAI:
         loop, key = asyncio.get_running_loop(), self._key() or "none"
