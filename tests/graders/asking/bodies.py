@@ -430,7 +430,7 @@ REFUSALS: dict[str, Refusal] = {
         403,
         openai("Country, region, or territory not supported", code="unsupported_country_region_territory"),
         STOP,
-        "region",
+        "HTTP 403",
     ),
     "Anthropic: spent": Refusal(
         400, anthropic("invalid_request_error", "You have reached your specified API usage limits."), STOP, "credit"
