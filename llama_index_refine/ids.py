@@ -1,8 +1,9 @@
-"""One node's id in its many spellings."""
+"""One id, and one text, in its many spellings."""
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from uuid import UUID
 
 _HYPHENATED = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
@@ -29,3 +30,13 @@ def is_uuid(node_id: str) -> bool:
     :return: whether it does.
     """
     return _UUID.fullmatch(node_id) is not None
+
+
+def same_text(text: str) -> str:
+    """Return what all spellings of a text have in common, for wherever a text is a key.
+
+    :param text: a query, or another text that people write.
+    :return: the text without regard to case and spacing, and to how Unicode composes its accents.
+    """
+    composed = unicodedata.normalize("NFC", text).casefold()
+    return " ".join(unicodedata.normalize("NFC", composed).split())

@@ -85,8 +85,9 @@ class LLMOptions:
             return None
         from llama_index_refine.graders.openai import OpenAIGrader
 
-        url = server_url(self.llm_base_url)
-        return OpenAIGrader(chosen, base_url=url, instruction=instruction, llm_kwargs=options, on_error="raise")
+        # As the option's help says, the key is the named server's.
+        url, key = server_url(self.llm_base_url), os.environ.get("OPENAI_API_KEY")
+        return OpenAIGrader(chosen, url, key, instruction=instruction, llm_kwargs=options, on_error="raise")
 
     def needed_grader(self, instruction: str | None = None) -> BaseGrader:
         """Make the teacher, or say what would name one.

@@ -10,5 +10,5 @@ For users, who find most of them in `llama_index_refine` as well:
 - `account` says what a query may spend.
 
 For authors of a teacher: `base` is the interface, `pointwise` and `combining` are the two kinds with most of the work
-done, `chat` asks a model, `reading` reads its answer, `account` is to be charged. `asking` is how all that works.
+done, `chat` asks a model, `reading` reads its answer, `account` is charged. `asking` is how all that works.
 """

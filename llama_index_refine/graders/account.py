@@ -36,7 +36,8 @@ class Budget:
 class Account:
     """The running bill of one query. Teachers charge it; it says when to stop. Safe to share between threads.
 
-    `failures` says in short sentences, without secrets or document text, why grades are missing.
+    `failures` says in short sentences, without secrets or document text, why grades are missing. In `kept` a teacher
+    may keep what it needs again for the same query.
     """
 
     budget: Budget = field(default_factory=Budget)
@@ -45,6 +46,7 @@ class Account:
     completion_tokens: int = 0
     cached: int = 0
     failures: list[str] = field(default_factory=list)
+    kept: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
     started: float = field(default_factory=time.monotonic)
     _reserved: int = field(default=0, repr=False, compare=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)

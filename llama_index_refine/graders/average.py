@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from llama_index.core.schema import BaseNode, QueryBundle
 
 from llama_index_refine.graders.base import BaseGrader, Grades
-from llama_index_refine.graders.combining import Caller, CombiningGrader, mean, numbered
+from llama_index_refine.graders.combining import CombiningGrader, ask, mean, numbered
 
 
 class AverageGrader(CombiningGrader):
@@ -25,10 +25,10 @@ class AverageGrader(CombiningGrader):
             raise ValueError(f"weights must be {len(teachers)} numbers above 0, one a teacher; got {list(weights)}")
         self._weights = weights
 
-    def fingerprint(self) -> str:
-        """See `BaseGrader.fingerprint`."""
-        return f"{super().fingerprint()} {self._weights}"
+    def decides(self) -> list[object]:
+        """See `BaseGrader.decides`."""
+        return [*super().decides(), self._weights]
 
-    async def _combine(self, query: QueryBundle, nodes: Sequence[BaseNode], caller: Caller) -> Grades:
-        asked = (caller.ask(teacher, query, nodes) for teacher in self._teachers.values())
+    async def _combine(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> Grades:
+        asked = (ask(teacher, query, nodes) for teacher in self._teachers.values())
         return mean(await asyncio.gather(*asked), self._weights)

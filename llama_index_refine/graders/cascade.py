@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from llama_index.core.schema import BaseNode, QueryBundle
 
 from llama_index_refine.graders.base import BaseGrader, Grades
-from llama_index_refine.graders.combining import Caller, CombiningGrader, numbered, spread_of
+from llama_index_refine.graders.combining import CombiningGrader, ask, numbered, spread_of
 
 
 class CascadeGrader(CombiningGrader):
@@ -25,16 +25,16 @@ class CascadeGrader(CombiningGrader):
             raise ValueError(f"unsure must be two bounds with 0 <= low <= high <= 1; got {unsure}")
         self._low, self._high = low, high
 
-    def fingerprint(self) -> str:
-        """See `BaseGrader.fingerprint`."""
-        return f"{super().fingerprint()} {self._low} {self._high}"
+    def decides(self) -> list[object]:
+        """See `BaseGrader.decides`."""
+        return [*super().decides(), self._low, self._high]
 
-    async def _combine(self, query: QueryBundle, nodes: Sequence[BaseNode], caller: Caller) -> Grades:
+    async def _combine(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> Grades:
         values: list[float | None] = [None] * len(nodes)
         spreads: list[float | None] = [None] * len(nodes)
         for teacher in self._teachers.values():
             open_places = [place for place, grade in enumerate(values) if self._is_unsure(grade)]
-            grades = await caller.ask(teacher, query, [nodes[place] for place in open_places])
+            grades = await ask(teacher, query, [nodes[place] for place in open_places])
             for index, place in enumerate(open_places):
                 if grades[index] is not None:
                     values[place], spreads[place] = grades[index], spread_of(grades, index)

@@ -3,39 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
-from typing import Any, TypeVar, cast
+from typing import Any
 
 from llama_index.core import Settings
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, ThinkingBlock
 from llama_index.core.callbacks.token_counting import get_tokens_from_response
 from llama_index.core.llms import LLM
 from llama_index.core.llms.custom import CustomLLM
-from llama_index.core.prompts import BasePromptTemplate, PromptTemplate
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from llama_index_refine.graders.asking.answer import Answer, ended, get, probabilities, reply_of
-from llama_index_refine.graders.asking.blocking import in_thread
-from llama_index_refine.graders.asking.calls import Unreadable
 from llama_index_refine.graders.asking.errors import ServerError, chain
+from llama_index_refine.graders.asking.loop import in_thread
+from llama_index_refine.graders.asking.reply import Answer, Unreadable, ended, get, probabilities, reply_of
 from llama_index_refine.graders.asking.showing import tokens_of
 from llama_index_refine.graders.asking.text import count_tokens
-from llama_index_refine.locks import Lock, OfOneProcess
-
-T = TypeVar("T")
-Model = TypeVar("Model", bound=BaseModel)
+from llama_index_refine.graders.base import digest
 
 # The most log-probabilities that the protocol of text completions knows.
 _COMPLETION_LOGPROBS = 5
 _COMPLETION_TOKENS = 16
-
-
-# What LlamaIndex's classes send unasked, and what to try where a model refuses it.
-LLAMA_INDEX_ADDS: Mapping[str, Sequence[Any]] = {"temperature": (1.0, None)}
+# The seconds that a coroutine may take without a turn of the event loop.
+_HELD_UP = 0.05
 
 
 class NoModelError(Exception):
@@ -46,12 +39,11 @@ class Chat(ABC):
     """A chat model that a teacher asks."""
 
     @abstractmethod
-    async def ask(self, messages: Sequence[ChatMessage], options: Mapping[str, Any], blocking: bool) -> Answer:
-        """Ask one question, once.
+    async def ask(self, messages: Sequence[ChatMessage], options: Mapping[str, Any]) -> Answer:
+        """Ask one question, once, in the event loop that the package owns.
 
         :param messages: the question.
         :param options: arguments of the call, by the names of the chat completions protocol.
-        :param blocking: the caller is synchronous code, and this coroutine runs outside its event loop.
         :return: the answer.
         :raises Exception: whatever the client raises.
         """
@@ -73,77 +65,31 @@ class Chat(ABC):
         """Say which model answers, without secrets."""
 
 
-class LlamaIndexChat(Chat, OfOneProcess):
-    """Asks a LlamaIndex LLM.
+class LlamaIndexChat(Chat):
+    """Asks a LlamaIndex LLM: its `achat`, or its `chat` in a thread where it has no coroutine that waits.
 
     Its own retries are turned off where it lets them be (`max_retries`), on a copy: every call is then counted, and
-    stops at the deadline. Each event loop after the first has a copy of its own, because the connections of an
-    asynchronous client belong to the loop that opened them. Where no copy can be made, and where an LLM has no
-    asynchronous methods, it is called in threads.
+    stops at the deadline. The copy has connections of its own, because those of an asynchronous client belong to the
+    event loop that opened them; where it cannot have, and the LLM is in use in another loop, it is called in threads.
 
     :param llm: the LLM; None is `Settings.llm`, looked up at each question.
     """
 
     def __init__(self, llm: LLM | None = None) -> None:
-        super().__init__()
         self._given = llm
-        self._original: LLM | None = None
-        self._prepared: LLM | None = None
-        self._of_loop: dict[asyncio.AbstractEventLoop, LLM] = {}
-        self._only_blocks = False
-        self._lock = Lock()
-        self._forked = False
+        self._prepared: tuple[LLM, asyncio.AbstractEventLoop, LLM] | None = None
+        self._blocking: type[LLM] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_original": None, "_prepared": None, "_of_loop": {}}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__init__()
-        self.__dict__.update(state)
-
-    def after_fork(self) -> None:
-        """See `OfOneProcess.after_fork`."""
-        self._prepared, self._of_loop, self._forked = None, {}, True
+        return {**self.__dict__, "_prepared": None}
 
     @property
     def llm(self) -> LLM:
-        """The LLM to call. :raises NoModelError: none is given, and `Settings.llm` has none."""
+        """The LLM. :raises NoModelError: none is given, and `Settings.llm` has none."""
         try:
-            llm = self._given if self._given is not None else Settings.llm
+            return self._given if self._given is not None else Settings.llm
         except (ImportError, ValueError) as error:
             raise NoModelError("there is no LLM to ask: pass the grader an llm, or set Settings.llm") from error
-        with self._lock:
-            if llm is not self._original or self._prepared is None:
-                self._original = llm
-                self._prepared = _without_retries(llm)
-                if self._forked:
-                    self._prepared = _with_own_connections(self._prepared, _BLOCKING, _AWAITED)
-                self._of_loop = {}
-                self._only_blocks = type(llm).achat is CustomLLM.achat
-            return self._prepared
-
-    def _llm_of_this_loop(self) -> LLM:
-        llm, loop = self.llm, asyncio.get_running_loop()
-        with self._lock:
-            if loop not in self._of_loop:
-                alive = {known: other for known, other in self._of_loop.items() if not known.is_closed()}
-                self._of_loop = {**alive, loop: _with_own_connections(llm, _AWAITED) if self._of_loop else llm}
-            return self._of_loop[loop]
-
-    async def _call(self, blocking: Callable[[LLM], T], awaiting: Callable[[LLM], Awaitable[T]], in_sync: bool) -> T:
-        """Call the LLM in whichever way it can be called. :param in_sync: the caller is synchronous code."""
-        llm = self.llm
-        if not in_sync and not self._only_blocks:
-            try:
-                return await awaiting(self._llm_of_this_loop())
-            except NotImplementedError:
-                result = await in_thread(blocking, llm)
-                self._only_blocks = True
-                return result
-            except Exception as error:
-                if not _of_another_loop(error):
-                    raise
-        return await in_thread(blocking, llm)
 
     def check(self) -> None:
         """See `Chat.check`."""
@@ -151,9 +97,8 @@ class LlamaIndexChat(Chat, OfOneProcess):
         try:
             _ = llm.metadata
         except Exception as error:
-            name = type(llm).__name__
             raise NoModelError(
-                f"LlamaIndex's {name} class does not know the model {_model_name(llm)!r}: use "
+                f"LlamaIndex's {type(llm).__name__} class does not know the model {getattr(llm, 'model', '')!r}: use "
                 "OpenAILike(model=..., api_base=..., is_chat_model=True) or OpenAIGrader for other servers"
             ) from error
 
@@ -168,52 +113,44 @@ class LlamaIndexChat(Chat, OfOneProcess):
         llm = self.llm
         return llm.metadata.is_chat_model and type(llm).chat is not CustomLLM.chat
 
-    async def ask(self, messages: Sequence[ChatMessage], options: Mapping[str, Any], blocking: bool) -> Answer:
-        """See `Chat.ask`. Blocking LLMs, and all where the caller is synchronous, are called in threads."""
-        try:
-            response = await self._call(
-                lambda llm: llm.chat(messages, **_given(llm, options)),
-                lambda llm: llm.achat(messages, **_given(llm, options)),
-                blocking,
-            )
-        except ValidationError as error:
-            return _in_parts(messages, error)
-        return _answer(messages, response)
-
-    async def predict(
-        self,
-        output: type[Model],
-        prompt: BasePromptTemplate,
-        variables: Mapping[str, Any],
-        llm_kwargs: Mapping[str, Any],
-        blocking: bool,
-    ) -> Model:
-        """Ask for structured output, once.
-
-        :param output: what the answer must be.
-        :param prompt: the question.
-        :param variables: the prompt's variables.
-        :param llm_kwargs: arguments of the call.
-        :param blocking: the caller is synchronous code, and this coroutine runs outside its event loop.
-        :return: the answer.
-        :raises Exception: whatever the client raises, and where the answer was not of this form.
-        """
-        question, options = cast(PromptTemplate, prompt), _given(self.llm, llm_kwargs)
-        answer = await self._call(
-            lambda llm: llm.structured_predict(output, question, options, **variables),
-            lambda llm: llm.astructured_predict(output, question, options, **variables),
-            blocking,
-        )
-        return cast(Model, answer)
-
     def fingerprint(self) -> str:
         """See `Chat.fingerprint`."""
         llm = self.llm
-        settings = {name: getattr(llm, name, None) for name in ("temperature", "api_base", "reasoning_effort")}
-        # What the user adds to each call may hold a secret, as in extra_headers.
-        added = repr(sorted((getattr(llm, "additional_kwargs", None) or {}).items()))
-        digest = hashlib.sha256(added.encode(errors="replace")).hexdigest()[:16]
-        return f"{llm.class_name()} {_model_name(llm)} {settings} {digest}"
+        return f"{llm.class_name()} {digest(llm)}"
+
+    async def ask(self, messages: Sequence[ChatMessage], options: Mapping[str, Any]) -> Answer:
+        """See `Chat.ask`."""
+        llm = self._of_this_loop()
+        try:
+            return _answer(messages, await self._call(llm, messages, _given(llm, options)))
+        except ValidationError as error:
+            return _in_parts(messages, error)
+
+    def _of_this_loop(self) -> LLM:
+        llm, loop = self.llm, asyncio.get_running_loop()
+        if self._prepared is None or self._prepared[0] is not llm or self._prepared[1] is not loop:
+            self._prepared = (llm, loop, _copied(llm))
+        return self._prepared[2]
+
+    async def _call(self, llm: LLM, messages: Sequence[ChatMessage], options: Mapping[str, Any]) -> ChatResponse:
+        if type(llm) is not self._blocking and type(llm).achat is not CustomLLM.achat:
+            turned = asyncio.Event()
+            turn, begun = asyncio.get_running_loop().call_soon(turned.set), time.monotonic()
+            try:
+                response = await llm.achat(messages, **options)
+            except NotImplementedError:
+                self._blocking = type(llm)
+            except Exception as error:
+                if not _of_another_loop(error):
+                    raise
+            else:
+                # A coroutine that works and never waits holds up all questions: the next ones go into threads.
+                if not turned.is_set() and time.monotonic() - begun > _HELD_UP:
+                    self._blocking = type(llm)
+                return response
+            finally:
+                turn.cancel()
+        return await in_thread(lambda: llm.chat(messages, **options))
 
 
 def _of_another_loop(error: BaseException) -> bool:
@@ -222,25 +159,19 @@ def _of_another_loop(error: BaseException) -> bool:
     return any("event loop is closed" in text or "different loop" in text for text in said)
 
 
-def _without_retries(llm: LLM) -> LLM:
-    if isinstance(getattr(llm, "max_retries", None), int):
-        return llm.model_copy(update={"max_retries": 0})
-    return llm
-
-
-# Where LlamaIndex's LLMs keep an openai client, where an HTTP client that the user gave it, and what makes another.
-_BLOCKING = ("_client", "_http_client", "DefaultHttpxClient")
-_AWAITED = ("_aclient", "_async_http_client", "DefaultAsyncHttpxClient")
-
-
-def _with_own_connections(llm: LLM, *clients: tuple[str, str, str]) -> LLM:
-    """Copy an LLM on the openai client, with connections of its own; return any other as it is."""
-    copy = llm.model_copy()
-    for name, users, fresh in clients:
-        client: Any = getattr(llm, name, None)
-        if getattr(llm, users, None) is None and type(client).__module__.split(".")[0] == "openai":
-            setattr(copy, name, client.copy(http_client=getattr(import_module("openai"), fresh)()))
-    return copy if hasattr(llm, "_aclient") else llm
+def _copied(llm: LLM) -> LLM:
+    """Copy an LLM, without retries and, where it is on the openai client, with connections of its own."""
+    retries = {"max_retries": 0} if isinstance(getattr(llm, "max_retries", None), int) else None
+    client: Any = getattr(llm, "_aclient", None)
+    # One that the user gave keeps its proxies and the like.
+    openais = type(getattr(client, "_client", None)).__name__ == "AsyncHttpxClientWrapper"
+    if not (retries or openais):
+        return llm
+    copy = llm.model_copy(update=retries)
+    if openais:
+        fresh = import_module("openai").DefaultAsyncHttpxClient()
+        setattr(copy, "_aclient", client.copy(http_client=fresh, max_retries=0))  # noqa: B010
+    return copy
 
 
 def _given(llm: LLM, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -251,20 +182,17 @@ def _given(llm: LLM, options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: omitted if value is None else value for name, value in options.items()}
 
 
-def _model_name(llm: LLM) -> str:
-    try:
-        return llm.metadata.model_name
-    except Exception:
-        return str(getattr(llm, "model", ""))
-
-
 def _answer(messages: Sequence[ChatMessage], response: ChatResponse) -> Answer:
     answer = _reply(response)
     if not answer.tokens and response.logprobs:
         answer = replace(
             answer, tokens=[probabilities((item.token, item.logprob) for item in top) for top in response.logprobs]
         )
-    return _counted(messages, answer, *_usage(response))
+    try:
+        prompt_tokens, completion_tokens = get_tokens_from_response(response)
+    except (AttributeError, TypeError, ValueError):
+        prompt_tokens, completion_tokens = 0, 0
+    return counted(messages, answer, prompt_tokens, completion_tokens)
 
 
 def _reply(response: ChatResponse) -> Answer:
@@ -286,20 +214,16 @@ def _in_parts(messages: Sequence[ChatMessage], error: ValidationError) -> Answer
     content = next((found["input"] for found in error.errors() if found["loc"] == ("text",)), None)
     if not isinstance(content, list):
         raise error
-    return _counted(messages, reply_of({"choices": [{"message": {"content": content}}]}), 0, 0)
+    return counted(messages, reply_of({"choices": [{"message": {"content": content}}]}))
 
 
-def _counted(messages: Sequence[ChatMessage], answer: Answer, prompt_tokens: int, completion_tokens: int) -> Answer:
+def counted(
+    messages: Sequence[ChatMessage], answer: Answer, prompt_tokens: Any = 0, completion_tokens: Any = 0
+) -> Answer:
+    """Put the counts of tokens in: the server's, or else an estimate."""
+    prompt, completion = (one if isinstance(one, int) and one > 0 else 0 for one in (prompt_tokens, completion_tokens))
     return replace(
         answer,
-        prompt_tokens=prompt_tokens or tokens_of(messages),
-        completion_tokens=completion_tokens or count_tokens(answer.text),
+        prompt_tokens=prompt or tokens_of(messages),
+        completion_tokens=completion or count_tokens(answer.text),
     )
-
-
-def _usage(response: ChatResponse) -> tuple[int, int]:
-    try:
-        prompt_tokens, completion_tokens = get_tokens_from_response(response)
-    except (AttributeError, TypeError, ValueError):
-        return 0, 0
-    return prompt_tokens or 0, completion_tokens or 0

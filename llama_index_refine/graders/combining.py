@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from pathlib import Path
 
 from llama_index.core.prompts.mixin import PromptDictType
 from llama_index.core.schema import BaseNode, QueryBundle
+from typing_extensions import Self
 
 from llama_index_refine.graders.account import current_account
-from llama_index_refine.graders.asking.blocking import has_running_loop, in_thread, run_blocking
+from llama_index_refine.graders.asking.loop import in_thread, is_ours, run
 from llama_index_refine.graders.base import BaseGrader, GraderError, Grades, on_scale
 
 logger = logging.getLogger(__name__)
@@ -22,42 +24,43 @@ logger = logging.getLogger(__name__)
 _GRACE = 0.5
 
 
-class Caller:
-    """Asks a teacher the way its own teacher was asked: `agrade` from coroutines, `grade` from synchronous code.
+async def ask(teacher: BaseGrader, query: QueryBundle, nodes: Sequence[BaseNode]) -> Grades:
+    """Grade some nodes the way one's own teacher was asked, at most until the query's deadline.
 
-    :param blocking: the caller is synchronous code.
-    :param blocks_loop: the caller is synchronous code that holds up an event loop, which others may be waiting for.
+    :param teacher: who grades; `agrade` from coroutines, and `grade` where it all began in synchronous code.
+    :param query: the query.
+    :param nodes: the nodes.
+    :return: one grade a node, all None where the teacher failed or was late.
+    :raises GraderError: the teacher is set up wrongly and was told to say so.
     """
+    if not nodes:
+        return Grades()
+    asked = in_thread(teacher.grade, query, nodes) if is_ours() else teacher.agrade(query, nodes)
+    return await in_time(asked, type(teacher).__name__, len(nodes), _GRACE)
 
-    def __init__(self, blocking: bool, blocks_loop: bool = False) -> None:
-        self.blocking = blocking
-        self.blocks_loop = blocks_loop
 
-    async def ask(self, teacher: BaseGrader, query: QueryBundle, nodes: Sequence[BaseNode]) -> Grades:
-        """Grade some nodes, at most until the query's deadline.
+async def in_time(asked: Awaitable[Sequence[float | None]], name: str, count: int, grace: float = 0.0) -> Grades:
+    """Wait for a teacher's grades, at most until the query's deadline.
 
-        :param teacher: who grades.
-        :param query: the query.
-        :param nodes: the nodes.
-        :return: one grade a node, all None where the teacher failed or was late.
-        :raises GraderError: the teacher is set up wrongly and was told to say so.
-        """
-        if not nodes:
-            return Grades()
-        account = current_account()
-        left = account.seconds_left()
-        asked = in_thread(teacher.grade, query, nodes) if self.blocking else teacher.agrade(query, nodes)
-        try:
-            return valid(await asyncio.wait_for(asked, None if left is None else left + _GRACE), len(nodes))
-        except GraderError:
-            raise
-        except Exception as error:
-            reason = f"{type(teacher).__name__} failed ({type(error).__name__})"
-            if isinstance(error, asyncio.TimeoutError):
-                reason = f"{type(teacher).__name__} was still out at the deadline"
-            account.note(reason)
-            logger.warning("Some nodes got no grade: %s", reason)
-            return Grades([None] * len(nodes))
+    :param asked: the grades.
+    :param name: the teacher's name.
+    :param count: of how many nodes.
+    :param grace: seconds that it may take longer, because it keeps the deadline itself.
+    :return: one grade a node, all None where the teacher failed or was late.
+    :raises GraderError: the teacher is set up wrongly and was told to say so.
+    """
+    account = current_account()
+    left = account.seconds_left()
+    try:
+        return valid(await asyncio.wait_for(asked, None if left is None else left + grace), count)
+    except GraderError:
+        raise
+    except Exception as error:
+        late = isinstance(error, asyncio.TimeoutError)
+        reason = f"{name} was still out at the deadline" if late else f"{name} failed ({type(error).__name__})"
+        account.note(reason)
+        logger.warning("Some nodes got no grade: %s", reason)
+        return Grades([None] * count)
 
 
 def valid(grades: Sequence[float | None], count: int) -> Grades:
@@ -82,29 +85,21 @@ def mean(gradings: Sequence[Grades], weights: Sequence[float] | None = None) -> 
     :return: for each node the weighted mean of the grades there are, with their standard deviation as its spread. Where
         there is only one, it keeps the spread it came with.
     """
-    weights = weights or [1.0] * len(gradings)
-    values: list[float | None] = []
-    spreads: list[float | None] = []
-    for place in range(len(gradings[0])):
-        given = [
-            (grade, spread_of(grades, place), weight)
-            for grades, weight in zip(gradings, weights, strict=True)
-            if (grade := grades[place]) is not None
-        ]
-        value, spread = _mean(given)
-        values.append(value)
-        spreads.append(spread)
-    return Grades(values, spreads)
+    places = range(len(gradings[0]))
+    columns = [[(grades[at], spread_of(grades, at)) for grades in gradings] for at in places]
+    pairs = [_mean(column, weights or [1.0] * len(gradings)) for column in columns]
+    return Grades([value for value, _ in pairs], [spread for _, spread in pairs])
 
 
-def _mean(given: Sequence[tuple[float, float | None, float]]) -> tuple[float | None, float | None]:
-    if not given:
-        return None, None
-    if len(given) == 1:
-        return given[0][:2]
-    total = sum(weight for _, _, weight in given)
-    average = sum(grade * weight for grade, _, weight in given) / total
-    variance = sum(weight * (grade - average) ** 2 for grade, _, weight in given) / total
+def _mean(
+    column: Sequence[tuple[float | None, float | None]], weights: Sequence[float]
+) -> tuple[float | None, float | None]:
+    given = [(grade, weight) for (grade, _), weight in zip(column, weights, strict=True) if grade is not None]
+    if len(given) < 2:
+        return next((pair for pair in column if pair[0] is not None), (None, None))
+    total = sum(weight for _, weight in given)
+    average = sum(grade * weight for grade, weight in given) / total
+    variance = sum(weight * (grade - average) ** 2 for grade, weight in given) / total
     return min(1.0, max(0.0, average)), math.sqrt(variance)
 
 
@@ -123,16 +118,23 @@ class CombiningGrader(BaseGrader):
         self._teachers = dict(teachers)
 
     @abstractmethod
-    async def _combine(self, query: QueryBundle, nodes: Sequence[BaseNode], caller: Caller) -> Grades:
-        """Grade the nodes, asking the teachers through the caller."""
+    async def _combine(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> Grades:
+        """Grade the nodes, asking the teachers by `ask`."""
+
+    def __copy__(self: Self) -> Self:
+        """Copy the teachers with it, as deep as they combine, so that a copy has prompts of its own."""
+        twin = type(self).__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        twin._teachers = {name: copy.copy(teacher) for name, teacher in self._teachers.items()}
+        return twin
 
     def grade(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> Grades:
         """See `BaseGrader.grade`."""
-        return run_blocking(self._combine(query, nodes, Caller(True, has_running_loop())))
+        return run(self._combine(query, nodes))
 
     async def agrade(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> Grades:
         """See `BaseGrader.agrade`."""
-        return await self._combine(query, nodes, Caller(False))
+        return await self._combine(query, nodes)
 
     @property
     def trusted(self) -> bool:
@@ -148,10 +150,9 @@ class CombiningGrader(BaseGrader):
         """See `BaseGrader.judged`: what any of the teachers knows."""
         return list(dict.fromkeys(node for teacher in self._teachers.values() for node in teacher.judged(query)))
 
-    def fingerprint(self) -> str:
-        """See `BaseGrader.fingerprint`."""
-        teachers = [teacher.fingerprint() for teacher in self._teachers.values()]
-        return f"{type(self).__module__}.{type(self).__qualname__} {teachers}"
+    def decides(self) -> list[object]:
+        """See `BaseGrader.decides`."""
+        return [teacher.fingerprint() for teacher in self._teachers.values()]
 
     # One flat dictionary and not LlamaIndex's modules: `update_prompts` cannot reach modules inside modules.
     def _get_prompts(self) -> PromptDictType:

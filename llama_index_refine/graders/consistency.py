@@ -11,7 +11,7 @@ from llama_index.core.schema import BaseNode, QueryBundle
 
 from llama_index_refine.graders.base import BaseGrader, Grades
 from llama_index_refine.graders.cache import CachedGrader
-from llama_index_refine.graders.combining import Caller, CombiningGrader, mean
+from llama_index_refine.graders.combining import CombiningGrader, ask, mean
 
 
 class SelfConsistencyGrader(CombiningGrader):
@@ -33,26 +33,30 @@ class SelfConsistencyGrader(CombiningGrader):
         gradings = n if prompts is None else len(prompts)
         if gradings < 2:
             raise ValueError(f"{'n' if prompts is None else 'prompts'} must be at least 2; got {gradings}")
-        if prompts is None:
-            super().__init__({"": teacher})
-            self._gradings = [teacher] * n
-        else:
-            self._gradings = [_with_prompt(teacher, prompt) for prompt in prompts]
-            super().__init__({f"wording_{place}": grading for place, grading in enumerate(self._gradings, start=1)})
+        self._n = n if prompts is None else 1
+        wordings = [_with_prompt(teacher, prompt) for prompt in prompts or ()]
+        named = {f"wording_{place}": wording for place, wording in enumerate(wordings, start=1)}
+        super().__init__(named or {"": teacher})
 
-    def fingerprint(self) -> str:
-        """See `BaseGrader.fingerprint`."""
-        return f"{super().fingerprint()} {len(self._gradings)}"
+    def decides(self) -> list[object]:
+        """See `BaseGrader.decides`."""
+        return [*super().decides(), self._n]
 
-    async def _combine(self, query: QueryBundle, nodes: Sequence[BaseNode], caller: Caller) -> Grades:
-        return mean(await asyncio.gather(*(caller.ask(teacher, query, nodes) for teacher in self._gradings)))
+    async def _combine(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> Grades:
+        gradings = [teacher for teacher in self._teachers.values() for _ in range(self._n)]
+        return mean(await asyncio.gather(*(ask(teacher, query, nodes) for teacher in gradings)))
 
 
 def _with_prompt(teacher: BaseGrader, prompt: BasePromptTemplate) -> BaseGrader:
     """Copy a teacher, sharing its model and limits, with another prompt."""
-    keys = list(teacher.get_prompts())
-    if len(keys) != 1:
-        raise ValueError(f"prompts need a teacher with one prompt; {type(teacher).__name__} has {len(keys)}")
+    before = teacher.get_prompts()
+    if len(before) != 1:
+        raise ValueError(f"prompts need a teacher with one prompt; {type(teacher).__name__} has {len(before)}")
     twin = copy.copy(teacher)
-    twin.update_prompts({keys[0]: prompt})
+    twin.update_prompts(dict.fromkeys(before, prompt))
+    if teacher.get_prompts() != before:
+        teacher.update_prompts(before)
+        raise ValueError(
+            f"prompts need a teacher whose copies have a prompt of their own; {type(teacher).__name__}'s share it"
+        )
     return twin

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +10,9 @@ import torch
 from llama_index.core.schema import BaseNode, MetadataMode, QueryBundle
 
 from llama_index_refine.graders.account import current_account
-from llama_index_refine.graders.asking.blocking import in_thread
+from llama_index_refine.graders.asking.loop import in_thread
 from llama_index_refine.graders.base import BaseGrader, Grades
+from llama_index_refine.graders.combining import in_time
 from llama_index_refine.images.sources import image_of, media_of
 from llama_index_refine.locks import Lock
 
@@ -74,23 +73,18 @@ class CrossEncoderGrader(BaseGrader):
         with self._lock:
             model = self._loaded()
             pairs = [(query.query_str, self._text(model, query.query_str, nodes[at])) for at in places]
-            options: dict[str, Any] = {_activation_name(model): torch.nn.Identity()}
-            logits = model.predict(pairs, batch_size=self._batch_size, show_progress_bar=False, **options)
+            raw: dict[str, Any] = {"activation_fn": torch.nn.Identity(), "show_progress_bar": False}
+            logits = model.predict(pairs, batch_size=self._batch_size, **raw)
         grades = dict(zip(places, _probability(np.asarray(logits, dtype=np.float64), self._temperature), strict=True))
         return Grades(None if np.isnan(grades.get(at, np.nan)) else float(grades[at]) for at in range(len(nodes)))
 
     async def agrade(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> Grades:
         """See `BaseGrader.agrade`. In a thread of its own, given up at the query's deadline."""
-        account = current_account()
-        try:
-            return await asyncio.wait_for(in_thread(self.grade, query, nodes), account.seconds_left())
-        except asyncio.TimeoutError:
-            account.note("the cross-encoder was still at work at the deadline")
-            return Grades([None] * len(nodes))
+        return await in_time(in_thread(self.grade, query, nodes), "the cross-encoder", len(nodes))
 
-    def fingerprint(self) -> str:
-        """See `BaseGrader.fingerprint`."""
-        return f"{super().fingerprint()} {self._name} {self._temperature} {self._metadata_mode.value}"
+    def decides(self) -> list[object]:
+        """See `BaseGrader.decides`. A model without a name is told by itself; batches and device decide nothing."""
+        return [self._name or id(self._model), self._temperature, self._metadata_mode.value]
 
     def _text(self, model: CrossEncoder, query: str, node: BaseNode) -> str:
         """Bring the text forward where the metadata before it would push it out of what the model reads."""
@@ -123,11 +117,6 @@ def _has_words(query: QueryBundle, node: BaseNode) -> bool:
         return False
     media = media_of(node)
     return bool(node.get_content(MetadataMode.NONE).strip()) or not (media.images or media.others)
-
-
-def _activation_name(model: CrossEncoder) -> str:
-    """What `predict` calls the function to apply to the logits: `activation_fct` before sentence-transformers 4."""
-    return "activation_fn" if "activation_fn" in inspect.signature(model.predict).parameters else "activation_fct"
 
 
 def _probability(logits: np.ndarray, temperature: float) -> np.ndarray:

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from llama_index.core.schema import BaseNode, QueryBundle, QueryType
 
 from llama_index_refine.graders.base import BaseGrader, Grades, on_scale
-from llama_index_refine.graders.combining import Caller, CombiningGrader, spread_of, valid
-from llama_index_refine.ids import same_id
+from llama_index_refine.graders.combining import CombiningGrader, ask, spread_of, valid
+from llama_index_refine.ids import same_id, same_text
 from llama_index_refine.images.identity import query_identity
+from llama_index_refine.locks import Lock
 
 Judgements = Mapping[str, Mapping[str, float]]
 FindJudgements = Callable[[QueryBundle], Mapping[str, float]]
@@ -22,8 +23,9 @@ class FeedbackGrader(CombiningGrader):
     itself, as by itself.
 
     :param judgements: query text -> node id -> relevance in [0, 1]; or a function from the query to node id ->
-        relevance, which may look them up anywhere. Queries are compared without regard to case and spacing, ids that
-        are UUIDs without regard to case and hyphens. Judgements of a query with an image go through `judge`.
+        relevance, which may look them up anywhere. Queries are compared without regard to case, spacing and how an
+        accent is written, ids that are UUIDs without regard to case and hyphens. Judgements of a query with an image
+        go through `judge`.
     :param teacher: grades the other nodes; None leaves them without a grade.
     :raises ValueError: a judgement outside [0, 1].
     """
@@ -32,12 +34,10 @@ class FeedbackGrader(CombiningGrader):
         self, judgements: Judgements | FindJudgements | None = None, teacher: BaseGrader | None = None
     ) -> None:
         super().__init__({"": teacher} if teacher is not None else {})
-        self._teacher = teacher
         self._given: dict[tuple[str, str], dict[str, float]] = {}
-        self._find: FindJudgements = self._lookup
-        if callable(judgements):
-            self._find = judgements
-        else:
+        self._lock = Lock()
+        self._look_up = judgements if callable(judgements) else None
+        if not callable(judgements):
             for query, by_node in (judgements or {}).items():
                 for node_id, grade in by_node.items():
                     self.judge(query, node_id, grade)
@@ -53,15 +53,16 @@ class FeedbackGrader(CombiningGrader):
         if (judged := on_scale(grade)) is None:
             raise ValueError(f"grade must be in [0, 1]; got {grade} for node {node_id}")
         bundle = QueryBundle(query) if isinstance(query, str) else query
-        self._given.setdefault(_folded(bundle), {})[same_id(node_id)] = judged
+        with self._lock:
+            self._given.setdefault(_key(bundle), {})[same_id(node_id)] = judged
 
-    async def _combine(self, query: QueryBundle, nodes: Sequence[BaseNode], caller: Caller) -> Grades:
+    async def _combine(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> Grades:
         judged = {same_id(node_id): grade for node_id, grade in self._find(query).items()}
         values = valid([judged.get(same_id(node.node_id)) for node in nodes], len(nodes))
         spreads: list[float | None] = [None] * len(nodes)
-        if self._teacher is not None:
+        for teacher in self._teachers.values():
             rest = [place for place, grade in enumerate(values) if grade is None]
-            grades = await caller.ask(self._teacher, query, [nodes[place] for place in rest])
+            grades = await ask(teacher, query, [nodes[place] for place in rest])
             for index, place in enumerate(rest):
                 values[place], spreads[place] = grades[index], spread_of(grades, index)
         return Grades(values, spreads)
@@ -70,17 +71,21 @@ class FeedbackGrader(CombiningGrader):
         """See `BaseGrader.judged`."""
         return list(dict.fromkeys([*self._find(query), *super().judged(query)]))
 
-    def fingerprint(self) -> str:
-        """See `BaseGrader.fingerprint`. People change their minds: cache the teacher, not this grader."""
-        return f"{super().fingerprint()} {id(self)}"
+    def decides(self) -> list[object]:
+        """See `BaseGrader.decides`. People change their minds: cache the teacher, not this grader."""
+        return [*super().decides(), id(self)]
 
     def memory_fingerprint(self) -> str:
         """See `BaseGrader.memory_fingerprint`: the teacher's, as people's grades are remembered as theirs."""
-        return self._teacher.memory_fingerprint() if self._teacher is not None else "people"
+        return next((teacher.memory_fingerprint() for teacher in self._teachers.values()), "people")
 
-    def _lookup(self, query: QueryBundle) -> Mapping[str, float]:
-        return self._given.get(_folded(query), {})
+    def _find(self, query: QueryBundle) -> Mapping[str, float]:
+        if self._look_up is not None:
+            return self._look_up(query)
+        # A copy: others may judge while this is read.
+        with self._lock:
+            return dict(self._given.get(_key(query), {}))
 
 
-def _folded(query: QueryBundle) -> tuple[str, str]:
-    return " ".join(query.query_str.casefold().split()), query_identity(query)
+def _key(query: QueryBundle) -> tuple[str, str]:
+    return same_text(query.query_str), query_identity(query)

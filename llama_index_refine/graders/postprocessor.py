@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 from collections.abc import Collection, Sequence
 
+import numpy as np
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle
 
 from llama_index_refine.graders.account import current_account
-from llama_index_refine.graders.asking.blocking import in_thread
+from llama_index_refine.graders.asking.loop import in_thread
 from llama_index_refine.graders.base import BaseGrader, Grades
-from llama_index_refine.graders.rerankers import UNIT, Scale, checked, grade_on, likely_scale, scale_of
+from llama_index_refine.graders.combining import in_time
+from llama_index_refine.graders.rerankers import (
+    UNIT,
+    Scale,
+    asks_an_llm,
+    checked,
+    grade_on,
+    likely_scale,
+    llms_of,
+    scale_of,
+)
 from llama_index_refine.locks import Lock
 
 # As good as 0, and yet told from a 0 that a reranker gives: the smallest of all floats.
@@ -27,8 +37,12 @@ class PostprocessorGrader(BaseGrader):
 
     Its scores become grades, by the one scale that it scores on. Where it only orders, the ranks do, from 1 for the
     first in equal steps to 0 for the last: an order cannot say that nothing is relevant, so prefer rerankers with
-    scores. What it drops gets 0, what it leaves without a score among others gets None. A `top_n` is raised to the
-    number of nodes, on a copy.
+    scores. Nodes that come later for the same query, as in a second round, are ordered together with those before, and
+    graded between their neighbours. What it drops gets 0, what it leaves without a score among others gets None. A
+    `top_n` is raised to the number of nodes, on a copy.
+
+    What a reranker asks of an LLM is not counted, and the query's failures say so. Under a budget in calls or tokens it
+    therefore grades nothing; a budget in seconds it keeps.
 
     :param postprocessor: the postprocessor.
     :param scale: what its scores are on: (worst, best), such as (0, 1) or (0, 10), for even steps between them; "logit"
@@ -44,39 +58,50 @@ class PostprocessorGrader(BaseGrader):
         self._postprocessor = postprocessor
         self._scale = scale_of(postprocessor) if scale is None else checked(scale)
         self._guessed = self._scale is None
+        self._name = type(postprocessor).__name__
         self._lock = Lock()
 
     def grade(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> Grades:
         """See `BaseGrader.grade`."""
-        if not nodes:
-            return Grades()
-        return self._grades(nodes, self._for(nodes).postprocess_nodes(_scored(nodes), query_bundle=query))
+        if not nodes or self._may_not_be_asked():
+            return Grades([None] * len(nodes))
+        order, shown = self._shown(query, nodes)
+        ranked = self._for(shown).postprocess_nodes(_scored(shown), query_bundle=query)
+        return self._grades(nodes, ranked, order)
 
     async def agrade(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> Grades:
-        """See `BaseGrader.agrade`. A postprocessor without a coroutine of its own runs in a thread."""
-        if not nodes:
-            return Grades()
-        account = current_account()
-        postprocessor = self._for(nodes)
-        try:
-            if type(postprocessor)._apostprocess_nodes is BaseNodePostprocessor._apostprocess_nodes:
-                working = in_thread(self.grade, query, nodes)
-                return await asyncio.wait_for(working, account.seconds_left())
-            asked = postprocessor.apostprocess_nodes(_scored(nodes), query_bundle=query)
-            return self._grades(nodes, await asyncio.wait_for(asked, account.seconds_left()))
-        except asyncio.TimeoutError:
-            account.note(f"{type(postprocessor).__name__} was still at work at the deadline")
-            return Grades([None] * len(nodes))
+        """See `BaseGrader.agrade`. In a thread of its own, given up at the query's deadline."""
+        return await in_time(in_thread(self.grade, query, nodes), self._name, len(nodes))
 
-    def fingerprint(self) -> str:
-        """See `BaseGrader.fingerprint`. Of the postprocessor's settings, those that are names or numbers count."""
-        settings = {
-            name: value
-            for name in type(self._postprocessor).model_fields
-            if "key" not in name and isinstance(value := getattr(self._postprocessor, name), (str, int, float))
-        }
-        scale = "own" if callable(self._scale) else "by its scores" if self._guessed else self._scale
-        return f"{super().fingerprint()} {self._postprocessor.class_name()} {settings} {scale}"
+    def decides(self) -> list[object]:
+        """See `BaseGrader.decides`: the postprocessor's settings, prompts and LLM, and the scale."""
+        return [
+            self._postprocessor.class_name(),
+            self._postprocessor,
+            llms_of(self._postprocessor),
+            "by its scores" if self._guessed else self._scale,
+        ]
+
+    def _may_not_be_asked(self) -> bool:
+        """Say that its calls are not counted, where it asks an LLM. :return: whether the budget forbids it then."""
+        if not asks_an_llm(self._postprocessor):
+            return False
+        account = current_account()
+        limited = [name for name in ("calls", "tokens") if getattr(account.budget, name) is not None]
+        if limited:
+            kept = "give Budget(seconds=...), or a teacher that is counted"
+            account.note(f"{self._name} asks its LLM by itself, so a budget in {limited[0]} cannot be kept: {kept}")
+        else:
+            account.note(f"the calls of {self._name}'s LLM are not counted")
+        return bool(limited)
+
+    def _shown(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> tuple[_Order, list[BaseNode]]:
+        """Find what this query has had ordered before, and put the nodes behind it where only an order counts."""
+        key = (id(self), query.query_str, query.image_path)
+        order: _Order = current_account().kept.setdefault(key, _Order())
+        new = {node.node_id for node in nodes}
+        before = [node for node_id, node in order.nodes.items() if node_id not in new] if self._scale == "rank" else []
+        return order, [*before, *nodes]
 
     def _for(self, nodes: Sequence[BaseNode]) -> BaseNodePostprocessor:
         top_n = getattr(self._postprocessor, "top_n", None)
@@ -84,27 +109,44 @@ class PostprocessorGrader(BaseGrader):
             return self._postprocessor.model_copy(update={"top_n": len(nodes)})
         return self._postprocessor
 
-    def _grades(self, nodes: Sequence[BaseNode], ranked: Sequence[NodeWithScore]) -> Grades:
+    def _grades(self, nodes: Sequence[BaseNode], ranked: Sequence[NodeWithScore], order: _Order) -> Grades:
         scores = {found.node.node_id: _score(found) for found in reversed(ranked)}
         given = [score for score in scores.values() if score is not None]
         scale = self._scale or self._decide(given, len(ranked))
         if self._guessed and scale == UNIT and any(not 0 <= score <= 1 for score in given):
-            current_account().note(f'{type(self._postprocessor).__name__} does not score in [0, 1]: pass scale="logit"')
+            current_account().note(f'{self._name} does not score in [0, 1]: pass scale="logit"')
         if scale == "rank":
-            order = list(dict.fromkeys(found.node.node_id for found in ranked))
-            last = max(len(order) - 1, 1)
-            grades: dict[str, float | None] = {node_id: 1 - rank / last for rank, node_id in enumerate(order)}
-        else:
-            grades = {node_id: None if score is None else grade_on(scale, score) for node_id, score in scores.items()}
+            return Grades(order.place(nodes, list(dict.fromkeys(found.node.node_id for found in ranked))))
+        grades = {node_id: None if score is None else grade_on(scale, score) for node_id, score in scores.items()}
         return Grades(grades.get(node.node_id, 0.0) for node in nodes)
 
     def _decide(self, given: Collection[float], ranked: int) -> Scale:
         with self._lock:
             if self._scale is None and ranked:
                 self._scale = likely_scale(given) if given else "rank"
-                name = type(self._postprocessor).__name__
-                logger.info('%s is taken to score on %r; pass scale="..." where it does not', name, self._scale)
+                logger.info('%s is taken to score on %r; pass scale="..." where it does not', self._name, self._scale)
             return self._scale or "rank"
+
+
+class _Order:
+    """What one query has had ordered so far, and the grades that came of it."""
+
+    def __init__(self) -> None:
+        self.nodes: dict[str, BaseNode] = {}
+        self._grades: dict[str, float] = {}
+
+    def place(self, nodes: Sequence[BaseNode], order: Sequence[str]) -> list[float]:
+        """Grade nodes by their place in an order of all that was seen; what has a grade keeps it.
+
+        Where nothing has one the grades go from 1 to 0 in equal steps. Others lie evenly between their neighbours'.
+        """
+        known = {at: self._grades[name] for at, name in enumerate(order) if name in self._grades}
+        places, grades = zip(
+            *({-1: 1.0, **known} if known else {0: 1.0, max(len(order) - 1, 1): 0.0}).items(), strict=True
+        )
+        self._grades |= dict(zip(order, np.interp(range(len(order)), places, grades).tolist(), strict=True))
+        self.nodes |= {node.node_id: node for node in nodes}
+        return [self._grades.get(node.node_id, 0.0) for node in nodes]
 
 
 def _score(found: NodeWithScore) -> float | None:

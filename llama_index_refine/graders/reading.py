@@ -1,19 +1,101 @@
-"""What an LLM's answer says: yes or no, or a number, from its log-probabilities or else from its text."""
+# ruff: noqa: RUF001
+"""What an LLM's answer says: yes or no, or a number. It is read narrowly.
+
+What counts is a word or number that stands alone at the beginning or on the last line, a line with a label ("Relevance:
+Yes") or JSON; then the log-probabilities at its place decide. No sentence is interpreted. What contradicts itself, and
+whatever else a model may say, is no grade.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
-from llama_index_refine.graders.asking.answer import Answer, answer_in, found, position_of
-from llama_index_refine.graders.asking.numbers import number_claim
-from llama_index_refine.graders.asking.words import NO, YES, word
-from llama_index_refine.graders.asking.yes_no import yes_or_no_claim
+from llama_index_refine.graders.asking.answer import found, position_of
+from llama_index_refine.graders.asking.reply import Answer
 
+_NOT_A_LETTER = re.compile(r"[\W_]+")
+
+_YES_NO = (
+    (
+        "yes y yeah yep true relevant correct",
+        "no n nope false irrelevant unrelated incorrect notrelevant notrelated notatall",
+    ),
+    ("oui vrai pertinent relevante", "non faux irrelevante"),
+    ("ja jawohl relevant", "nein nee nej nei ikke"),
+    ("sí si sim sì", "não nao"),
+    ("da да так tak ano áno igen", "нет ні nie ne nem nu"),
+    ("evet kyllä jah taip jā", "hayır hayir ei"),
+    (
+        "はい 関連あり 是 是的 相关 相關 有关 有關 对 네 예",
+        "いいえ 関連なし 否 不 不是 不相关 不相關 无关 無關 没有 아니요 아니오 아니",
+    ),
+    ("ya có vâng đúng ใช่ po", "tidak không ไม่ ไม่ใช่"),
+    ("ναι نعم بله हाँ हां כן", "όχι لا خیر नहीं לא"),
+)
+
+
+def word(token: str) -> str:
+    """Bring a token or word to its bare letters and digits, lower case.
+
+    Spaces, quotes, stops and Markdown go, and so do the marks that tokenizers put for a leading space (▁, Ġ).
+    """
+    folded = unicodedata.normalize("NFKC", token).replace("Ġ", "").replace("Ċ", "").casefold()
+    return _NOT_A_LETTER.sub("", folded)
+
+
+YES = frozenset(word(entry) for yes, _ in _YES_NO for entry in yes.split())
+NO = frozenset(word(entry) for _, no in _YES_NO for entry in no.split())
 # A position of the answer is the verdict where at least this probability lies on tokens that are one; where the model
-# wanted to chat and its text says nothing either, its first word still counts with the lower one.
+# wanted to chat and its text says nothing, its first word still counts with the lower one.
 _LEAST_MASS = 0.5
-_FAINT_MASS = 0.1
-_END = 1000
+_FAINT_MASS = 1 / 3
+_LONGEST = 1000
+
+_I = re.IGNORECASE | re.MULTILINE
+_WORD = r"(?:not[\s_-]+(?:at all|relevant|related)\b|[\w'’\u0300-\u036f\u0900-\u0e7f]+)"
+_DIGITS = r"(?<![\w.,<≤≥-])\d{1,9}(?:[.,]\d{1,9})?(?![\w%+])"
+_OPENING = r"(?:[^\w\n.!?,;:<-]|_){0,12}(?:\\?(?:boxed|text|math)(?:bf|it|rm|tt|sf)?\{){0,2}[*_`\"'“‘]{0,4}"
+_MARKS = r"[\"'*_`”’»」』)\]}$~]*\s*"
+_ALONE = re.compile(_MARKS + r"(?:\Z|[.,;!:\n<(|—–…。，、！；}]|-(?=\s))(?!,?\s*but\b)")
+# What describes a document is a label where more of its line follows: "Relevant (to cats): no".
+_DESCRIBES = frozenset("relevant irrelevant unrelated notrelevant true false correct incorrect 相关 不相关".split())  # noqa: SIM905
+_DESCRIBED = re.compile(_MARKS + r"(?:\Z|[.,;!\n。}])")
+_NUMBERED = re.compile(r"\s*[分点점]?" + _ALONE.pattern)
+
+# A line, a sentence, or an entry of JSON; within JSON's strings a quote is escaped.
+_BEGIN = r"(?:(?:^|(?<=[.!?])\s)[^\w\n]{0,12}|[{,]\s*[\"'])"
+_LEAD = r"(?:(?:so|thus|therefore|hence)\W+)?(?:(?:the|my)\W+)?(?:(?:final|overall|correct)\W+)?"
+_SEPARATOR = r"[\"'*_`)\]\s]*(?:[:=>|{：→]|[-–—]+>?\s|\n)\s*|\s+(?:is|of)\b\s*:?\s*"
+_NAMES = (
+    "relevant|relevance|answer|verdict|judge?ment|decision|conclusion|result|label|classification|assessment|evaluation"
+    "|rating|boxed|final|réponse|antwort|respuesta|resposta|risposta|ответ|答案|回答|结论|相关性?"
+)
+_SCORES = "score|rating|relevan(?:ce|cy)|grade|mark|level|answer|verdict|result|value|output|boxed|final|评分"
+_ASIDE = r"(?:\s*\([^()\n]{0,40}\))?"
+_YES_NO_LABEL = re.compile(
+    rf"{_BEGIN}{_LEAD}(?:is_?)?(?:{_NAMES})(?:\s+to the (?:search )?query)?{_ASIDE}(?:{_SEPARATOR}){_OPENING}"
+    rf"(?P<value>{_WORD})",
+    _I,
+)
+_SCORE_LABEL = re.compile(
+    rf"{_BEGIN}(?P<label>{_LEAD}(?:(?:relevance[ _])?(?:{_SCORES}){_ASIDE}(?:{_SEPARATOR}|[ \t])"
+    rf"|on a scale (?:of|from) \d+ ?(?:to|-) ?\d+,?{_ASIDE}(?:{_SEPARATOR}|[ \t])){_OPENING})(?P<value>{_DIGITS})",
+    _I,
+)
+_FIRST_WORD = re.compile(rf"\A[\W_]*(?P<value>{_WORD})", _I)
+_LAST_WORD = re.compile(rf"[.!?\n。][\W_]*(?P<value>{_WORD})[\W_]*\Z", _I)
+_FIRST_NUMBER = re.compile(rf"\A[\W_]*?(?P<value>{_DIGITS})(?![.)]\s+\S)", _I)
+_LAST_NUMBER = re.compile(rf"\n[\W_]*?(?P<value>{_DIGITS})", _I)
+_OF = re.compile(r"[*_`\"']*\s*(?:/|(?:out )?of\b)\s*(?P<highest>\d+)", _I)
+_ITEM = re.compile(r"^[\s*#-]*\d+\**\s?[.):=–-]\s", re.MULTILINE)
+
+
+class _Claim(NamedTuple):
+    value: float
+    start: int
 
 
 def yes_or_no(answer: Answer) -> float | None:
@@ -23,25 +105,90 @@ def yes_or_no(answer: Answer) -> float | None:
     :return: p(yes) / (p(yes) + p(no)) over all spellings of the two where there are log-probabilities of the word that
         answers, else 1 or 0 by the text; None where it says neither, or both.
     """
-    text, _ = found(answer)
-    text = _ends(text)
-    claim, claimed = yes_or_no_claim(text)
-    if claim is not None:
-        tokens, said = position_of(text, claim.start, answer)
+    text = _ends(found(answer))
+    claims = [*_words(text)]
+    if claims:
+        claim = _agreed(claims)
+        tokens, said = position_of(text, claim.start, answer) if claim else ({}, "")
         yes, no = _yes_no_mass(tokens)
-        says_so = word(said) in (YES if claim.value else NO)
-        return yes / (yes + no) if says_so and yes + no >= _LEAST_MASS else claim.value
-    if not claimed:
-        yes, no = _yes_no_mass(_first_word(text, answer))
-        if yes + no >= _FAINT_MASS:
-            return yes / (yes + no)
-    return None
+        says_so = claim is not None and word(said) in (YES if claim.value else NO)
+        return yes / (yes + no) if says_so and yes + no >= _LEAST_MASS else claim and claim.value
+    first = _FIRST_WORD.search(text)
+    if first is not None and _of_word(first["value"]) is not None:
+        return None
+    yes, no = _yes_no_mass(_first_tokens(text, answer))
+    return yes / (yes + no) if yes + no >= _FAINT_MASS else None
 
 
-def _first_word(text: str, answer: Answer) -> Mapping[str, float]:
-    """Find the position where the answer's first word begins, past quotes and Markdown."""
-    start = next((place for place, character in enumerate(text) if character.isalnum()), None)
-    return position_of(text, start, answer)[0] if start is not None else {}
+def number(answer: Answer, highest: int) -> float | None:
+    """Read the answer to a question for a number from 0 to `highest`; "2/3" and "2 out of 3" are 2, "2,5" is 2.5.
+
+    :param answer: what the LLM said.
+    :param highest: the end of the scale, 1 to 9.
+    :return: the expected value over the digits where there are log-probabilities of the digit that answers, else the
+        number in the text; None where there is none from 0 to `highest`, or more than one.
+    """
+    text = _ends(found(answer))
+    claims = [*_numbers(text, highest)]
+    if not claims:
+        first = _FIRST_WORD.search(text)
+        doubtful = first is not None and first["value"].isdecimal()
+        return None if doubtful else _expected(_first_tokens(text, answer), highest)
+    claim = _agreed(claims)
+    if claim is None or not 0 <= claim.value <= highest:
+        return None
+    tokens, said = position_of(text, claim.start, answer)
+    bare = word(said)
+    expected = _expected(tokens, highest) if bare.isdecimal() and int(bare) == claim.value else None
+    return claim.value if expected is None else expected
+
+
+def _ends(text: str) -> str:
+    """Shorten an endless answer to where a verdict may stand."""
+    return text if len(text) <= 2 * _LONGEST else f"{text[:_LONGEST]} ... {text[-_LONGEST:]}"
+
+
+def _agreed(claims: list[_Claim]) -> _Claim | None:
+    return claims[0] if len({claim.value for claim in claims}) == 1 else None
+
+
+def _of_word(text: str) -> float | None:
+    bare = word(text)
+    return float(bare in YES) if bare in YES or bare in NO else None
+
+
+def _words(text: str) -> Iterator[_Claim]:
+    if (digit := text.strip(" \n\t.*_`\"'")) in ("0", "1"):
+        yield _Claim(float(digit), text.index(digit))
+    for form in (_YES_NO_LABEL, _FIRST_WORD, _LAST_WORD):
+        for match in form.finditer(text):
+            bare, tail = word(match["value"]), text[match.end("value") :]
+            value = float(bare) if form is _YES_NO_LABEL and bare in ("0", "1") else _of_word(match["value"])
+            alone = _DESCRIBED if bare in _DESCRIBES else _ALONE
+            if value is not None and alone.match(tail) and not re.match(r"[.,]?\s*\d", tail):
+                yield _Claim(value, match.start("value"))
+
+
+def _numbers(text: str, highest: int) -> Iterator[_Claim]:
+    listed = len(_ITEM.findall(text)) > 1
+    for form in (_SCORE_LABEL, *(() if listed else (_FIRST_NUMBER, _LAST_NUMBER))):
+        for match in form.finditer(text):
+            of = _OF.match(text, match.end())
+            scales = re.findall(r"\d+", match.groupdict().get("label") or "")[-1:] + ([of["highest"]] if of else [])
+            alone = _NUMBERED.match(text, of.end() if of else match.end())
+            if not alone or re.match(r"\s*[-–]\s*\d", text[match.end() :]) or text[match.end() :].strip() == "..":
+                continue
+            # Another scale, and what may be thousands, is no number of this one.
+            on_scale = all(int(scale) == highest for scale in scales)
+            thousands = re.fullmatch(r"\d{1,3}[.,]\d{3}", match["value"])
+            value = float(match["value"].replace(",", ".")) if on_scale and not thousands else -1.0
+            yield _Claim(value, match.start("value"))
+
+
+def _first_tokens(text: str, answer: Answer) -> Mapping[str, float]:
+    """The probabilities where the answer's first word begins, past quotes and Markdown."""
+    first = _FIRST_WORD.search(text)
+    return position_of(text, first.start("value"), answer)[0] if first else {}
 
 
 def _yes_no_mass(tokens: Mapping[str, float]) -> tuple[float, float]:
@@ -50,45 +197,9 @@ def _yes_no_mass(tokens: Mapping[str, float]) -> tuple[float, float]:
     return yes, no
 
 
-def yes_or_no_text(text: str) -> float | None:
-    """Read yes as 1 and no as 0 from an answer in words; None where it is neither, or both."""
-    claim, _ = yes_or_no_claim(_ends(answer_in(text)))
-    return claim.value if claim is not None else None
-
-
-def _ends(text: str) -> str:
-    """Shorten an endless answer to where a verdict may stand."""
-    return text if len(text) <= 2 * _END else f"{text[:_END]} ... {text[-_END:]}"
-
-
-def number(answer: Answer, highest: int) -> float | None:
-    """Read the answer to a question for a number from 0 to `highest`.
-
-    :param answer: what the LLM said.
-    :param highest: the end of the scale, 1 to 9.
-    :return: the expected value over the digits where there are log-probabilities of the digit that answers, else the
-        number in the text; None where there is none from 0 to `highest`, or more than one.
-    """
-    text, _ = found(answer)
-    text = _ends(text)
-    claim, claimed = number_claim(text, highest)
-    if claim is None:
-        return None if claimed else _expected(_first_word(text, answer), highest)
-    tokens, said = position_of(text, claim.start, answer)
-    bare = word(said)
-    expected = _expected(tokens, highest) if bare.isdecimal() and int(bare) == claim.value else None
-    return claim.value if expected is None else expected
-
-
 def _expected(tokens: Mapping[str, float], highest: int) -> float | None:
     digits = [(int(bare), p) for token, p in tokens.items() if (bare := word(token)).isdecimal() and len(bare) < 10]
     on_scale = [(digit, p) for digit, p in digits if digit <= highest]
     mass = sum(p for _, p in on_scale)
     # Rounding can lead past the end of the scale.
     return min(sum(digit * p for digit, p in on_scale) / mass, float(highest)) if mass >= _LEAST_MASS else None
-
-
-def number_text(text: str, highest: float) -> float | None:
-    """Read a number from an answer in words; None where there is none from 0 to `highest`, or more than one."""
-    claim, _ = number_claim(_ends(answer_in(text)), highest)
-    return claim.value if claim is not None else None

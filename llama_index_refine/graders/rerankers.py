@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Collection
 from typing import Literal
 
+from llama_index.core.base.llms.base import BaseLLM
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 
 Scale = tuple[float, float] | Literal["logit", "rank"] | Callable[[float], float]
@@ -20,20 +21,13 @@ _KNOWN: dict[str, Scale] = {
     "RankLLMRerank": "rank",
     "FlagEmbeddingReranker": "logit",
     "NVIDIARerank": "logit",
-    "AWSBedrockRerank": UNIT,
-    "AlibabaCloudAISearchRerank": UNIT,
-    "BedrockRerank": UNIT,
-    "CohereRerank": UNIT,
-    "ContextualRerank": UNIT,
-    "DashScopeRerank": UNIT,
-    "FlashRankRerank": UNIT,
-    "JinaRerank": UNIT,
-    "MixedbreadAIRerank": UNIT,
-    "OpenVINORerank": UNIT,
-    "PineconeNativeRerank": UNIT,
-    "SiliconFlowRerank": UNIT,
-    "VoyageAIRerank": UNIT,
+    **dict.fromkeys(
+        "AWSBedrock AlibabaCloudAISearch Bedrock Cohere Contextual DashScope FlashRank Jina MixedbreadAI OpenVINO "
+        "PineconeNative SiliconFlow VoyageAIRerank".replace(" ", "Rerank ").split(),
+        UNIT,
+    ),
 }
+_WITH_LLM = frozenset({"LLMRerank", "StructuredLLMRerank", "RankGPTRerank", "RankLLMRerank"})
 _BY_ACTIVATION: dict[str, Scale] = {"Sigmoid": UNIT, "Identity": "logit"}
 
 
@@ -53,6 +47,17 @@ def scale_of(postprocessor: BaseNodePostprocessor) -> Scale | None:
             activation = getattr(model, "activation_fn", None) or getattr(model, "default_activation_function", None)
             return _BY_ACTIVATION.get(type(activation).__name__)
     return None
+
+
+def llms_of(postprocessor: BaseNodePostprocessor) -> list[BaseLLM]:
+    """Find the LLMs that a reranker holds, whatever it calls them."""
+    held = {**vars(postprocessor), **(postprocessor.__pydantic_private__ or {})}
+    return [value for _, value in sorted(held.items()) if isinstance(value, BaseLLM)]
+
+
+def asks_an_llm(postprocessor: BaseNodePostprocessor) -> bool:
+    """Whether a reranker asks an LLM by itself."""
+    return bool(llms_of(postprocessor)) or any(kind.__name__ in _WITH_LLM for kind in type(postprocessor).__mro__)
 
 
 def likely_scale(scores: Collection[float]) -> Scale:

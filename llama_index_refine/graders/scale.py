@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 from llama_index.core.llms import LLM
 from llama_index.core.prompts import BasePromptTemplate
-from llama_index.core.schema import MetadataMode
 from typing_extensions import Unpack
 
-from llama_index_refine.graders.asking.answer import Answer
-from llama_index_refine.graders.asking.calls import CallOptions, Calls
+from llama_index_refine.graders.asking.grader import AskingOptions
 from llama_index_refine.graders.asking.prompts import SCALE
-from llama_index_refine.graders.asking.showing import MAX_IMAGE_PIXELS, Sight
+from llama_index_refine.graders.asking.reply import Answer
+from llama_index_refine.graders.asking.showing import Shown
 from llama_index_refine.graders.chat import LlamaIndexChat
-from llama_index_refine.graders.pointwise import PointwiseGrader, yes_no_options
+from llama_index_refine.graders.pointwise import PointwiseGrader
 from llama_index_refine.graders.reading import number
 
 # The four levels that TREC judges use for passages.
@@ -36,14 +34,9 @@ class ScaleGrader(PointwiseGrader):
 
     :param llm: any LlamaIndex LLM; None is `Settings.llm`, looked up when it is needed.
     :param rubric: what each number from 0 up means, 2 to 10 levels.
-    :param instruction: see `LLMGrader`, as for all that follow.
+    :param instruction: what the search is for, in a sentence; None for none.
     :param prompt: a prompt of your own with the variables query, document, instruction, rubric and highest.
-    :param max_document_tokens: longer documents are cut to this many tokens.
-    :param metadata_mode: which of a node's metadata the LLM sees before its text.
-    :param llm_kwargs: arguments for each call of the LLM.
-    :param max_image_pixels: larger images are scaled down to so many pixels.
-    :param image_folders: images that are in files are read in these folders and below.
-    :param calls: how its questions are asked: see `CallOptions`.
+    :param asking: how documents are shown, and how its questions are asked: see `AskingOptions`.
     :raises ValueError: an argument out of its range.
     """
 
@@ -53,36 +46,23 @@ class ScaleGrader(PointwiseGrader):
         rubric: Sequence[str] = RUBRIC,
         instruction: str | None = None,
         prompt: BasePromptTemplate | None = None,
-        max_document_tokens: int = 512,
-        metadata_mode: MetadataMode = MetadataMode.LLM,
-        llm_kwargs: Mapping[str, Any] | None = None,
-        max_image_pixels: int = MAX_IMAGE_PIXELS,
-        image_folders: Sequence[str | Path] = (),
-        **calls: Unpack[CallOptions],
+        **asking: Unpack[AskingOptions],
     ) -> None:
         if isinstance(rubric, str) or not 2 <= len(rubric) <= 10:
             raise ValueError("rubric must be 2 to 10 texts, one a level, the least relevant first")
-        super().__init__(
-            chat=LlamaIndexChat(llm),
-            prompt=prompt or SCALE,
-            instruction=instruction,
-            max_document_tokens=max_document_tokens,
-            metadata_mode=metadata_mode,
-            calls=Calls(**calls),
-            options=yes_no_options(llm_kwargs),
-            sight=Sight(max_image_pixels, image_folders),
-        )
+        super().__init__(LlamaIndexChat(llm), prompt or SCALE, instruction, range(len(rubric)), **asking)
         self._rubric = tuple(rubric)
 
-    def fingerprint(self) -> str:
-        """See `BaseGrader.fingerprint`."""
-        return f"{super().fingerprint()} {self._rubric}"
+    def decides(self) -> list[object]:
+        """See `BaseGrader.decides`."""
+        return [*super().decides(), self._rubric]
 
-    def _read(self, answer: Answer) -> float | None:
+    def read(self, answer: Answer) -> float | None:
+        """See `PointwiseGrader.read`."""
         highest = len(self._rubric) - 1
         value = number(answer, highest)
         return None if value is None else value / highest
 
-    def _variables(self) -> Mapping[str, Any]:
+    def _variables(self, documents: Sequence[Shown]) -> dict[str, Any]:
         levels = "\n".join(f"{level}: {meaning}" for level, meaning in enumerate(self._rubric))
-        return {"rubric": levels, "highest": len(self._rubric) - 1}
+        return {**super()._variables(documents), "rubric": levels, "highest": len(self._rubric) - 1}

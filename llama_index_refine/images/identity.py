@@ -6,6 +6,7 @@ import hashlib
 import stat
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 from llama_index.core.schema import BaseNode, MetadataMode, QueryBundle
 
@@ -26,7 +27,8 @@ def identity_of(query: QueryBundle, node: BaseNode) -> list[str]:
     media, image = media_of(node), image_of(query)
     # Over gRPC fields of a payload come in another order each time.
     node = node.model_copy(update={"metadata": _in_order(node.metadata)})
-    identity = [query.query_str, node.get_content(MetadataMode.ALL)]
+    # One text may be written in several ways.
+    identity = [normalize("NFC", text) for text in (query.query_str, node.get_content(MetadataMode.ALL))]
     if not (media.images or media.others or image):
         return identity
     # A node without text says nothing of its metadata either.

@@ -29,6 +29,8 @@ _MOST_PIXELS = 50_000_000
 # Providers refuse images above 5 MB, and base64 makes four bytes of three.
 _MOST_BYTES_SENT = 3_500_000
 _JPEG_QUALITY = 90
+_PNG = b"\x89PNG\r\n\x1a\n"
+_NOTES = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 
 
 class ImageError(Exception):
@@ -160,6 +162,7 @@ def fitted(data: bytes, max_pixels: int, anew: bool = False) -> Picture:
 
     if len(data) > _MOST_BYTES:
         raise ImageError(f"an image is larger than {_MOST_BYTES // 2**20} MiB")
+    data = _without_notes(data)
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             if math.prod(image.size) > _MOST_PIXELS:
@@ -174,6 +177,19 @@ def fitted(data: bytes, max_pixels: int, anew: bool = False) -> Picture:
         # Decoders raise whatever they like at what hostile files hold.
         name = type(error).__name__
         raise ImageError(f"an image cannot be opened as PNG, JPEG, GIF, BMP, TIFF or WebP ({name})") from None
+
+
+def _without_notes(data: bytes) -> bytes:
+    """Leave out of a PNG what is no pixels and may be of any length: texts and colour profiles."""
+    if not data.startswith(_PNG):
+        return data
+    kept, at = [_PNG], len(_PNG)
+    while at + 8 <= len(data):
+        after = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        if data[at + 4 : at + 8] not in _NOTES:
+            kept.append(data[at:after])
+        at = after
+    return b"".join(kept)
 
 
 def _is_ready(image: Image, size: int, max_pixels: int) -> bool:

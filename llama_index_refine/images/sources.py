@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote_to_bytes
+from urllib.parse import unquote, unquote_to_bytes
 from urllib.request import url2pathname
 
 from llama_index.core.schema import BaseNode, ImageNode, MediaResource, MetadataMode, Node, QueryBundle, TextNode
@@ -21,6 +21,7 @@ from llama_index.core.schema import BaseNode, ImageNode, MediaResource, Metadata
 # Shorter than any image, and longer than most names of files, which may look like base64.
 _SHORTEST_BASE64 = 64
 _MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
+_OF_URLS = str.maketrans("-_", "+/")
 # One letter before a colon is a drive.
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]{1,19})://|(data):", re.IGNORECASE)
 
@@ -174,8 +175,10 @@ def _of_data_url(url: str) -> ImageSource:
 
 
 def _decoded(text: str) -> bytes | None:
+    """Decode base64 as it is found: with line breaks, for URLs, percent-encoded, without its padding."""
+    written = "".join(unquote(text).split()).translate(_OF_URLS).rstrip("=")
     try:
-        return base64.b64decode("".join(text.split()), validate=True)
+        return base64.b64decode(written + "=" * (-len(written) % 4), validate=True)
     except (binascii.Error, ValueError):
         return None
 

@@ -9,7 +9,6 @@ from llama_index.core.schema import MetadataMode
 
 from llama_index_refine.display.moves import excerpt
 from llama_index_refine.images.thumbnails import Thumbnails
-from llama_index_refine.refinement import Refinement
 from llama_index_refine.ui.comparison import DEPTH, Comparison, Result
 
 _LONGEST = 320
@@ -111,7 +110,7 @@ def _summary(comparison: Comparison, teacher: str) -> str:
         (str(gained), "new document in the list" if gained == 1 else "new documents in the list"),
         (str(len(refinement.grades)), f"graded by {teacher} in {_times(refinement.rounds)}"),
         (f"{refinement.kl_before:.2f} → {refinement.kl_after:.2f}", "KL from the grades, in nats"),
-        *_bill(refinement),
+        *_bill(comparison),
     ]
     parts = "".join(f"<span><b>{escape(number)}</b>{escape(words)}</span>" for number, words in facts)
     return f'<div class="refine-summary">{parts}</div>'
@@ -121,11 +120,12 @@ def _times(rounds: int) -> str:
     return "one round" if rounds == 1 else f"{rounds} rounds"
 
 
-def _bill(refinement: Refinement) -> list[tuple[str, str]]:
-    if not refinement.llm_calls:
-        return []
-    tokens = refinement.prompt_tokens + refinement.completion_tokens
-    return [(str(refinement.llm_calls), "calls of the LLM"), (f"{tokens:,}", "tokens")]
+def _bill(comparison: Comparison) -> list[tuple[str, str]]:
+    """What all three lists cost."""
+    refinement, more = comparison.refinement, comparison.reranking
+    calls = refinement.llm_calls + more.calls
+    tokens = refinement.prompt_tokens + refinement.completion_tokens + more.prompt_tokens + more.completion_tokens
+    return [(str(calls), "calls of the LLM"), (f"{tokens:,}", "tokens")] if calls else []
 
 
 def _cut(comparison: Comparison) -> tuple[int, str] | None:

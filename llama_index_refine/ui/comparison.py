@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from llama_index.core.schema import BaseNode, QueryBundle
 
@@ -59,13 +59,17 @@ class Settings:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The three lists, how the query moved, and what of the refined ranking belongs; None where nobody can say."""
+    """The three lists, how the query moved, and what of the refined ranking belongs; None where nobody can say.
+
+    `reranking` is the bill of what only the reranked list was graded for.
+    """
 
     plain: Sequence[Result]
     reranked: Sequence[Result]
     refined: Sequence[Result]
     refinement: Refinement
     selection: Selection | None = None
+    reranking: Account = field(default_factory=Account)
 
     @property
     def cut(self) -> int | None:
@@ -118,7 +122,8 @@ class Playground:
         refinement = self._retriever(settings, grader).refine(bundle)
         plain = [entry.node for entry in refinement.nodes_before]
         first = plain[: settings.feedback_top_k]
-        marks = self._grade(grader, bundle, first)
+        account = Account(self.retriever.budget)
+        marks = self._grade(grader, bundle, first, account)
         reranked = [*sorted(first, key=lambda node: -marks.get(node.node_id, 0.0)), *plain[len(first) :]]
         marks |= {
             entry.node.node_id: float(grade)
@@ -134,7 +139,7 @@ class Playground:
 
         refined = [entry.node for entry in refinement.nodes]
         selection = self._selected(bundle, settings, grader) if refinement.refined else None
-        return Comparison(results(plain), results(reranked), results(refined), refinement, selection)
+        return Comparison(results(plain), results(reranked), results(refined), refinement, selection, account)
 
     def _selected(self, query: QueryBundle, settings: Settings, grader: BaseGrader) -> Selection | None:
         """Say what belongs by the same grades, which the teachers' memories hold: nothing more is graded."""
@@ -159,10 +164,12 @@ class Playground:
         retriever._collection = ours._collection
         return retriever
 
-    def _grade(self, grader: BaseGrader, query: QueryBundle, nodes: Sequence[BaseNode]) -> dict[str, float]:
+    def _grade(
+        self, grader: BaseGrader, query: QueryBundle, nodes: Sequence[BaseNode], account: Account
+    ) -> dict[str, float]:
         """Grade what a reranker on the same budget would: the first nodes of the plain search."""
         try:
-            with Account(self.retriever.budget).active():
+            with account.active():
                 grades = grader.grade(query, nodes)
         except Exception as error:
             logger.warning("Nothing is reranked: %s: %s", type(error).__name__, error)

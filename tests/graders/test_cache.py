@@ -4,20 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 
 import pytest
+from llama_index.core import Settings
+from llama_index.core.llms import MockLLM
+from llama_index.core.postprocessor import LLMRerank
 from llama_index.core.prompts import PromptTemplate
-from llama_index.core.schema import BaseNode, QueryBundle, TextNode
+from llama_index.core.schema import BaseNode, MetadataMode, QueryBundle, TextNode
 from llama_index.core.storage.kvstore import SimpleKVStore
 
 from llama_index_refine.graders.account import Account
+from llama_index_refine.graders.average import AverageGrader
 from llama_index_refine.graders.base import BaseGrader, Grades
 from llama_index_refine.graders.cache import CachedGrader
+from llama_index_refine.graders.cascade import CascadeGrader
+from llama_index_refine.graders.consistency import SelfConsistencyGrader
+from llama_index_refine.graders.cross_encoder import CrossEncoderGrader
+from llama_index_refine.graders.listwise import ListwiseGrader
+from llama_index_refine.graders.llm import LLMGrader
+from llama_index_refine.graders.openai import OpenAIGrader
+from llama_index_refine.graders.postprocessor import PostprocessorGrader
+from llama_index_refine.graders.scale import ScaleGrader
 from tests.chat_server import error, overlap, yes
-from tests.graders.conftest import NODES, QUERY
+from tests.graders.conftest import NODES, QUERY, SECRET
 
 
 @pytest.fixture
@@ -201,3 +214,134 @@ def test_nonsense_in_the_store_is_a_miss(make_grader, chat_server):
         store.put(key, value, "grades")
     assert cached.grade(QUERY, NODES) == pytest.approx([0.9, 0.1, 0.9])
     assert chat_server.calls == 6
+
+
+class Table(BaseGrader):
+    """A teacher without settings."""
+
+    def grade(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> list[float | None]:
+        return [0.5] * len(nodes)
+
+
+TABLES = (Table(), Table())
+SAME = "the way it is asked, and whose key it is, decide nothing"
+CHANGES: dict[str, tuple[Callable[..., BaseGrader], dict[str, object], dict[str, str]]] = {
+    "LLMGrader": (
+        LLMGrader,
+        {
+            "llm": MockLLM(max_tokens=3),
+            "instruction": "else",
+            "prompt": PromptTemplate("{query} {document}"),
+            "max_document_tokens": 10,
+            "metadata_mode": MetadataMode.NONE,
+            "llm_kwargs": {"seed": 1},
+            "max_image_pixels": 10,
+        },
+        {
+            "concurrency": SAME,
+            "timeout": SAME,
+            "retries": SAME,
+            "cooldown": SAME,
+            "on_error": SAME,
+            "image_folders": SAME,
+        },
+    ),
+    "ScaleGrader": (ScaleGrader, {"rubric": ["no", "yes"], "metadata_mode": MetadataMode.NONE}, {}),
+    "ListwiseGrader": (
+        ListwiseGrader,
+        {
+            "metadata_mode": MetadataMode.NONE,
+            "batch_size": 3,
+            "max_prompt_tokens": 900,
+            "both_orders": True,
+            "max_document_tokens": 9,
+            "instruction": "else",
+        },
+        {},
+    ),
+    "OpenAIGrader": (
+        partial(OpenAIGrader, **{"model": "m", "base_url": "http://127.0.0.1:1/v1"}),
+        {
+            "model": "n",
+            "base_url": "http://u:p@127.0.0.1:2/v1",
+            "llm_kwargs": {"extra_headers": {"Authorization": SECRET}},
+        },
+        {"api_key": SAME},
+    ),
+    "CrossEncoderGrader": (
+        CrossEncoderGrader,
+        {"model": "other", "temperature": 2.0, "metadata_mode": MetadataMode.NONE},
+        {"batch_size": SAME, "device": SAME},
+    ),
+    "PostprocessorGrader": (
+        partial(PostprocessorGrader, LLMRerank(llm=MockLLM())),
+        {"postprocessor": LLMRerank(llm=MockLLM(max_tokens=3)), "scale": (0, 5)},
+        {},
+    ),
+    "AverageGrader": (
+        lambda teachers=TABLES, weights=None: AverageGrader(teachers, weights),
+        {"teachers": (Table(),), "weights": [1, 2]},
+        {},
+    ),
+    "CascadeGrader": (
+        lambda teachers=TABLES, unsure=(0.2, 0.8): CascadeGrader(teachers, unsure),
+        {"teachers": (Table(),), "unsure": (0.1, 0.8)},
+        {},
+    ),
+    "SelfConsistencyGrader": (
+        lambda teacher=None, n=3, prompts=None: SelfConsistencyGrader(teacher or LLMGrader(MockLLM()), n, prompts),
+        {"teacher": LLMGrader(MockLLM(max_tokens=3)), "n": 4, "prompts": [PromptTemplate("{query}{document}")] * 2},
+        {},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_each_argument_that_decides_a_grade_is_in_the_key_and_no_secret(name, monkeypatch):
+    monkeypatch.setattr(Settings, "_llm", MockLLM())
+    make, changes, same = CHANGES[name]
+    before = make().fingerprint()
+    assert make().fingerprint() == before
+    made = {argument: positional(make, argument, value).fingerprint() for argument, value in changes.items()}
+    assert before not in made.values()
+    assert len({*made.values()}) == len(made)
+    values = {"concurrency": 2, "timeout": 9.0, "retries": 9, "cooldown": 9.0, "on_error": "raise", "batch_size": 9}
+    for argument in same:
+        value = values.get(argument, [] if argument == "image_folders" else SECRET)
+        assert make(**{argument: value}).fingerprint() == before
+    assert not any(secret in print_ for print_ in made.values() for secret in (SECRET, "u:p@"))
+
+
+def positional(make: Callable[..., BaseGrader], argument: str, value: object) -> BaseGrader:
+    """Make a teacher with another argument, which may be one that is given already."""
+    if argument == "postprocessor":
+        return PostprocessorGrader(value)
+    return make(**{argument: value})
+
+
+def test_two_functions_are_two_scales():
+    reranker = LLMRerank(llm=MockLLM())
+    scales = [lambda score: score / 4, lambda score: score / 5]
+    assert len({PostprocessorGrader(reranker, scale).fingerprint() for scale in scales}) == 2
+
+
+class Blocking(SimpleKVStore):
+    """A store without coroutines, as some of LlamaIndex's are."""
+
+    async def aget(self, *arguments: object) -> None:
+        raise NotImplementedError
+
+    aput = aget
+
+
+async def test_a_store_without_coroutines_is_used_in_threads(make_grader, chat_server):
+    cached = CachedGrader(make_grader(), Blocking())
+    first = await cached.agrade(QUERY, NODES)
+    assert await cached.agrade(QUERY, NODES) == cached.grade(QUERY, NODES) == first
+    assert chat_server.calls == 3
+
+
+def test_one_text_in_two_spellings_is_one_key(cached, chat_server):
+    for accent in ("\u00f9", "u\u0300"):
+        cached.grade(QueryBundle(f"o{accent} est la gare"), [TextNode(text=f"o{accent}")])
+    assert chat_server.calls == 1

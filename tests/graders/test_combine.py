@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import threading
 from collections.abc import Mapping, Sequence
 
 import pytest
@@ -203,3 +205,64 @@ async def test_a_slow_teacher_of_someone_elses_does_not_hold_up_the_deadline():
     with account.active():
         assert await AverageGrader([Slow({}), Table(dict.fromkeys("012", 1.0))]).agrade(QUERY, NODES) == [1.0] * 3
     assert account.failures == ["Slow was still out at the deadline"]
+
+
+async def test_wordings_reach_a_teacher_behind_others_and_leave_the_users_alone(make_grader, chat_server):
+    inner = make_grader()
+    before = inner.get_prompts()["grade_prompt"].get_template()
+    prompts = [PromptTemplate(f"{letter} {{query}} {{document}}") for letter in "AB"]
+    for around in (FeedbackGrader({}, inner), SelfConsistencyGrader(inner, n=2), CachedGrader(inner)):
+        chat_server.questions.clear()
+        await SelfConsistencyGrader(FeedbackGrader({}, around), prompts=prompts).agrade(QUERY, NODES[:1])
+        assert {question.prompt[:2] for question in chat_server.questions} == {"A ", "B "}
+        assert inner.get_prompts()["grade_prompt"].get_template() == before
+
+
+class Sharing(Table):
+    """A teacher of someone else's that hands its prompts on."""
+
+    def __init__(self, inner: BaseGrader) -> None:
+        super().__init__({})
+        self.inner = inner
+
+    def _get_prompts(self) -> dict:
+        return self.inner.get_prompts()
+
+    def _update_prompts(self, prompts: dict) -> None:
+        self.inner.update_prompts(prompts)
+
+
+def test_a_teacher_whose_copies_share_a_prompt_is_refused_and_keeps_it(llm):
+    inner = LLMGrader(llm)
+    before = inner.get_prompts()
+    with pytest.raises(ValueError, match="Sharing's share it"):
+        SelfConsistencyGrader(Sharing(inner), prompts=[PromptTemplate("A {query} {document}")] * 2)
+    assert inner.get_prompts() == before
+
+
+def test_people_may_judge_while_a_query_is_graded():
+    feedback = FeedbackGrader({QUERY.query_str: {str(number): 1.0 for number in range(500)}})
+    stop = threading.Event()
+
+    def judge() -> None:
+        for number in itertools.count():
+            if stop.is_set():
+                return
+            feedback.judge(QUERY, f"x{number % 2000}", 1.0)
+
+    people = threading.Thread(target=judge, daemon=True)
+    people.start()
+    try:
+        for _ in range(50):
+            assert feedback.grade(QUERY, NODES) == [1.0] * 3
+            assert "0" in feedback.judged(QUERY)
+    finally:
+        stop.set()
+        people.join()
+
+
+def test_a_query_is_the_same_however_its_accents_are_written():
+    feedback = FeedbackGrader({"O\u00f9 est la  gare": {"0": 1.0}})
+    feedback.judge("ou\u0300 est la gare", "1", 0.0)
+    for query in ("o\u00f9 est la gare", "OU\u0300 EST LA GARE"):
+        assert feedback.grade(QueryBundle(query), NODES) == [1.0, 0.0, None]

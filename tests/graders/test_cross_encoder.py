@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from llama_index.core.schema import ImageNode, MetadataMode, QueryBundle, TextNode
@@ -84,21 +82,6 @@ def test_long_metadata_does_not_push_the_text_out(model):
     assert None not in grades
     assert read[0].startswith("cats purr\n\nrain: softly")
     assert read[1] == short.get_content(MetadataMode.EMBED)
-
-
-class Before4:
-    """What `predict` took before sentence-transformers 4, and what the model was like."""
-
-    config = SimpleNamespace(_name_or_path="old")
-    max_length = None
-
-    def predict(self, sentences, batch_size=32, show_progress_bar=None, num_workers=0, activation_fct=None):
-        assert isinstance(activation_fct, torch.nn.Identity)
-        return np.zeros(len(sentences))
-
-
-def test_an_older_sentence_transformers():
-    assert CrossEncoderGrader(Before4()).grade(QUERY, NODES) == [0.5] * 3
 
 
 def test_temperature_makes_milder_grades(model):

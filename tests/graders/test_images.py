@@ -117,14 +117,14 @@ def test_the_picture_stands_in_the_fence_behind_its_caption(make, chat_server, k
     assert (body["logprobs"], body["top_logprobs"]) == (True, 20)
 
 
-@pytest.mark.parametrize(("model", "form"), [("gpt-4o-mini", "response_format"), ("gpt-4-turbo", "tools")])
-def test_many_pictures_stand_each_in_its_own_fence(make, pictures, chat_server, model, form):
+@pytest.mark.parametrize("model", ["gpt-4o-mini", "gpt-4-turbo"])
+def test_many_pictures_stand_each_in_its_own_fence(make, pictures, chat_server, model):
     make("listwise", llm=OpenAI(model, api_base=chat_server.url, api_key=SECRET)).grade(QUERY, pictures)
     kinds = [part["type"] for part in chat_server.questions[0].parts]
     assert kinds == ["text", "image_url", "text", "image_url", "text"]
     assert [colour(url) for url in chat_server.questions[0].images] == [RED, BLUE]
     assert "<document-2-" in chat_server.questions[0].parts[2]["text"]
-    assert chat_server.questions[0].body[form]
+    assert chat_server.questions[0].body["response_format"]
 
 
 def test_an_llm_without_functions_is_asked_about_many_pictures_in_words(make, pictures, like, chat_server):
@@ -438,3 +438,30 @@ def test_raising_is_for_what_the_user_can_change(make, pictures, chat_server):
     with pytest.raises(GraderError):
         make("llm", on_error="raise").grade(QUERY, pictures)
     assert make("llm", on_error="raise").grade(QUERY, [ImageNode(image_path=str(Path("/etc/hostname")))]) == [None]
+
+
+@pytest.mark.parametrize("kind", TEACHERS)
+@pytest.mark.parametrize("message", ["Failed to load image or audio file", "bad request"])
+def test_what_a_server_cannot_read_is_sent_once_more_as_another_format(make, chat_server, kind, message):
+    """As llama.cpp's server, which knows no WebP."""
+
+    def reply(question: Question) -> Reply:
+        webp = any("image/webp" in url for url in question.images)
+        return error(400, message) if webp else redness(question)
+
+    chat_server.reply = reply
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8), RED).save(file, "WEBP", lossless=True)
+    nodes = [ImageNode(image=base64_of(file.getvalue()), metadata={"n": number}) for number in range(3)]
+    grader = make(kind, concurrency=1)
+    assert all(grade > 0.5 for grade in grader.grade(QUERY, nodes))
+    calls = chat_server.calls
+    assert all(grade > 0.5 for grade in grader.grade(QUERY, nodes))
+    assert not any("image/webp" in url for question in chat_server.questions[calls:] for url in question.images)
+
+
+def test_a_picture_that_is_refused_in_every_format_costs_its_own_grade(make, pictures, chat_server):
+    chat_server.reply = lambda question: error(400, "Failed to load image") if question.images else yes(0.9)
+    grades, failures = said(make("llm", on_error="raise"), QUERY, [*pictures, TEXTS[0]])
+    assert grades == [None, None, pytest.approx(0.9)]
+    assert failures == ["the LLM server could not use an image (HTTP 400)"]

@@ -20,14 +20,14 @@ def verdicts(question: Question, relevance: Any = lambda text: 9 if "cat" in tex
     return Reply(arguments={"verdicts": entries})
 
 
-@pytest.mark.parametrize(("model", "form"), [("gpt-4-turbo", "tools"), ("gpt-4o-mini", "response_format")])
-async def test_structured_output(chat_server, model, form):
+@pytest.mark.parametrize("model", ["gpt-4-turbo", "gpt-4o-mini"])
+async def test_structured_output(chat_server, model):
     chat_server.reply = verdicts
     grader = ListwiseGrader(OpenAI(model=model, api_base=chat_server.url, api_key="k"))
     assert grader.grade(QUERY, NODES) == [0.9, 0.1, 0.9]
     assert await grader.agrade(QUERY, NODES) == [0.9, 0.1, 0.9]
     assert chat_server.calls == 2
-    assert "Verdicts" in str(chat_server.questions[0].body[form])
+    assert chat_server.questions[0].body["response_format"]["json_schema"]["name"] == "Verdicts"
     assert grader.grade(QUERY, []) == []
 
 

@@ -117,3 +117,31 @@ def test_a_shorter_timeout_of_the_call_counts(chat_server):
         grader = OpenAIGrader("m", chat_server.url, SECRET, llm_kwargs={"timeout": 0.05}, retries=0)
         assert grader.grade(QUERY, NODES[:1]) == [None]
     assert "in time" in account.failures[0]
+
+
+@pytest.mark.parametrize("by", ["argument", "environment"])
+def test_a_key_goes_where_it_was_given_for(chat_server, monkeypatch, by):
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-of-openai")
+    if by == "environment":
+        monkeypatch.setenv("OPENAI_BASE_URL", chat_server.url)
+    OpenAIGrader("m", chat_server.url if by == "argument" else None).grade(QUERY, NODES[:1])
+    headers = chat_server.questions[0].headers
+    assert headers["Authorization"] == (f"Bearer {SECRET}" if by == "environment" else "Bearer none")
+    assert ("OpenAI-Organization" in headers) == (by == "environment")
+
+
+@pytest.mark.parametrize(
+    ("url", "own"),
+    [
+        ("https://api.openai.com/v1", True),
+        ("https://eu.api.openai.com/v1", True),
+        ("http://api.openai.com/v1", False),
+        ("https://api.openai.com.example/v1", False),
+        ("https://api.openai.com:k@a.example/v1", False),
+        ("https://fakeapi.openai.com.example", False),
+    ],
+)
+def test_openais_key_is_for_openais_addresses(monkeypatch, url, own):
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    assert (OpenAIGrader("m", url)._chat._key() == SECRET) == own

@@ -162,3 +162,53 @@ def test_fingerprint():
     assert PostprocessorGrader(SimilarityPostprocessor(similarity_cutoff=0.5)).fingerprint() != (
         PostprocessorGrader(SimilarityPostprocessor(similarity_cutoff=0.6)).fingerprint()
     )
+
+
+class Orders(BaseNodePostprocessor):
+    """A reranker that only orders, by the number that a text is."""
+
+    def _postprocess_nodes(
+        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
+    ) -> list[NodeWithScore]:
+        best = sorted(nodes, key=lambda node: -int(node.node.get_content()))
+        return [NodeWithScore(node=node.node) for node in best]
+
+
+@given(st.lists(st.integers(0, 1000), min_size=2, max_size=20, unique=True), st.integers(1, 19))
+def test_an_order_holds_over_all_rounds_of_a_query(numbers, first):
+    nodes = [TextNode(id_=str(number), text=str(number)) for number in numbers]
+    grader = PostprocessorGrader(Orders(), "rank")
+    with Account().active():
+        grades = [*grader.grade(QUERY, nodes[:first]), *grader.grade(QUERY, nodes[first:])]
+    assert all(0 <= grade <= 1 for grade in grades)
+    by_number = [grade for _, grade in sorted(zip(numbers, grades, strict=True))]
+    assert by_number == sorted(by_number)
+
+
+def test_another_query_is_ordered_by_itself():
+    grader, nodes = PostprocessorGrader(Orders(), "rank"), [TextNode(text=str(number)) for number in (1, 2)]
+    for query in (QUERY, QueryBundle("another")):
+        with Account().active():
+            assert grader.grade(query, nodes) == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("name", ["calls", "tokens"])
+@pytest.mark.parametrize("kind", [LLMRerank, StructuredLLMRerank, RankGPTRerank])
+async def test_a_budget_that_cannot_be_kept_refuses_the_teacher_by_name(like, chat_server, kind, name):
+    grader = PostprocessorGrader(kind(llm=like))
+    account = Account(Budget(**{name: 3}))
+    with account.active():
+        assert grader.grade(QUERY, NODES) == await grader.agrade(QUERY, NODES) == [None] * 3
+    assert chat_server.calls == 0
+    (failure,) = account.failures
+    assert kind.__name__ in failure
+    assert f"a budget in {name} cannot be kept" in failure
+
+
+def test_calls_that_are_not_counted_are_said_so(llm, chat_server):
+    chat_server.reply = lambda question: Reply("Doc: 1, Relevance: 8")
+    account = Account(Budget(seconds=60))
+    with account.active():
+        PostprocessorGrader(LLMRerank(llm=llm)).grade(QUERY, NODES)
+        PostprocessorGrader(SimilarityPostprocessor(similarity_cutoff=0.5)).grade(QUERY, NODES)
+    assert account.failures == ["the calls of LLMRerank's LLM are not counted"]

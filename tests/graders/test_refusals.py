@@ -123,7 +123,7 @@ HABITS = {
     "DashScope": Habit(not_this_text("DashScope: filter"), ALL, WITHOUT_ONE),
     "models that think, on any server": Habit(thinker, NO_LIMIT, BY_LOGPROBS, 6),
     "servers that do not say why": Habit(
-        lambda question: error(400, "bad request") if "max_tokens" in question.body else None, NO_LIMIT, BY_LOGPROBS, 12
+        lambda question: error(400, "bad request") if "max_tokens" in question.body else None, NO_LIMIT, BY_LOGPROBS, 9
     ),
 }
 

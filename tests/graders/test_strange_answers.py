@@ -113,12 +113,12 @@ def test_nothing_but_strange_answers_is_one_line_in_the_log(make_teacher, chat_s
         ("```\nNo\n```", 0.0),
         ("Answer: Yes", 1.0),
         ("The answer is no.", 0.0),
-        ("The document is not relevant to the query.", 0.0),
-        ("This document is highly relevant.", 1.0),
-        ("It isn't relevant", 0.0),
+        ("The document is not relevant to the query.", None),
+        ("This document is highly relevant.", None),
+        ("It isn't relevant", None),
         ("Not relevant", 0.0),
         ("Irrelevant.", 0.0),
-        ("After some thought I would say: no", 0.0),
+        ("After some thought I would say: no", None),
         ("<think>Yes? No?</think>Yes", 1.0),
         ("Oui, le document parle de chats.", 1.0),
         ("Nein, es geht um Regen.", 0.0),
@@ -355,3 +355,81 @@ def test_a_server_with_one_place_answers_every_question(make_teacher, chat_serve
         grades = make_teacher(retries=0, timeout=1.2, cooldown=60).grade(QUERY, NODES * 10)
     assert grades == pytest.approx([0.9] * 30)
     assert account.failures == []
+
+
+DENIALS = [
+    "None of this is relevant to the query.",
+    "Nothing in the document is relevant.",
+    "It is false that the document is relevant.",
+    "I fail to see how this document is relevant to the query.",
+    "Little of this is relevant.",
+    "The document is anything but relevant.",
+    "Hardly relevant.",
+    "Relevant? Not in the slightest.",
+    "The document lacks anything that is relevant.",
+]
+
+
+@pytest.mark.parametrize("text", DENIALS)
+def test_a_denial_in_whatever_words_is_never_a_yes(make_grader, chat_server, text):
+    chat_server.reply = lambda question: Reply(text)
+    assert make_grader().grade(QUERY, NODES[:1])[0] in (None, 0.0)
+
+
+@pytest.mark.parametrize("text", [*DENIALS, CHATTY, "This document is highly relevant."])
+def test_what_cannot_be_read_is_asked_once_more_in_a_form(make_teacher, chat_server, text):
+    def reply(question: Question) -> Reply:
+        if "response_format" not in question.body:
+            return Reply(text)
+        return Reply(
+            '{"answer": "No"}', [{'{"': 1.0}, {"answer": 1.0}, {'":': 1.0}, {' "': 1.0}, {"No": 0.8, "Yes": 0.2}]
+        )
+
+    chat_server.reply = reply
+    account = Account()
+    with account.active():
+        teacher = make_teacher(retries=0)
+        assert teacher.grade(QUERY, NODES[:1]) == [pytest.approx(0.2)]
+        assert account.calls == chat_server.calls == 2
+        assert teacher.grade(QUERY, NODES) == pytest.approx([0.2] * 3)
+    assert chat_server.calls == 5
+    form = chat_server.questions[-1].body["response_format"]["json_schema"]["schema"]
+    assert form["properties"]["answer"]["enum"] == ["Yes", "No"]
+
+
+def test_a_server_that_refuses_the_form_is_not_asked_for_it_again(make_teacher, chat_server):
+    chat_server.reply = lambda question: error(400) if "response_format" in question.body else Reply(CHATTY)
+    teacher, account = make_teacher(retries=0, on_error="raise"), Account()
+    with account.active():
+        assert teacher.grade(QUERY, NODES[:1]) == [None]
+        assert teacher.grade(QUERY, NODES[:1]) == [None]
+    assert chat_server.calls == 3
+    assert account.failures == ["an answer was not one of those asked for (a refusal, or idle talk)"]
+
+
+def test_a_server_that_answers_nothing_costs_one_timeout_and_then_nothing(make_teacher, chat_server):
+    chat_server.reply = lambda question: Reply("Yes", delay=600)
+    teacher, account = make_teacher(timeout=1.0, cooldown=600), Account()
+    with account.active():
+        assert teacher.grade(QUERY, NODES * 7) == [None] * 21
+        calls = account.calls
+        assert teacher.grade(QUERY, NODES) == [None] * 3
+    assert calls == account.calls <= 4
+    assert any("in time" in failure for failure in account.failures)
+    assert any("left alone" in failure for failure in account.failures)
+
+
+def test_a_server_that_falls_silent_costs_one_timeout(make_teacher, chat_server):
+    chat_server.reply = lambda question: yes(0.9) if chat_server.calls <= 4 else Reply("Yes", delay=600)
+    teacher, account = make_teacher(timeout=1.0, cooldown=600), Account()
+    with account.active():
+        grades = teacher.grade(QUERY, NODES * 7)
+    assert [grade for grade in grades if grade is not None] == pytest.approx([0.9] * 4)
+    assert account.calls <= 12
+
+
+def test_one_text_that_takes_for_ever_costs_only_its_own_grade(make_teacher, chat_server):
+    chat_server.reply = lambda question: replace(yes(0.9), delay=600 if "rain" in question.document else 0)
+    teacher = make_teacher(timeout=1.0, concurrency=1, cooldown=600)
+    assert teacher.grade(QUERY, NODES) == [pytest.approx(0.9), None, pytest.approx(0.9)]
+    assert teacher.grade(QUERY, NODES[:1]) == pytest.approx([0.9])

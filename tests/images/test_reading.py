@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from llama_index_refine.images.reading import ImageError, ImageReader, Picture, fitted, size_within
 from llama_index_refine.images.sources import ImageSource
@@ -225,3 +225,21 @@ def test_bad_arguments_are_named(tmp_path):
         ImageReader(1, str(tmp_path))
     with pytest.raises(ValueError, match="image_folders must name"):
         ImageReader(1, [tmp_path / "nothing"])
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+def test_notes_of_any_length_in_a_png_are_skipped_and_never_sent(compressed):
+    notes = PngImagePlugin.PngInfo()
+    notes.add_itxt("XML:com.adobe.xmp", "layer " * 500_000, zip=compressed)
+    notes.add_text("parameters", "a cat " * 500_000, zip=compressed)
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8), RED).save(file, "PNG", pnginfo=notes, icc_profile=b"profile " * 300_000)
+    image = fitted(file.getvalue(), 1000)
+    assert len(image.data) < 500
+    assert opened(image).convert("RGB").getpixel((0, 0)) == RED
+
+
+@given(st.binary(max_size=60))
+def test_whatever_follows_the_head_of_a_png_it_is_opened_or_refused(rest):
+    with pytest.raises(ImageError):
+        fitted(b"\x89PNG\r\n\x1a\n" + rest, 1000)

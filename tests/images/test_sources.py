@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given
@@ -126,3 +127,30 @@ def test_any_string_stands_for_something(text):
 @given(st.binary(min_size=1, max_size=200))
 def test_bytes_come_back_from_base64(data):
     assert media_of(ImageNode(image=base64.b64encode(data).decode())).images[0].data == data
+
+
+LONG = picture(size=(40, 40))
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        base64.b64encode(LONG).decode().rstrip("="),
+        base64.urlsafe_b64encode(LONG).decode(),
+        base64.urlsafe_b64encode(LONG).decode().rstrip("="),
+        "\n".join(base64.encodebytes(LONG).decode().split()),
+        quote(base64.b64encode(LONG).decode(), safe=""),
+    ],
+    ids=["no padding", "for URLs", "for URLs, no padding", "lines", "percent-encoded"],
+)
+def test_base64_is_read_as_it_is_found(written):
+    source = ImageSource(LONG)
+    assert locate(f"data:image/png;base64,{written}") == source
+    assert media_of(ImageNode(image=written)).images == (source,)
+    assert media_of(ImageNode(image_url=f"data:image/png;base64,{written}")).images == (source,)
+
+
+@pytest.mark.parametrize("broken", ["????", "a", "data:image/png;base64,%zz"])
+def test_what_is_no_base64_is_broken(broken):
+    (source,) = media_of(ImageNode(image=broken)).images
+    assert source.broken

@@ -1,22 +1,15 @@
-"""What of a model's reply is the answer: found here, before anything is read from it.
-
-Servers put an answer into a string or into parts, with the thoughts before it, beside it or in the place of it.
-"""
+"""What of a reply is the answer, and where its log-probabilities are: found before anything is read from it."""
 
 from __future__ import annotations
 
 import json
-import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping
+from itertools import accumulate
 from typing import Any
 
-from llama_index_refine.graders.asking.calls import NoText, Unreadable
-from llama_index_refine.graders.asking.errors import ServerError
-
-_DEPTH = 5
-_MOST_POSITIONS = 20_000
+from llama_index_refine.graders.asking.reply import Answer
 
 _NAME = r"[\w:.-]{0,20}?(?:think|thought|reason|reflect|analy[sz]|scratch_?pad|monologue|deliberat|draft)[\w:.-]{0,20}"
 _MARK = re.compile(
@@ -31,150 +24,9 @@ _LEAKED_CHANNEL = re.compile(r"\A\s*(?:(?:analysis|commentary).*)?assistant\s*fi
 _SPECIAL = re.compile(r"<\|[^|<>]{1,40}\|>|</?s>|<eos>|<end_of_turn>|<turn\|>|\[/?INST\]")
 # A model that goes on after its turn talks to itself.
 _END_OF_TURN = re.compile(r"<\|(?:eot_id|im_end|endoftext|end_of_text|eom_id)\|>|<end_of_turn>|</s>")
-_CROSSED_OUT = re.compile(r"~~(?=\S)[^~\n]{1,200}~~|<(?P<tag>del|strike)>[^<\n]{1,200}</(?P=tag)>", re.IGNORECASE)
 _FENCE = re.compile(r"^[ \t]*(?:```|~~~)[\w+-]*[ \t]*$", re.MULTILINE)
 _SENTENCES = re.compile(r"(?<=[.!?])\s+|\n+|(?<=\u3002)")
 _FORMLESS = re.compile(r"[\s\u2581\u0120\u010a]+")
-
-_THOUGHT_TYPE = re.compile(r"think|thought|reason|analysis", re.IGNORECASE)
-_THOUGHT_FIELDS = ("reasoning_content", "reasoning", "reasoning_text", "thinking", "thoughts")
-_CUT = frozenset({"length", "max_tokens", "model_length", "max_output_tokens", "model_context_window_exceeded"})
-_FILTERED = frozenset(
-    {"content_filter", "safety", "prohibited_content", "blocklist", "guardrail_intervened", "recitation"}
-)
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a chat model said.
-
-    :param text: the message, empty where there was none.
-    :param tokens: for each position of the message, the probability of the most likely tokens; empty where the model
-        gave no log-probabilities. They may cover the thoughts as well.
-    :param cut_short: the message ended because it was too long.
-    :param prompt_tokens: tokens of the question, as the server counted them or else as LlamaIndex's tokenizer does.
-    :param completion_tokens: tokens of the answer, likewise.
-    :param thoughts: what the model thought, where the server keeps it apart from the message.
-    :param said: the token that was said at each position, where it is known.
-    :param filtered: the server's content filter ended the message.
-    """
-
-    text: str
-    tokens: Sequence[Mapping[str, float]] = field(default_factory=tuple)
-    cut_short: bool = False
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    thoughts: str = ""
-    said: Sequence[str] = field(default_factory=tuple)
-    filtered: bool = False
-
-
-def get(owner: Any, name: str) -> Any:
-    """Read an entry of a mapping or an attribute, None where there is none."""
-    try:
-        return owner.get(name) if isinstance(owner, Mapping) else getattr(owner, name, None)
-    except Exception:
-        return None
-
-
-def reply_of(completion: Any) -> Answer:
-    """Read a chat completion or a text completion.
-
-    :param completion: the server's JSON, or a client's object of the same form.
-    :return: what was said, without counts of tokens.
-    :raises ServerError: it is an error in the place of an answer.
-    :raises Unreadable: there is no message in it.
-    """
-    choices = get(completion, "choices")
-    choice = choices[0] if isinstance(choices, (list, tuple)) and choices else None
-    problem = get(completion, "error") or get(choice, "error")
-    message = get(choice, "message")
-    if message is None and isinstance(get(choice, "text"), str):
-        message = {"content": get(choice, "text")}
-    if problem and not _content(get(message, "content"))[0]:
-        raise ServerError({"error": problem})
-    if isinstance(choices, (list, tuple)) and not choices:
-        raise NoText("an answer was empty")
-    if message is None:
-        if isinstance(completion, Mapping) and get(completion, "object") == "error":
-            raise ServerError(completion)
-        raise Unreadable("a call failed to bring a chat completion: check the base_url")
-    text, thoughts = _content(get(message, "content"))
-    apart = (_content(get(message, name)) for name in _THOUGHT_FIELDS)
-    thoughts = thoughts or next((one + other for one, other in apart if one + other), "")
-    refusal = get(message, "refusal")
-    tokens, said = _positions(get(choice, "logprobs"))
-    reason = finish_reason(completion)
-    return Answer(
-        text=text or (refusal if isinstance(refusal, str) else ""),
-        tokens=tokens,
-        cut_short=reason in _CUT,
-        thoughts=thoughts,
-        said=said,
-        filtered=reason in _FILTERED,
-    )
-
-
-def finish_reason(response: Any) -> str:
-    """Say why a message ended, lower case; empty where it is not known."""
-    places = [get(response, name) for name in ("choices", "candidates")]
-    owners = [place[0] for place in places if isinstance(place, (list, tuple)) and place]
-    for owner in (*owners, response):
-        for name in ("finish_reason", "finishReason", "stop_reason", "stopReason", "done_reason"):
-            reason = get(owner, name)
-            reason = reason if isinstance(reason, str) else get(reason, "name")
-            if isinstance(reason, str):
-                return reason.casefold()
-    return ""
-
-
-def ended(text: str, thoughts: str, response: Any) -> Answer:
-    """Put together a message whose text and thoughts a client has told apart."""
-    reason = finish_reason(response)
-    return Answer(text=text, cut_short=reason in _CUT, thoughts=thoughts, filtered=reason in _FILTERED)
-
-
-def _content(content: Any, depth: int = 0) -> tuple[str, str]:
-    """Split content, a string or parts, into text and thoughts."""
-    if isinstance(content, str):
-        return content, ""
-    if depth > _DEPTH:
-        return "", ""
-    if isinstance(content, (list, tuple)):
-        split = [_content(part, depth + 1) for part in content]
-        return "".join(text for text, _ in split), "".join(thoughts for _, thoughts in split)
-    kind = get(content, "type")
-    inner = next((value for name in ("text", "content", "value") if (value := get(content, name))), None)
-    if get(content, "thought") is True or (isinstance(kind, str) and _THOUGHT_TYPE.search(kind)):
-        named = next((value for name in _THOUGHT_FIELDS if (value := get(content, name))), inner)
-        return "", "".join(_content(named, depth + 1))
-    return _content(inner, depth + 1) if inner is not None else ("", "")
-
-
-def probabilities(logprobs: Iterable[tuple[Any, Any]]) -> dict[str, float]:
-    """Turn pairs of token and log-probability into token: probability; what is not a number is left out."""
-    return {
-        token: math.exp(min(logprob, 0.0))
-        for token, logprob in logprobs
-        if isinstance(token, str) and isinstance(logprob, (int, float)) and not math.isnan(logprob)
-    }
-
-
-def _positions(logprobs: Any) -> tuple[list[Mapping[str, float]], list[str]]:
-    """Read log-probabilities in the form of chat completions, or else of text completions."""
-    content = get(logprobs, "content")
-    if isinstance(content, (list, tuple)):
-        tokens: list[Mapping[str, float]] = []
-        for item in content[:_MOST_POSITIONS]:
-            top = get(item, "top_logprobs")
-            alternatives = top if isinstance(top, (list, tuple)) and top else [item]
-            tokens.append(probabilities((get(one, "token"), get(one, "logprob")) for one in alternatives))
-        said = [get(item, "token") for item in content[:_MOST_POSITIONS]]
-        return tokens, said if all(isinstance(token, str) for token in said) else []
-    tops = get(logprobs, "top_logprobs")
-    if isinstance(tops, (list, tuple)):
-        return [probabilities(top.items()) if isinstance(top, Mapping) else {} for top in tops[:_MOST_POSITIONS]], []
-    return [], []
 
 
 def answer_in(text: str) -> str:
@@ -188,8 +40,7 @@ def answer_in(text: str) -> str:
         text = text[finals[-1].end() :]
     elif "<|channel|>" in text:
         return ""
-    text = _LEAKED_CHANNEL.sub("", _UNUSED.sub("", text))
-    text = _CROSSED_OUT.sub("", "".join(_outside(text)))
+    text = "".join(_outside(_LEAKED_CHANNEL.sub("", _UNUSED.sub("", text))))
     turns = (_SPECIAL.sub("", turn) for turn in _END_OF_TURN.split(text))
     return _FENCE.sub("", next((turn for turn in turns if turn.strip()), ""))
 
@@ -210,21 +61,19 @@ def _outside(text: str) -> list[str]:
     return kept if inside else [*kept, text[place:]]
 
 
-def found(answer: Answer) -> tuple[str, bool]:
+def found(answer: Answer) -> str:
     """Find the answer in what a model said.
 
     :param answer: the reply.
-    :return: the answer, and whether it is only what the thoughts end with.
+    :return: the answer; where there is none, what the thoughts end with.
     """
     text = answer_in(answer.text)
-    if text.strip() or answer.cut_short or not answer.thoughts:
-        return text, False
-    return conclusion(answer.thoughts), True
+    return text if text.strip() or answer.cut_short or not answer.thoughts else _conclusion(answer.thoughts)
 
 
-def conclusion(thoughts: str) -> str:
+def _conclusion(thoughts: str) -> str:
     """Find what thoughts end with: their last sentence, or the JSON that they end with."""
-    text = "".join(_FENCE.sub("", _SPECIAL.sub("", _MARK.sub("", thoughts)))).strip()
+    text = _FENCE.sub("", _SPECIAL.sub("", _MARK.sub("", thoughts))).strip()
     if text.endswith(("}", "]")):
         values = [text[start:end] for start, end, _ in json_in(text)]
         return values[-1] if values else ""
@@ -264,48 +113,17 @@ def position_of(text: str, start: int, answer: Answer) -> tuple[Mapping[str, flo
     :return: the probabilities of the token that begins there, and the token; nothing where the positions do not hold
         this answer.
     """
-    whole, offset = _bare(text), len(_bare(text[:start]))
-    positions = answer.tokens
-    ways: tuple[Sequence[str] | None, ...] = (answer.said,) if answer.said else ((), None)
-    for said in ways if whole else ():
-        for first in range(len(positions) - 1, -1, -1):
-            places = _walk(whole, positions, first, said)
-            if places is not None and offset in places:
-                place, token = places[offset]
-                return positions[place], token
-    return {}, ""
-
-
-def _walk(
-    whole: str, positions: Sequence[Mapping[str, float]], first: int, said: Sequence[str] | None
-) -> dict[int, tuple[int, str]] | None:
-    """Lay the answer on the positions from one of them on.
-
-    `said` are the tokens that were said; where it is empty they are the likeliest, and where None any that fit.
-    """
-    places: dict[int, tuple[int, str]] = {}
-    offset = 0
-    for place in range(first, len(positions)):
-        if offset == len(whole):
-            return places
-        token = _token(positions[place], said, place, whole[offset:])
-        if token is None:
-            return None
-        if token:
-            places[offset] = place, token
-        offset += len(token)
+    likely = (max(tokens, key=tokens.__getitem__, default="") for tokens in answer.tokens)
+    said = [_bare(token) for token in answer.said or likely]
+    whole, spoken = _bare(text), "".join(said)
     # Log-probabilities that end before the answer does are its own where they begin with it.
-    return places if offset == len(whole) or first == 0 else None
-
-
-def _token(tokens: Mapping[str, float], said: Sequence[str] | None, place: int, rest: str) -> str | None:
-    if said is not None and place < len(said):
-        candidates = [said[place]]
-    else:
-        candidates = sorted(tokens, key=lambda token: -tokens[token])
-        candidates = candidates if said is None else candidates[:1]
-    fitting = (bare for token in candidates if rest.startswith(bare := _bare(token)))
-    return next(fitting, None)
+    offset = 0 if spoken and whole.startswith(spoken) else spoken.rfind(whole) if whole else -1
+    ends = list(accumulate(map(len, said)))
+    place = bisect_right(ends, offset + len(_bare(text[:start])))
+    if offset < 0 or place >= min(len(said), len(answer.tokens)):
+        return {}, ""
+    begins = ends[place] - len(said[place]) == offset + len(_bare(text[:start]))
+    return (answer.tokens[place], said[place]) if begins else ({}, "")
 
 
 def _bare(text: str) -> str:

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypedDict, TypeVar
-
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from llama_index_refine.graders.account import Account
-from llama_index_refine.graders.asking.failures import Failure, Remedy, judge
-from llama_index_refine.graders.asking.limits import Circuit
-from llama_index_refine.graders.asking.pace import Pace
+from llama_index_refine.graders.asking.failures import Failure, judge
+from llama_index_refine.graders.asking.pace import Circuit, Pace
+from llama_index_refine.graders.asking.reply import Unreadable
+from llama_index_refine.graders.asking.rules import Remedy
 from llama_index_refine.graders.base import GraderError
-from llama_index_refine.locks import Lock
 
-T = TypeVar("T")
-T_co = TypeVar("T_co", covariant=True)
+if TYPE_CHECKING:
+    from llama_index_refine.graders.asking.question import Question
 
+Grades = Sequence[float | None]
 OnError = Literal["ignore", "raise"]
 
 _LONGEST_WAIT = 20.0
@@ -31,56 +30,31 @@ _FAILURES_TO_OPEN = 5
 logger = logging.getLogger(__name__)
 
 
-class Unreadable(Exception):
-    """The LLM answered, but not the question."""
-
-
-class CutShort(Unreadable):
-    """The LLM ran into `max_tokens` before it answered the question."""
-
-
-class NoText(Unreadable):
-    """The LLM answered with nothing."""
-
-
 class _NotCalled(Exception):
-    """The call was not made: the budget is spent, or the circuit is open."""
+    """The call was not made: the budget is spent, the question needless, or the circuit open."""
 
 
-class _LeftAlone(_NotCalled):
-    """The circuit is open."""
+class _Failed(Exception):
+    """The call failed. `crowded`: other questions may have kept the server from it. `silent`: it said nothing since."""
 
-
-class _CrowdedOut(Exception):
-    """Other questions kept the server from this one until its time was over; its cause is the timeout."""
-
-
-@dataclass(frozen=True)
-class Call(Generic[T_co]):
-    """One question to an LLM.
-
-    :param make: makes one attempt.
-    :param tokens: about how many tokens one attempt will use; asked only where the budget limits them.
-    :param adapt: told of an error that will not pass by itself, and of what it means where it is the client's; returns
-        whether to try again at once, because the next attempt will ask in another way.
-    :param needless: says why the question need not be asked any more, None where it must.
-    """
-
-    make: Callable[[], Awaitable[T_co]]
-    tokens: Callable[[], int] = lambda: 0
-    adapt: Callable[[Exception, Failure | None], bool] = lambda error, failure: False
-    needless: Callable[[], str | None] = lambda: None
+    def __init__(self, failure: Failure, crowded: bool = False, silent: bool = False) -> None:
+        super().__init__(failure.advice)
+        self.failure = failure
+        self.crowded = crowded
+        self.silent = silent
 
 
 class CallOptions(TypedDict, total=False):
     """How a teacher asks its LLM; keyword arguments of every teacher that asks one.
 
     :param concurrency: the most questions out at the same time, over all queries that share the teacher, at least 1;
-        default 16. Fewer are out at first, and for good where answers come so slowly that questions must be queueing.
-    :param timeout: seconds one question may take, above 0; default 30.
+        default 16. Fewer are out at first, and while answers take long.
+    :param timeout: seconds one question may take, above 0; default 30. A server that answers nothing for so long is
+        given up by all who wait for it.
     :param retries: how often a rate limit, a server error, a timeout or a broken connection is tried again, at least 0;
         default 2.
-    :param cooldown: seconds the LLM is left alone after five questions in a row have failed, at least 0; default 30.
+    :param cooldown: seconds the LLM is left alone after it has answered nothing, or after five questions in a row have
+        failed, at least 0; default 30.
     :param on_error: "ignore" (the default) logs each kind of failure once and leaves the node without a grade; "raise"
         raises `GraderError` where the user has to change something: credentials, model, address, request.
     """
@@ -93,7 +67,7 @@ class CallOptions(TypedDict, total=False):
 
 
 class Calls:
-    """The gate that all LLM calls of one teacher go through, whatever query, thread or event loop they come from.
+    """The gate that all LLM calls of one teacher go through, whatever query they come from. Used in one event loop.
 
     The arguments are those of `CallOptions`.
 
@@ -108,39 +82,43 @@ class Calls:
         cooldown: float = 30.0,
         on_error: OnError = "ignore",
     ) -> None:
-        if concurrency < 1:
-            raise ValueError(f"concurrency must be at least 1; got {concurrency}")
+        least = {"concurrency": (concurrency, 1), "retries": (retries, 0), "cooldown": (cooldown, 0)}
+        for name, (value, lowest) in least.items():
+            if not value >= lowest:
+                raise ValueError(f"{name} must be at least {lowest}; got {value}")
         if not timeout > 0:
             raise ValueError(f"timeout must be above 0 seconds; got {timeout}")
-        if retries < 0:
-            raise ValueError(f"retries must be at least 0; got {retries}")
-        if not cooldown >= 0:
-            raise ValueError(f"cooldown must be at least 0 seconds; got {cooldown}")
         if on_error not in ("ignore", "raise"):
             raise ValueError(f'on_error must be "ignore" or "raise"; got {on_error!r}')
-        self._timeout = timeout
+        self._arguments = (concurrency, timeout, retries, cooldown, on_error)
+        self._timeout, self._retries, self._cooldown, self._on_error = timeout, retries, cooldown, on_error
         self._patience = concurrency.bit_length()
-        self._retries = retries
-        self._cooldown = cooldown
-        self._on_error = on_error
         self._pace = Pace(concurrency, timeout)
         self._circuit = Circuit(_FAILURES_TO_OPEN, cooldown)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._heard = 0.0
+        self._silences = 0
         self._stopped: str | None = None
         self._answered = False
         self._told: set[str] = set()
-        self._told_lock = Lock()
 
-    async def gather(self, calls: Sequence[Call[T]], account: Account) -> list[T | None]:
-        """Make all calls and wait for them, at most until the account's deadline.
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Calls, self._arguments
 
-        :param calls: the calls, made in this order as far as the limit allows.
+    async def gather(self, questions: Sequence[Question], account: Account) -> list[Grades | None]:
+        """Ask all questions and wait for the answers, at most until the account's deadline.
+
+        :param questions: the questions, asked in this order as far as the limit allows.
         :param account: the bill of the query they belong to.
-        :return: one result a call, None where it failed, was not made or was still out at the deadline.
+        :return: the grades of each, None where it failed, was not asked or was still out at the deadline.
         :raises GraderError: the user has to change something, and on_error is "raise".
         """
-        refused: list[str] = []
-        tasks = [asyncio.create_task(self._call(call, account, refused)) for call in calls]
-        begun = time.monotonic()
+        if self._loop is not asyncio.get_running_loop():
+            # A forked process begins anew: whoever held a place is gone.
+            self._loop = asyncio.get_running_loop()
+            self._pace = Pace(self._arguments[0], self._timeout)
+        refused, begun = list[str](), time.monotonic()
+        tasks = [asyncio.create_task(self._call(question, account, refused, begun)) for question in questions]
         try:
             if tasks:
                 await asyncio.wait(tasks, timeout=account.seconds_left(), return_when=asyncio.FIRST_EXCEPTION)
@@ -154,15 +132,12 @@ class Calls:
         if errors:
             raise errors[0]
         if late:
-            if not done and self._pace.silent_since(begun):
+            if self._heard < begun:
                 self._circuit.failed()
             self.tell(f"answers were still out at the deadline of {account.budget.seconds:g} s", account)
         for reason in refused:
             # Where the LLM answers other questions, it is this text that it refuses, and nothing that the user set.
-            if self._answered:
-                self.tell(reason, account)
-            else:
-                self.fail(reason, account)
+            (self.tell if self._answered else self.fail)(reason, account)
         return [task.result() if task in done else None for task in tasks]
 
     def fail(self, reason: str, account: Account) -> None:
@@ -176,128 +151,98 @@ class Calls:
             raise GraderError(reason) from None
         self.tell(reason, account)
 
-    async def _call(self, call: Call[T], account: Account, refused: list[str]) -> T | None:
+    def tell(self, reason: str, account: Account) -> None:
+        """Say why grades are missing, without secrets and text of documents: in the account, and in the log once."""
+        account.note(reason)
+        if reason not in self._told:
+            self._told.add(reason)
+            logger.warning("Some nodes got no grade: %s", reason)
+
+    async def _call(self, question: Question, account: Account, refused: list[str], since: float) -> Grades | None:
         try:
-            return await self._attempt(call, account)
-        except _LeftAlone as error:
-            if self._stopped:
-                self.fail(self._stopped, account)
-            else:
-                self.tell(str(error), account)
+            return await self._answer(question, account, since)
         except (Unreadable, _NotCalled) as error:
-            self.tell(str(error), account)
-        except Exception as error:
-            self._failed(judge(error), account, refused)
+            (self.fail if str(error) == self._stopped else self.tell)(str(error), account)
+        except _Failed as failed:
+            failure = failed.failure
+            self._circuit.failed(int(failure.servers))
+            if failure.remedy is Remedy.ADAPT:
+                refused.append(failure.advice)
+                return None
+            stops = failure.remedy is Remedy.STOP
+            self._stopped = failure.advice if stops else self._stopped
+            (self.fail if stops else self.tell)(failure.advice, account)
         return None
 
-    def _failed(self, failure: Failure, account: Account, refused: list[str]) -> None:
-        if failure.servers:
-            self._circuit.failed()
-        elif failure.said.status is not None:
-            self._circuit.succeeded()
-        if failure.remedy is Remedy.STOP or failure.options:
-            self._stopped = failure.advice
-            self.fail(failure.advice, account)
-        elif failure.remedy is Remedy.ADAPT:
-            refused.append(failure.advice)
-        else:
-            self.tell(failure.advice, account)
-
-    async def _attempt(self, call: Call[T], account: Account) -> T:
+    async def _answer(self, question: Question, account: Account, since: float) -> Grades:
+        retries, patience = self._retries, self._patience
         while True:
             try:
-                return await self._with_retries(call, account)
-            except _NotCalled:
-                raise
+                return await self._once(question, account, since)
             except Unreadable as error:
-                if not call.adapt(error, None):
+                if not question.adapt(error):
                     raise
-            except Exception as error:
-                failure = judge(error)
-                if failure.remedy not in (Remedy.ADAPT, Remedy.OURS) or not call.adapt(error, failure):
+            except _Failed as failed:
+                failure, asked = failed.failure, failed.failure.said.wait
+                if failed.crowded and patience:
+                    patience -= 1
+                elif failure.remedy is Remedy.WAIT:
+                    if failed.silent or not retries or (asked or 0.0) > _LONGEST_ASKED_WAIT:
+                        raise
+                    longest = min(_LONGEST_WAIT, 0.5 * 2 ** (self._retries - retries))
+                    retries -= 1
+                    await asyncio.sleep(random.uniform(0, longest) if asked is None else asked)
+                elif failure.remedy is Remedy.STOP or not question.adapt(failure):
                     raise
 
-    async def _with_retries(self, call: Call[T], account: Account) -> T:
-        retrying = AsyncRetrying(
-            reraise=True,
-            stop=stop_after_attempt(self._retries + 1),
-            wait=_backoff,
-            retry=retry_if_exception(_may_pass),
-        )
-        return await retrying(self._patiently, call, account)
-
-    async def _patiently(self, call: Call[T], account: Account) -> T:
-        for _ in range(self._patience):
-            try:
-                return await self._once(call, account)
-            except _CrowdedOut:
-                pass
-        try:
-            return await self._once(call, account)
-        except _CrowdedOut as error:
-            raise error.__cause__ or error from None
-
-    async def _once(self, call: Call[T], account: Account) -> T:
-        async with self._pace.places:
+    async def _once(self, question: Question, account: Account, since: float) -> Grades:
+        async with self._pace:
             if not self._circuit.allows():
-                raise _LeftAlone(f"the LLM has failed repeatedly and is left alone for {self._cooldown:g} s")
-            if needless := call.needless():
+                alone = f"the LLM has failed repeatedly and is left alone for {self._cooldown:g} s"
+                raise _NotCalled(self._stopped or alone)
+            if needless := question.needless():
                 raise _NotCalled(needless)
-            tokens = call.tokens() if account.budget.tokens is not None else 0
+            tokens = question.tokens() if account.budget.tokens is not None else 0
             if not account.open_call(tokens):
                 raise _NotCalled(account.exhausted(tokens) or "the budget is used up")
             begun = time.monotonic()
             try:
-                result = await asyncio.wait_for(call.make(), self._timeout)
+                result = await asyncio.wait_for(question.ask(), self._timeout)
             except Unreadable:
-                self._pace.answered(begun)
-                self._circuit.succeeded()
+                self._hear(begun)
                 raise
             except Exception as error:
-                failure = judge(error)
-                if failure.kind == "busy":
-                    self._pace.refused(begun)
-                if failure.kind == "late" and self._pace.is_crowded(begun):
-                    raise _CrowdedOut from error
-                raise
+                raise self._failed(judge(error, question.sent()), begun, since) from error
             finally:
                 account.release(tokens)
-            self._pace.answered(begun)
-            self._circuit.succeeded()
+            self._hear(begun)
             self._answered, self._stopped = True, None
             return result
 
-    def tell(self, reason: str, account: Account) -> None:
-        """Say why grades are missing: in the query's account, and in the log once.
+    def _hear(self, begun: float) -> None:
+        self._heard, self._silences = time.monotonic(), 0
+        self._pace.answered(begun)
+        self._circuit.succeeded()
 
-        :param reason: what went wrong, without secrets and text of documents.
-        :param account: the bill of the query it went wrong for.
-        """
-        account.note(reason)
-        with self._told_lock:
-            if reason in self._told:
-                return
-            self._told.add(reason)
-        logger.warning("Some nodes got no grade: %s", reason)
+    def _failed(self, failure: Failure, begun: float, since: float) -> _Failed:
+        """Take note of a failure: of one that takes a place, and of a server that says nothing any more."""
+        if failure.said.status is not None:
+            self._heard, self._silences = time.monotonic(), 0
+            if not failure.servers:
+                self._circuit.succeeded()
+        if failure.kind == "busy":
+            self._pace.slower(begun)
+        if failure.kind != "late" or failure.said.status is not None:
+            return _Failed(failure)
+        crowded, silent = self._pace.slower(begun), self._heard < begun
+        self._silences += silent
+        # One text may take for ever where others were answered; a server that is silent has answered none of several.
+        if silent and (self._silences > 1 or self._heard < since):
+            self._circuit.failed(_FAILURES_TO_OPEN)
+        return _Failed(failure, crowded and not silent, silent)
 
 
 def _let_be(task: asyncio.Task[Any]) -> None:
-    """Look at how a cancelled task ended: with an answer or an error that came at the same moment, it may be."""
+    """Look at how a cancelled task ended: an error may have come at the same moment."""
     if not task.cancelled():
         task.exception()
-
-
-_exponential = wait_random_exponential(multiplier=0.5, max=_LONGEST_WAIT)
-
-
-def _may_pass(error: BaseException) -> bool:
-    if isinstance(error, (Unreadable, _NotCalled)):
-        return False
-    failure = judge(error)
-    return failure.remedy is Remedy.WAIT and (failure.wait or 0.0) <= _LONGEST_ASKED_WAIT
-
-
-def _backoff(state: RetryCallState) -> float:
-    error = state.outcome.exception() if state.outcome else None
-    asked = judge(error).wait if error else None
-    return _exponential(state) if asked is None else asked

@@ -1,17 +1,20 @@
 """What an error of an LLM client says, whatever client, server or provider it comes from.
 
 Clients differ and may not be installed, so an error is read by what it carries: a status, a body, headers, the names of
-its classes. Its texts are matched and never repeated, because servers echo keys and documents in them.
+its classes. Its texts are matched and never repeated, because servers echo keys and documents in them; and what was
+sent counts for nothing in them, in whatever spelling it comes back.
 """
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
+from itertools import islice
 from typing import Any
 
 # Bodies are strangers' data: neither deep nor large ones are read to the end.
@@ -20,36 +23,23 @@ _ENTRIES = 400
 _TEXT = 600
 
 _CODE_KEYS = frozenset(
-    [
-        "code",
-        "type",
-        "error_type",
-        "status",
-        "reason",
-        "errorcode",
-        "error_code",
-        "__type",
-        "limit_source",
-        "quotaid",
-        "quota_limit",
-        "block_reason",
-    ]
+    "code type error_type status reason errorcode error_code __type quotaid quota_limit block_reason".split()  # noqa: SIM905
 )
 _TEXT_KEYS = frozenset(
-    ["message", "msg", "detail", "error", "raw", "error_message", "errormessage", "title", "developer_message"]
+    "message msg detail error raw error_message errormessage title developer_message".split()  # noqa: SIM905
 )
 _PARAMETER_KEYS = frozenset({"param", "loc", "field", "parameter"})
 _STATUS_KEYS = frozenset({"code", "status", "statuscode", "status_code", "httpstatuscode", "http_code"})
+_WAIT_KEYS = frozenset({"retrydelay", "quotaresetdelay", "retry_after", "retry_after_ms", "retry_after_seconds"})
+# Details that only a content filter gives.
+_FILTER_KEYS = frozenset({"flagged_input", "content_filter_result"})
 # What stands here is the request, with the document in it.
-_ECHO_KEYS = frozenset({"input", "ctx", "flagged_input", "failed_generation", "request", "prompt", "messages"})
+_ECHO_KEYS = frozenset("input ctx flagged_input failed_generation request prompt messages body content".split())  # noqa: SIM905
 
 _NOT_A_CODE = re.compile(r"[^0-9a-z]+")
 _PARAMETER = re.compile(r"[a-z][a-z_]{2,39}", re.IGNORECASE)
-_DURATION = re.compile(r"(?:(?P<h>[\d.]+)h)?(?:(?P<m>[\d.]+)m(?!s))?(?:(?P<s>[\d.]+)s)?(?:(?P<ms>[\d.]+)ms)?")
-_WAIT_TEXT = re.compile(
-    r"(?:try again|retry|reset|wait)[^.\d]{0,40}?(?P<number>\d[\d.]{0,18})\s*"
-    r"(?P<unit>ms|milliseconds?|s\b|sec\w*|m\b|m(?=\d)|min\w*|h\b|hours?)(?P<rest>\s?\d[\d.]{0,18}s)?",
-)
+_ESCAPED = re.compile(r"\\+(?:u([0-9a-f]{4})|x([0-9a-f]{2})|[nrtbf])", re.IGNORECASE)
+_WORD = re.compile(r"[^\W_]+")
 
 
 @dataclass
@@ -57,17 +47,29 @@ class Said:
     """What an error says.
 
     :param status: the HTTP status it stands for, None where it stands for none.
-    :param codes: its codes, types and reasons and the names of its classes, as bare lower-case letters and digits.
+    :param codes: its codes, types and reasons and the names of its classes: bare lower-case letters and digits, and how
+        it spells them.
     :param parameters: the parameters of the request that it names as such, lower case.
     :param text: its messages, lower case, cut.
     :param wait: the seconds that the server asked to wait, at least 0; None where it did not ask.
+    :param sent: the words that were sent to the server.
     """
 
     status: int | None = None
-    codes: set[str] = field(default_factory=set)
+    codes: dict[str, str] = field(default_factory=dict)
     parameters: set[str] = field(default_factory=set)
     text: str = ""
     wait: float | None = None
+    sent: frozenset[str] = frozenset()
+
+    def words(self, pattern: str | re.Pattern[str]) -> Iterator[re.Match[str]]:
+        """Find where the server's own words, and not what was sent to it, fit a pattern."""
+        return (match for match in re.finditer(pattern, self.text) if not self.is_echo(match.group()))
+
+    def is_echo(self, text: str) -> bool:
+        """Whether all words of a text were sent."""
+        words = words_of(text)
+        return bool(words) and words <= self.sent
 
 
 class ServerError(Exception):
@@ -79,6 +81,18 @@ class ServerError(Exception):
     def __init__(self, body: Any) -> None:
         super().__init__("the LLM server answered with an error")
         self.body = body
+
+
+def words_of(text: str) -> frozenset[str]:
+    """Collect a text's words, however JSON, Python or HTML has escaped it."""
+    return frozenset(_WORD.findall(_unescaped(text)))
+
+
+def _unescaped(text: str) -> str:
+    def character(match: re.Match[str]) -> str:
+        return chr(int(match[1] or match[2], 16)) if match[1] or match[2] else " "
+
+    return _ESCAPED.sub(character, html.unescape(text)).casefold()
 
 
 def chain(error: BaseException) -> Iterator[BaseException]:
@@ -96,30 +110,29 @@ def code(word: str) -> str:
     return _NOT_A_CODE.sub("", word.casefold())
 
 
-def read(error: BaseException) -> Said:
+def read(error: BaseException, sent: frozenset[str] = frozenset()) -> Said:
     """Read what an error says; never raises.
 
     :param error: what a client raised.
+    :param sent: the words of the question, which an error may repeat.
     :return: all of it that is known, from the first of its causes that carries a status or a body.
     """
-    said = Said()
+    said = Said(sent=sent)
     links = list(chain(error))
-    for link in links:
-        said.codes |= {code(kind.__name__) for kind in type(link).__mro__ if kind.__module__ != "builtins"}
+    names = [kind.__name__ for link in links for kind in type(link).__mro__ if kind.__module__ != "builtins"]
+    said.codes = {code(name): name for name in names}
     speaker = next((link for link in links if _status(link) is not None or _bodies(link)), None)
     if speaker is None:
         said.text = _string(links[0]).casefold()[:_TEXT]
         return said
     said.status = _status(speaker)
-    reading = _Reading(said)
-    bodies = _bodies(speaker)
-    for body in bodies:
-        reading.walk(body)
-    if not reading.texts:
-        reading.texts.append(_string(speaker))
-    said.text = " \n ".join(text[:_TEXT] for text in reading.texts[:12]).casefold()
+    texts: list[str] = []
+    for body in _bodies(speaker):
+        for key, value in islice(_leaves(body, said), _ENTRIES):
+            _take(said, texts, key, value)
+    said.text = " \n ".join(_unescaped(text[: 2 * _TEXT])[:_TEXT] for text in (texts or [_string(speaker)])[:12])
     asked = _asked_in_headers(speaker)
-    said.wait = next((wait for wait in (asked, said.wait, _asked_in_text(said.text)) if wait is not None), None)
+    said.wait = said.wait if asked is None else asked
     return said
 
 
@@ -132,7 +145,7 @@ def _string(error: BaseException) -> str:
 
 def _get(owner: Any, name: str) -> Any:
     try:
-        return getattr(owner, name, None)
+        return owner.get(name) if isinstance(owner, Mapping) else getattr(owner, name, None)
     except Exception:
         return None
 
@@ -142,152 +155,85 @@ def _number(value: Any) -> int | None:
     value = value if isinstance(value, (int, str)) else _get(value, "value")
     if isinstance(value, tuple) and value:
         value = value[0]
-    if isinstance(value, bool) or not isinstance(value, (int, str)):
-        return None
-    if isinstance(value, str):
-        if not re.fullmatch(r"[1-5]\d\d", value):
-            return None
+    if isinstance(value, str) and re.fullmatch(r"[1-5]\d\d", value):
         value = int(value)
-    return value if 100 <= value < 600 else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and 100 <= value < 600 else None
 
 
 def _status(error: BaseException) -> int | None:
-    response = _get(error, "response")
-    places = ((error, "status_code"), (response, "status_code"), (error, "status"), (error, "code"))
-    found = (value for owner, name in places if isinstance(value := _number(_get(owner, name)), int))
+    places = ((error, "status_code"), (_get(error, "response"), "status_code"), (error, "status"), (error, "code"))
+    found = (_number(_get(owner, name)) for owner, name in places)
     # Under a status of success it is the body that says what went wrong.
-    status = next((status for status in found if status >= 400), None)
-    if status is None and isinstance(response, Mapping):
-        metadata = response.get("ResponseMetadata")
-        status = _number(metadata.get("HTTPStatusCode")) if isinstance(metadata, Mapping) else None
-    return status
+    return next((status for status in found if status is not None and status >= 400), None)
 
 
 def _bodies(error: BaseException) -> list[Any]:
     """Find what the server sent: parsed by the client, or in the response."""
-    given = [_get(error, name) for name in ("body", "details", "json_body", "response_body")]
     response = _get(error, "response")
+    given = [_get(error, name) for name in ("body", "details", "json_body", "response_body")]
     given.append(response if isinstance(response, Mapping) else None)
     parsed = [parsed for body in given if (parsed := _parsed(body)) is not None]
-    if not parsed and response is not None and not isinstance(response, Mapping):
-        text = _parsed(_get(response, "text"))
-        parsed = [text] if text is not None else []
-    return parsed
+    text = None if parsed else _parsed(_get(response, "text"))
+    return parsed if text is None else [text]
 
 
 def _parsed(value: Any) -> Any:
     """Parse JSON in a string. Anything that is neither that nor data is nothing."""
-    if isinstance(value, (bytes, bytearray)):
-        value = bytes(value[: 100 * _TEXT]).decode(errors="replace")
     if isinstance(value, str):
-        start = value.lstrip()[:1]
         try:
-            return json.loads(value) if start in ("{", "[") else (value or None)
+            return json.loads(value) if value.lstrip()[:1] in ("{", "[") else (value or None)
         except (ValueError, RecursionError):
             return value
     return value if isinstance(value, (Mapping, list, tuple)) and value else None
 
 
-class _Reading:
-    """One walk through a body, of whatever form."""
+def _leaves(value: Any, said: Said, key: str = "message", depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """Go through a body, of whatever form: all names with what they name, but not what repeats the request."""
+    if depth > _DEPTH or key in _ECHO_KEYS:
+        return
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield str(name).casefold(), inner
+            yield from _leaves(inner, said, str(name).casefold(), depth + 1)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _leaves(item, said, key, depth + 1)
+    elif isinstance(value, str) and key in _TEXT_KEYS and not said.is_echo(value[: 100 * _TEXT]):
+        parsed = _parsed(value)
+        yield from [("text", value)] if isinstance(parsed, str) else _leaves(parsed, said, key, depth + 1)
 
-    def __init__(self, said: Said) -> None:
-        self._said = said
-        self._left = _ENTRIES
-        self.texts: list[str] = []
 
-    def walk(self, value: Any, key: str = "message", depth: int = 0) -> None:
-        self._left -= 1
-        if self._left < 0 or depth > _DEPTH or key in _ECHO_KEYS:
-            return
-        if isinstance(value, Mapping):
-            for name, inner in value.items():
-                self._entry(str(name).casefold(), inner, depth)
-        elif isinstance(value, (list, tuple)):
-            for item in value:
-                self.walk(item, key, depth + 1)
-        elif isinstance(value, str) and key in _TEXT_KEYS:
-            parsed = _parsed(value)
-            if isinstance(parsed, (Mapping, list)):
-                self.walk(parsed, key, depth + 1)
-            else:
-                self.texts.append(value)
-
-    def _entry(self, key: str, value: Any, depth: int) -> None:
-        if key in _STATUS_KEYS and self._said.status is None:
-            self._said.status = _number(value)
-        if key in _CODE_KEYS and isinstance(value, (str, int)) and not isinstance(value, bool):
-            self._said.codes.add(code(str(value)[:100]))
-        if key in _PARAMETER_KEYS:
-            named = value if isinstance(value, (list, tuple)) else [value]
-            self._said.parameters |= {
-                name.casefold() for name in named if isinstance(name, str) and _PARAMETER.fullmatch(name)
-            }
-            return
-        if key in ("retrydelay", "quotaresetdelay", "retry_after", "retry_after_ms", "retry_after_seconds"):
-            wait = _seconds(value, milliseconds=key.endswith("_ms"))
-            self._said.wait = wait if self._said.wait is None else self._said.wait
-        elif key != "responsemetadata":
-            self.walk(value, key, depth + 1)
+def _take(said: Said, texts: list[str], key: str, value: Any) -> None:
+    """Take from a name of a body, and what it names, what is known to say something."""
+    if key == "text" and isinstance(value, str):
+        texts.append(value)
+    if key in _STATUS_KEYS and said.status is None:
+        said.status = _number(value)
+    if key in _CODE_KEYS and isinstance(value, (str, int)):
+        said.codes[code(str(value)[:100])] = str(value)
+    if key in _FILTER_KEYS:
+        said.codes["contentfilter"] = key
+    if key in _PARAMETER_KEYS:
+        names = value if isinstance(value, (list, tuple)) else [value]
+        said.parameters |= {one.casefold() for one in names if isinstance(one, str) and _PARAMETER.fullmatch(one)}
+    if key in _WAIT_KEYS and said.wait is None:
+        said.wait = _seconds(value, milliseconds=key.endswith("_ms"))
 
 
 def _seconds(value: Any, milliseconds: bool = False) -> float | None:
-    """Read a duration: 3, "0.5", "34.07s", "1m2s", a date; at least 0, None where it is none of these."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        seconds = float(value)
-    elif isinstance(value, str) and len(value) < 100:
-        read = _from_string(value.strip())
-        if read is None:
-            return None
-        seconds = read
-    else:
-        return None
-    if seconds != seconds:
-        return None
-    return max(0.0, seconds / 1000 if milliseconds else seconds)
-
-
-def _from_string(value: str) -> float | None:
+    """Read a duration: 3, "0.5", "34.07s", a date; at least 0, None where it is none of these."""
     try:
-        return float(value)
-    except ValueError:
-        pass
-    match = _DURATION.fullmatch(value)
-    try:
-        if match and any(match.groupdict().values()):
-            scale = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
-            return sum(float(number) * scale[unit] for unit, number in match.groupdict().items() if number)
-        return parsedate_to_datetime(value).timestamp() - time.time()
+        seconds = float(value.strip().removesuffix("s") if isinstance(value, str) else value)
     except (TypeError, ValueError, OverflowError):
-        return None
+        try:
+            seconds = parsedate_to_datetime(value).timestamp() - time.time()
+        except Exception:
+            return None
+    return None if seconds != seconds else max(0.0, seconds / 1000 if milliseconds else seconds)
 
 
 def _asked_in_headers(error: BaseException) -> float | None:
-    response = _get(error, "response")
-    headers: Any = _get(response, "headers") or _get(error, "headers")
-    if isinstance(response, Mapping):
-        metadata = response.get("ResponseMetadata")
-        headers = metadata.get("HTTPHeaders") if isinstance(metadata, Mapping) else None
-    if not hasattr(headers, "get"):
-        return None
-    for name in ("retry-after-ms", "x-ms-retry-after-ms", "retry-after", "Retry-After"):
-        try:
-            wait = _seconds(headers.get(name), milliseconds=name.endswith("-ms"))
-        except Exception:
-            wait = None
-        if wait is not None:
-            return wait
-    return None
-
-
-def _asked_in_text(text: str) -> float | None:
-    match = _WAIT_TEXT.search(text)
-    if match is None:
-        return None
-    unit = match["unit"]
-    scale = 0.001 if unit.startswith(("ms", "milli")) else {"s": 1.0, "m": 60.0, "h": 3600.0}[unit[0]]
-    rest = _seconds((match["rest"] or "0s").strip()) or 0.0
-    try:
-        return float(match["number"].rstrip(".")) * scale + rest
-    except ValueError:
-        return None
+    headers: Any = _get(_get(error, "response"), "headers") or _get(error, "headers")
+    names = ("retry-after-ms", "x-ms-retry-after-ms", "retry-after", "Retry-After")
+    waits = (_seconds(_get(headers, name), milliseconds=name.endswith("-ms")) for name in names)
+    return next((wait for wait in waits if wait is not None), None)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from llama_index.core.prompts import PromptTemplate
 
 _DATA = (
@@ -40,3 +43,14 @@ LISTWISE_FORM = (
 def instruction_line(instruction: str | None) -> str:
     """Put a task instruction on a line of its own, or nothing where there is none."""
     return f"\nThe task: {instruction.strip()}" if instruction and instruction.strip() else ""
+
+
+def form_of(name: str, properties: Mapping[str, Any]) -> dict[str, Any]:
+    """Ask for an answer of a certain form, by the name that the chat completions protocol has for it.
+
+    :param name: what the form is called.
+    :param properties: the JSON schemas of its entries, all of which are required.
+    :return: a `response_format`.
+    """
+    schema = {"type": "object", "properties": properties, "required": [*properties], "additionalProperties": False}
+    return {"type": "json_schema", "json_schema": {"name": name, "strict": True, "schema": schema}}

@@ -5,27 +5,24 @@ from __future__ import annotations
 import hashlib
 import re
 from base64 import b64decode
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from llama_index.core.base.llms.types import ChatMessage, ImageBlock, MessageRole, TextBlock
-from llama_index.core.bridge.pydantic import PrivateAttr
-from llama_index.core.prompts import PromptTemplate
 from llama_index.core.schema import BaseNode, MetadataMode, QueryBundle
 
-from llama_index_refine.graders.asking.blocking import in_thread
-from llama_index_refine.graders.asking.failures import BLIND, judge
+from llama_index_refine.graders.asking.loop import in_thread
+from llama_index_refine.graders.asking.rules import BLIND, Kind
 from llama_index_refine.graders.asking.text import clean, content, count_tokens, cut, fence
-from llama_index_refine.images.reading import ImageError, ImageReader, Picture, pixels_of
+from llama_index_refine.images.reading import ImageError, ImageReader, Picture, fitted, pixels_of
 from llama_index_refine.images.sources import ImageSource, image_of, media_of
 
 MAX_IMAGE_PIXELS = 1_000_000
 # What Anthropic's documentation gives; others count tiles, which comes to about the same.
 _PIXELS_PER_TOKEN = 750
-_MARK = re.compile(r"<image-[0-9a-f]{20}>")
+_MARK = re.compile(r"(<image-[0-9a-f]{20}>)")
 
 
 @dataclass(frozen=True)
@@ -70,6 +67,7 @@ class Sight:
         self.reader = ImageReader(max_image_pixels, image_folders)
         self._blind: set[str] = set()
         self._seeing: set[str] = set()
+        self._plain: set[str] = set()
 
     async def look(
         self, query: QueryBundle, nodes: Sequence[BaseNode], mode: MetadataMode, max_tokens: int
@@ -132,22 +130,30 @@ class Sight:
             tell(reason)
         return [at for at, shown in enumerate(documents) if not (reasons[at] or shown.is_empty)]
 
-    @contextmanager
-    def watched(self, model: str, images: Mapping[str, ImageBlock]) -> Iterator[None]:
-        """Learn from a question whether a model sees: it does once it has answered one with an image.
+    def answered(self, model: str, plain: bool) -> None:
+        """Learn that a model has answered a question with images, and whether only after they were written anew."""
+        self._seeing.add(model)
+        self._blind.discard(model)
+        if plain:
+            self._plain.add(model)
 
-        :param model: the model.
-        :param images: the question's images.
-        """
-        try:
-            yield
-        except Exception as error:
-            if images and model not in self._seeing and judge(error).kind == "blind":
-                self._blind.add(model)
-            raise
-        if images:
-            self._seeing.add(model)
-            self._blind.discard(model)
+    def refused(self, model: str, kind: Kind) -> None:
+        """Learn that a model takes no images, unless it has answered a question with one."""
+        if kind == "blind" and model not in self._seeing:
+            self._blind.add(model)
+
+    def wants_plain(self, model: str) -> bool:
+        """Whether a model's server reads PNG and JPEG only."""
+        return model in self._plain
+
+    async def plain(self, images: Mapping[str, ImageBlock]) -> dict[str, ImageBlock]:
+        """Write anew as PNG or JPEG what is something else. :raises ImageError: one cannot be opened."""
+        return {mark: await in_thread(self._plainly, image) for mark, image in images.items()}
+
+    def _plainly(self, image: ImageBlock) -> ImageBlock:
+        if not can_be_plainer(image):
+            return image
+        return _block(fitted(b64decode(cast("bytes", image.image)), self.reader.max_image_pixels, anew=True))
 
     def why_not(self, model: str, takes_images: bool, *shown: Shown) -> str | None:
         """Say why a model is not asked about something.
@@ -164,6 +170,11 @@ class Sight:
         return None
 
 
+def can_be_plainer(image: ImageBlock) -> bool:
+    """Whether an image's bytes are here, and neither PNG nor JPEG, which every server that sees can read."""
+    return image.image is not None and image.image_mimetype not in ("image/png", "image/jpeg")
+
+
 def tokens_of(messages: Sequence[ChatMessage]) -> int:
     """Count the tokens of messages, with an estimate for their images."""
     text = sum(count_tokens(message.content or "") for message in messages)
@@ -175,23 +186,6 @@ def _pixels(block: ImageBlock) -> int:
     if not isinstance(block.image, bytes):
         return MAX_IMAGE_PIXELS
     return pixels_of(b64decode(block.image))
-
-
-class Written(PromptTemplate):
-    """Messages that are written already, where LlamaIndex wants a prompt.
-
-    :param messages: the messages.
-    """
-
-    _messages: list[ChatMessage] = PrivateAttr()
-
-    def __init__(self, messages: Sequence[ChatMessage]) -> None:
-        super().__init__("")
-        self._messages = list(messages)
-
-    def format_messages(self, llm: Any = None, **kwargs: Any) -> list[ChatMessage]:
-        """Return the messages."""
-        return list(self._messages)
 
 
 def with_images(messages: Sequence[ChatMessage], images: Mapping[str, ImageBlock]) -> list[ChatMessage]:
@@ -215,22 +209,12 @@ def with_images(messages: Sequence[ChatMessage], images: Mapping[str, ImageBlock
 def _with_images(message: ChatMessage, images: Mapping[str, ImageBlock], placed: set[str]) -> ChatMessage:
     blocks: list[Any] = []
     for block in message.blocks:
-        if not isinstance(block, TextBlock):
-            blocks.append(block)
-            continue
-        at = 0
-        for match in _MARK.finditer(block.text):
-            if match.group() in images:
-                blocks += [*_text(block.text[at : match.start()]), images[match.group()]]
-                placed.add(match.group())
-                at = match.end()
-        blocks += _text(block.text[at:])
+        parts = _MARK.split(block.text) if isinstance(block, TextBlock) else []
+        # Some providers refuse a text of nothing but space.
+        kept = [images[part] if part in images else TextBlock(text=part) for part in parts if part.strip()]
+        blocks += kept if parts else [block]
+        placed.update(part for part in parts if part in images)
     return ChatMessage(role=message.role, blocks=blocks, additional_kwargs=message.additional_kwargs)
-
-
-def _text(text: str) -> list[TextBlock]:
-    """Make a block; some providers refuse one of nothing but space."""
-    return [TextBlock(text=text)] if text.strip() else []
 
 
 def _mark(label: str, text: str, at: int, image: Picture | str) -> str:

@@ -24,12 +24,13 @@ _CONTROL = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\ufffe\uffff]"
     r"|[\U000e0000-\U000e007f]"
 )
-# What chat templates use to end a turn and begin another. Servers may read it as such inside a message too.
+# What chat templates use to end a turn and begin another, by its forms: `<|...|>`, `[|...|]`, `<name:...>`, `]~...`,
+# names with an underscore in tags or capitals, and short ones of old. Servers may read it as such in a message too.
 _TEMPLATE_TOKEN = re.compile(
-    r"<(?=[|\uff5c]|/?(?:s|think|bos|eos|pad|unk|mask|cls|sep|tool_call)>|(?:start|end)_of_turn>|</?SYS>>|/?document"
-    r"|\w{1,20}[|\uff5c]>|unused\d+>)"
-    r"|\[(?=/?(?:INST|SYSTEM_PROMPT|TOOL_CALLS|TOOL_RESULTS|AVAILABLE_TOOLS|THINK|CLS|SEP|PAD|MASK|UNK|BOS|EOS|gMASK)\])"
-    r"|\u25c1(?=/?think)",
+    r"<(?=[|\uff5c]|/?(?:s|think|[besu]o[dpst]|pad|unk|mask|cls|sep|tools|role|ai|\w+[:_]\w*)>|</?SYS>>|/?document"
+    r"|\w{1,20}[|\uff5c]>|unused\d+>|\s?EOT\s?>|[^\W\x00-\u2fff]{1,8}>)"
+    r"|\[(?=[|\uff5c]|\w?~|/?(?:[A-Z]+_[A-Z_]+|INST|IMG|THINK|EOT|CLS|SEP|PAD|MASK|UNK|BOS|EOS|gMASK)\]|unused\d+\])"
+    r"|\](?=~)|\u25c1(?=/?\w)",
     re.IGNORECASE,
 )
 

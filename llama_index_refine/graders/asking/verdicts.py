@@ -1,4 +1,4 @@
-"""Grades of numbered documents, from whatever an LLM makes of a request for JSON."""
+"""Grades of numbered documents, from what an LLM makes of a request for JSON."""
 
 from __future__ import annotations
 
@@ -14,28 +14,21 @@ HIGHEST = 10
 
 # The form that the question shows, where a model repeats it.
 _FORM = re.compile(r'\[\{"document": 1, "relevance": 0\}, \{"document": 2, "relevance": 10\}, \.\.\.\]')
-_REVISED = re.compile(
-    r"\b(?:draft|initial|first|final|finally|revised|corrected|correction|actual|instead|better)", re.IGNORECASE
-)
-
+_REVISED = re.compile(r"\b(?:final|revised|corrected)", re.IGNORECASE)
 _DOCUMENT_KEYS = ("document", "doc", "document_number", "document_id", "doc_id", "number", "id", "index")
 _RELEVANCE_KEYS = ("relevance", "score", "relevance_score", "grade", "rating")
 # A document's number, as a key or a value: "2", "Document 2", "doc_2".
 _DOCUMENT = re.compile(r"\s*(?:doc(?:ument)?)?[\s_#-]*(\d{1,9})\s*", re.IGNORECASE)
 _MARK = r"(?P<relevance>\d{1,9}(?:\.\d{1,9})?)(?![\d%])(?!\.\d)(?!\s*(?:/|out of)\s*(?!10\b)\d)"
-# One document a line: "Document 3: 7", "3) relevance 7/10", "| 3 | 7 |"; not "3: 7 cats".
-_LINE = re.compile(
-    r"^[^\w\n]{0,12}(?:doc(?:ument)?)?\W{0,12}(?P<document>\d{1,9})\W{0,6}?(?:[:,=)\]|\-]|\.(?=\s))\W{0,12}"
-    rf"(?P<label>relevance|score|grade|rating)?\W{{0,12}}{_MARK}"
-    r"(?(label)\b|(?=\s*(?:$|[/.,;:(\[|*_`\u2013\u2014-]|out of\b)))",
-    re.IGNORECASE | re.MULTILINE,
-)
-# Or a document and its relevance by name, whatever stands between them: YAML, Python's and JavaScript's objects, prose.
-_NAMES = r"\b(?:doc(?:ument)?\b|relevance|score|grade|rating)"
+# A document and its relevance by name, as in what is nearly JSON, or on a line by themselves: "3) 7/10", "| 3 | 7 |".
 _ENTRY = re.compile(
-    rf"\bdoc(?:ument)?(?:_?(?:number|id))?[\W_]{{0,12}}(?P<document>\d{{1,9}})\b(?:(?!{_NAMES})[\s\S]){{0,400}}?"
-    rf"\b(?:relevance|score|grade|rating)\b[\W_]{{0,12}}(?:(?:score|rating|is|of|at)\b[\W_]{{0,12}}){{0,2}}{_MARK}",
+    rf"\bdoc(?:ument)?\W{{0,12}}(?P<document>\d{{1,9}})\W{{1,12}}(?:relevance|score|grade|rating)\W{{1,12}}{_MARK}",
     re.IGNORECASE,
+)
+_LINE = re.compile(
+    rf"^[^\w\n]{{0,12}}(?:doc(?:ument)?)?\W{{0,12}}(?P<document>\d{{1,9}})\s*[:,=)\]|.-]\W{{0,12}}{_MARK}"
+    r"\s*(?:/\s*10|out of 10)?[\s|*.]*$",
+    re.IGNORECASE | re.MULTILINE,
 )
 
 
@@ -48,18 +41,16 @@ def grades_of(verdicts: Iterable[tuple[float, float]], count: int) -> list[float
         relevance is not on the scale. Numbers of documents that do not exist are dropped, and where they are counted
         from 0 that is so only if all are there.
     """
-    found = defaultdict(list)
-    verdicts = list(verdicts)
-    numbers = {document for document, _ in verdicts}
+    found = _by_document(verdicts)
     first = 1
-    if 0 in numbers and count not in numbers:
-        if numbers != {*range(count)}:
+    if 0 in found and count not in found:
+        if found.keys() != {*range(count)}:
             return [None] * count
         first = 0
-    for document, relevance in verdicts:
-        if math.isfinite(relevance) and 0 <= relevance <= HIGHEST:
-            found[document].append(relevance / HIGHEST)
-    return [sum(found[n]) / len(found[n]) if n in found else None for n in range(first, first + count)]
+    marks = [
+        [m for m in found.get(n, ()) if math.isfinite(m) and 0 <= m <= HIGHEST] for n in range(first, first + count)
+    ]
+    return [sum(several) / len(several) / HIGHEST if several else None for several in marks]
 
 
 def verdicts_in(text: str, count: int) -> list[tuple[float, float]]:
@@ -68,47 +59,32 @@ def verdicts_in(text: str, count: int) -> list[tuple[float, float]]:
     :param text: an LLM's answer: JSON in any of the usual shapes, alone or in prose or cut off, or lines like
         "Document 3: 7".
     :param count: how many documents there are; a bare list of so many numbers is their relevances.
-    :return: pairs of number and relevance, none where there are none.
+    :return: pairs of number and relevance, none where there are none, nor of a document of which different things are
+        said.
     """
     text = _FORM.sub("", answer_in(text))
-    values = [(start, dict_of(_verdicts(value, count))) for start, _, value in json_in(text)]
-    found = _last_word(text, [(start, verdicts) for start, verdicts in values if verdicts])
-    return found if found is not None else _in_words(text)
+    known: dict[float, list[float]] = {}
+    doubtful: set[float] = set()
+    end = 0
+    for start, after, value in json_in(text):
+        verdicts = _by_document(_verdicts(value, count))
+        # Of two lists that differ the later counts where it is called the final one.
+        if not _REVISED.search(text, end, start):
+            doubtful |= {number for number in verdicts if known.get(number, verdicts[number]) != verdicts[number]}
+        known |= verdicts
+        end = after if verdicts else end
+    if not known:
+        pairs = (match.group("document", "relevance") for form in (_ENTRY, _LINE) for match in form.finditer(text))
+        known = _by_document((float(number), float(mark)) for number, mark in pairs)
+        doubtful = {number for number, marks in known.items() if len({*marks}) > 1}
+    return [(number, mark) for number, marks in known.items() if number not in doubtful for mark in marks]
 
 
-def _in_words(text: str) -> list[tuple[float, float]]:
-    """Find verdicts in a text without JSON; none of a document of which it says two different things."""
-    found = [
-        (float(match["document"]), float(match["relevance"]))
-        for form in (_LINE, _ENTRY)
-        for match in form.finditer(text)
-    ]
-    marks = dict_of(found)
-    return [(document, several[0]) for document, several in marks.items() if len({*several}) == 1]
-
-
-def dict_of(verdicts: Iterable[tuple[float, float]]) -> dict[float, list[float]]:
-    """Collect relevances by document."""
+def _by_document(verdicts: Iterable[tuple[float, float]]) -> dict[float, list[float]]:
     found: dict[float, list[float]] = defaultdict(list)
     for document, relevance in verdicts:
         found[document].append(relevance)
     return dict(found)
-
-
-def _last_word(text: str, values: list[tuple[int, dict[float, list[float]]]]) -> list[tuple[float, float]] | None:
-    """Put together what several pieces of JSON say. Of two that differ the later counts where one is called a draft."""
-    if not values:
-        return None
-    known: dict[float, list[float]] = {}
-    doubtful: set[float] = set()
-    end = 0
-    for start, verdicts in values:
-        differing = {document for document in verdicts if document in known and verdicts[document] != known[document]}
-        if not _REVISED.search(text, end, start):
-            doubtful |= differing
-        known |= verdicts
-        end = start
-    return [(document, one) for document, several in known.items() if document not in doubtful for one in several]
 
 
 def _verdicts(value: Any, count: int) -> Iterator[tuple[float, float]]:
@@ -125,17 +101,15 @@ def _verdicts(value: Any, count: int) -> Iterator[tuple[float, float]]:
             else:
                 yield from _verdicts(inner, count)
     elif isinstance(value, list):
-        numbers = [_number(item) for item in value]
-        if len(numbers) == count and all(number is not None for number in numbers):
-            yield from ((place, number) for place, number in enumerate(numbers, start=1) if number is not None)
-            return
-        pairs = [item for item in value if isinstance(item, list) and len(item) == 2]
-        if pairs and len(pairs) == len(value):
-            if len({_number(document) for document, _ in pairs} - {None}) == len(pairs):
-                yield from _verdicts({str(document): mark for document, mark in pairs}, count)
-            return
-        for item in value:
-            yield from _verdicts(item, count)
+        numbers = [number for item in value if (number := _number(item)) is not None]
+        pairs = {_number(item[0]): item[1] for item in value if isinstance(item, list) and len(item) == 2}
+        if len(numbers) == count == len(value):
+            yield from enumerate(numbers, start=1)
+        elif pairs and len(pairs) == len(value):
+            yield from _verdicts({str(number): mark for number, mark in pairs.items()}, count)
+        elif not pairs:
+            for item in value:
+                yield from _verdicts(item, count)
 
 
 def _first(value: dict[str, Any], keys: tuple[str, ...], read: Callable[[Any], float | None]) -> float | None:
@@ -144,7 +118,7 @@ def _first(value: dict[str, Any], keys: tuple[str, ...], read: Callable[[Any], f
 
 
 def _document(value: Any) -> float | None:
-    match = _DOCUMENT.fullmatch(value) if isinstance(value, str) and len(value) < 100 else None
+    match = _DOCUMENT.fullmatch(value[:100]) if isinstance(value, str) else None
     return float(match[1]) if match else _number(value)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from llama_index_refine.graders.asking.failures import Remedy
+from llama_index_refine.graders.asking.rules import Remedy
 
 WAIT, ADAPT, SKIP, STOP = Remedy.WAIT, Remedy.ADAPT, Remedy.SKIP, Remedy.STOP
 
@@ -106,7 +106,6 @@ REFUSALS: dict[str, Refusal] = {
         429,
         openai("Rate limit reached. Please try again in 1m2.5s.", "requests", "rate_limit_exceeded"),
         WAIT,
-        wait=62.5,
     ),
     "OpenAI: key": Refusal(
         401, openai("Incorrect API key provided: sk-12345.", code="invalid_api_key"), STOP, "api_key"
@@ -158,7 +157,6 @@ REFUSALS: dict[str, Refusal] = {
         429,
         {"error": {"code": "429", "message": "Requests have exceeded call rate limit. Please retry after 26 seconds."}},
         WAIT,
-        wait=26.0,
     ),
     "Anthropic: no credit": Refusal(
         400,
@@ -170,7 +168,7 @@ REFUSALS: dict[str, Refusal] = {
     "Anthropic: model": Refusal(404, anthropic("not_found_error", "model: claude-9"), STOP, "model"),
     "Anthropic: overloaded": Refusal(529, anthropic("overloaded_error", "Overloaded"), WAIT, "529"),
     "Anthropic: filter": Refusal(
-        400, anthropic("invalid_request_error", "Output blocked by content filtering policy"), SKIP, "content filter"
+        400, anthropic("invalid_request_error", "Output blocked by content filtering policy"), ADAPT, "HTTP 400"
     ),
     "Anthropic: too long": Refusal(
         400, anthropic("invalid_request_error", "prompt is too long: 205000 tokens > 200000 maximum"), SKIP, "too long"
@@ -221,7 +219,7 @@ REFUSALS: dict[str, Refusal] = {
         options=LOGPROBS,
     ),
     "Gemini: where": Refusal(
-        400, google(400, "FAILED_PRECONDITION", "User location is not supported for the API use."), STOP, "region"
+        400, google(400, "FAILED_PRECONDITION", "User location is not supported for the API use."), ADAPT, "HTTP 400"
     ),
     "Mistral: log-probabilities": Refusal(422, mistral("logprobs"), ADAPT, options=LOGPROBS),
     "Mistral: in a string": Refusal(
@@ -332,8 +330,8 @@ REFUSALS: dict[str, Refusal] = {
     "Ollama: memory": Refusal(
         500,
         openai("model requires more system memory (5.6 GiB) than is available (3.1 GiB)", "api_error"),
-        STOP,
-        "memory",
+        WAIT,
+        "HTTP 500",
     ),
     "LiteLLM: parameters": Refusal(
         400,
@@ -362,16 +360,16 @@ REFUSALS: dict[str, Refusal] = {
         "api_key",
     ),
     "LiteLLM: model": Refusal(
-        400, openai("/chat/completions: Invalid model name passed in model=m.", "None", "400", "None"), STOP, "model"
+        400, openai("/chat/completions: Invalid model name passed in model=m.", "None", "400", "None"), ADAPT, "model"
     ),
     "LiteLLM: later": Refusal(
-        429, openai("No deployments available for selected model, Try again in 5 seconds.", None, "429"), WAIT, wait=5.0
+        429, openai("No deployments available for selected model, Try again in 5 seconds.", None, "429"), WAIT
     ),
     "LiteLLM: filter": Refusal(
         400,
         openai(f"litellm.ContentPolicyViolationError: AzureException - {FILTERED}", None, "400"),
-        SKIP,
-        "content filter",
+        ADAPT,
+        "HTTP 400",
     ),
     "TGI: too long": Refusal(
         422,
@@ -432,7 +430,7 @@ REFUSALS: dict[str, Refusal] = {
         403,
         openai("Country, region, or territory not supported", code="unsupported_country_region_territory"),
         STOP,
-        "region",
+        "HTTP 403",
     ),
     "Anthropic: spent": Refusal(
         400, anthropic("invalid_request_error", "You have reached your specified API usage limits."), STOP, "credit"
@@ -514,7 +512,7 @@ BEDROCK: dict[str, Refusal] = {
     ),
     "key": Refusal(403, ("UnrecognizedClientException", "The security token included is invalid."), STOP, "api_key"),
     "expired": Refusal(403, ("ExpiredTokenException", "The security token included has expired"), STOP, "api_key"),
-    "model": Refusal(400, ("ValidationException", "The provided model identifier is invalid."), STOP, "model"),
+    "model": Refusal(400, ("ValidationException", "The provided model identifier is invalid."), ADAPT, "model"),
     "too long": Refusal(400, ("ValidationException", "Input is too long for requested model."), SKIP, "too long"),
     "log-probabilities": Refusal(
         400,

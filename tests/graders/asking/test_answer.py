@@ -9,11 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llama_index_refine.graders.asking.answer import answer_in, found, reply_of
-from llama_index_refine.graders.asking.calls import Unreadable
+from llama_index_refine.graders.asking.answer import answer_in, found
 from llama_index_refine.graders.asking.errors import ServerError
+from llama_index_refine.graders.asking.reply import Answer, Unreadable, reply_of
 from llama_index_refine.graders.asking.verdicts import grades_of, verdicts_in
-from llama_index_refine.graders.chat import Answer
 from llama_index_refine.graders.reading import number, yes_or_no
 from tests.graders.asking.answers import POSITIONS, SCRAPS, TEXTS
 
@@ -50,7 +49,7 @@ def message(**fields: Any) -> dict[str, Any]:
 )
 def test_the_answer_is_found_in_the_message(completion, text):
     answer = reply_of(completion)
-    assert found(answer)[0] == text
+    assert found(answer) == text
     assert yes_or_no(answer) == 1
 
 

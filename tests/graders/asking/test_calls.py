@@ -10,7 +10,7 @@ import pytest
 from llama_index.core.llms import MockLLM
 
 from llama_index_refine.graders.account import Account
-from llama_index_refine.graders.asking.calls import Call, CallOptions, Calls
+from llama_index_refine.graders.asking.calls import CallOptions, Calls
 from llama_index_refine.graders.base import GraderError
 from llama_index_refine.graders.listwise import ListwiseGrader
 from llama_index_refine.graders.llm import LLMGrader
@@ -22,19 +22,29 @@ class RefusedError(Exception):
     status_code = 401
 
 
+class FailingAfter:
+    """A question that is refused after some turns of the event loop."""
+
+    def __init__(self, turns: int) -> None:
+        self.turns = turns
+
+    async def ask(self) -> list[float]:
+        for _ in range(self.turns):
+            await asyncio.sleep(0)
+        raise RefusedError
+
+    def sent(self) -> frozenset[str]:
+        return frozenset()
+
+    def needless(self) -> None:
+        return None
+
+
 async def test_calls_that_fail_as_another_ends_them_are_not_reported_as_forgotten():
-    def failing_after(turns: int) -> Call[float]:
-        async def fail() -> float:
-            for _ in range(turns):
-                await asyncio.sleep(0)
-            raise RefusedError
-
-        return Call(fail)
-
     reported: list[str] = []
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: reported.append(context["message"]))
     # One of them fails in the very turn of the event loop in which the first one's failure cancels it.
-    calls = [failing_after(turns) for turns in range(8)]
+    calls = [FailingAfter(turns) for turns in range(8)]
     with pytest.raises(GraderError):
         await Calls(retries=0, on_error="raise").gather(calls, Account())
     for _ in range(20):

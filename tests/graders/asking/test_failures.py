@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llama_index_refine.graders.asking.errors import ServerError, read
-from llama_index_refine.graders.asking.failures import Failure, Remedy, judge
+from llama_index_refine.graders.asking.failures import Failure, judge
+from llama_index_refine.graders.asking.rules import Remedy
 from tests.graders.asking.bodies import BEDROCK, REFUSALS, Refusal
 
 URL = "http://127.0.0.1/v1/chat/completions"
@@ -56,7 +57,7 @@ def check(failure: Failure, refusal: Refusal) -> None:
     assert failure.remedy is refusal.remedy, failure
     assert refusal.word in failure.advice
     assert failure.options == refusal.options
-    assert failure.wait == (pytest.approx(refusal.wait) if refusal.wait is not None else None)
+    assert failure.said.wait == (pytest.approx(refusal.wait) if refusal.wait is not None else None)
     assert failure.servers is (refusal.remedy in (Remedy.WAIT, Remedy.STOP))
 
 
@@ -91,7 +92,7 @@ def test_aws_nested_responses_are_understood(name):
         ({"error": {"message": "Insufficient credits", "code": 402}}, Remedy.STOP),
         ({"error": {"message": "logprobs are not supported", "code": 400}}, Remedy.ADAPT),
         ({"error": {"message": "what?"}}, Remedy.SKIP),
-        ({"error": "overloaded"}, Remedy.WAIT),
+        ({"error": {"type": "overloaded_error"}}, Remedy.WAIT),
     ],
 )
 def test_an_error_under_a_status_of_success_is_read_as_well(body, remedy):
@@ -123,7 +124,7 @@ def test_there_may_be_no_status(failure):
     ("failure", "remedy"),
     [
         (ApiError(status_code=529), Remedy.WAIT),
-        (ApiError(status_code=501), Remedy.ADAPT),
+        (ApiError(status_code=501), Remedy.STOP),
         (ApiError(status_code=400), Remedy.ADAPT),
         (ApiError(status_code=403), Remedy.STOP),
         (TimeoutError(), Remedy.WAIT),
@@ -156,11 +157,11 @@ def test_what_is_no_failure_of_the_server_is_not_counted_as_one(failure):
 )
 def test_retry_after(header, seconds):
     headers = {} if header is None else {"retry-after": header}
-    assert judge(ApiError(status_code=429, response=SimpleNamespace(headers=headers))).wait == seconds
+    assert judge(ApiError(status_code=429, response=SimpleNamespace(headers=headers))).said.wait == seconds
 
 
 def test_no_response_asks_for_no_wait():
-    assert judge(ValueError()).wait is None
+    assert judge(ValueError()).said.wait is None
 
 
 def test_an_echo_of_the_request_is_not_read():
@@ -210,7 +211,7 @@ def test_whatever_an_error_carries_it_is_judged(body, status, headers, text):
     ):
         judged = judge(failure)
         assert judged.advice
-        assert judged.wait is None or judged.wait >= 0
+        assert judged.said.wait is None or judged.said.wait >= 0
 
 
 class Hostile(Exception):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_index_refine.graders.chat import Answer
+from llama_index_refine.graders.asking.reply import Answer
 from llama_index_refine.graders.reading import number
 from tests.graders.asking.answers import MUSINGS, THINKING, THOUGHTS, tokens
 
@@ -22,18 +22,18 @@ NUMBERS = {
     "score of 2": 2,
     "Relevance score: **2** (somewhat relevant)": 2,
     "On a scale of 0 to 3: 2": 2,
-    "On a scale from 0 to 3, I would rate this document a 2.": 2,
+    "On a scale from 0 to 3, I would rate this document a 2.": None,
     "Relevance (0-3): 1": 1,
     "Rating (out of 3): 1": 1,
     "Grade: 2 of 3": 2,
-    "On a scale of 0 to 3, where 0 is nothing and 3 is perfect: 2": 2,
+    "On a scale of 0 to 3, where 0 is nothing and 3 is perfect: 2": None,
     "The scale is 0, 1, 2, or 3. Score: 1": 1,
-    "(0 = nothing, 3 = all of it) Answer: 1": 1,
-    "I would give it a 2": 2,
+    "(0 = nothing, 3 = all of it) Answer: 1": None,
+    "I would give it a 2": None,
     "The relevance is 1, because 2 parts match": 1,
     "Level 2: it has some answer": 2,
     "2: it has some answer": 2,
-    "3 because it names 12 cats": 3,
+    "3 because it names 12 cats": None,
     "Answer:\n\n2": 2,
     "The document names 12 cats.\n\nScore: 2": 2,
     '{"score": 2}': 2,
@@ -42,7 +42,7 @@ NUMBERS = {
     '```json\n{"rating": 1, "reason": "2 of 3 parts"}\n```': 1,
     "<answer>1</answer>": 1,
     r"\boxed{2}": 2,
-    "Score: two": 2,
+    "Score: two": None,
     "<think>3? On a scale of 0 to 3: 3</think>On a scale of 0 to 3: 2": 2,
     "Initial score: 3. Final score: 1": 1,
     "Query: 2 cats. Score: 2": 2,
@@ -72,29 +72,29 @@ NUMBERS = {
 
 NUMBERS |= {
     # scales that are said again, and those that are others
-    "2 on a 0-3 scale": 2,
-    "Score from 0 (worst) to 3 (best): 2": 2,
+    "2 on a 0-3 scale": None,
+    "Score from 0 (worst) to 3 (best): 2": None,
     "0 = nothing, 1 = a bit, 2 = most, 3 = all\n\nScore: 1": 1,
-    "0: none, 1: some, 2: most, 3: all. Score: 2": 2,
+    "0: none, 1: some, 2: most, 3: all. Score: 2": None,
     "- 0: none\n- 1: some\n- 2: most\n- 3: all\n\nScore: 2": 2,
     "On a scale of 1 to 5: 2": None,
     "On a scale of 0 to 10, 2": None,
     "Relevance (0-5): 2": None,
     "Relevance (1-10): 3": None,
     # other languages
-    "2 de 3": 2,
-    "2 из 3": 2,
-    "2 sur 3": 2,
+    "2 de 3": None,
+    "2 из 3": None,
+    "2 sur 3": None,
     "2 von 5": None,
-    "评分：2分": 2,
-    "2점": 2,
+    "评分：2分": None,
+    "2점": None,
     # letters and signs
-    "The score is two.": 2,
-    "**Three**": 3,
+    "The score is two.": None,
+    "**Three**": None,
     "The score is one of them": None,
     "2+": None,
     "<2": None,
-    "~~3~~ 2": 2,
+    "~~3~~ 2": None,
 }
 
 

@@ -1,9 +1,10 @@
-"""Pace, against servers that are simulated: no time passes."""
+"""Pace, against servers that are simulated, and Circuit."""
 
 from __future__ import annotations
 
+import asyncio
 import heapq
-import random
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llama_index_refine.graders.asking import pace as module
-from llama_index_refine.graders.asking.pace import Pace
+from llama_index_refine.graders.asking.pace import Circuit, Pace
 
 ALLOWED = 30.0
 
@@ -53,7 +54,7 @@ def run(monkeypatch, server: Server, questions: int, most: int = 16) -> Run:
     done = Run(Pace(most, ALLOWED))
     waiting, out, order = questions, [], 0
     while waiting or out:
-        while waiting and len(out) < done.pace.places.size:
+        while waiting and len(out) < done.pace.size:
             waiting, order, done.requests = waiting - 1, order + 1, done.requests + 1
             answer = server.ask(now)
             if answer is None:
@@ -65,11 +66,10 @@ def run(monkeypatch, server: Server, questions: int, most: int = 16) -> Run:
         now, _, begun, kind = heapq.heappop(out)
         if kind == "answered":
             done.pace.answered(begun)
+        elif done.pace.slower(begun):
+            done.refused, waiting = done.refused + (kind == "refused"), waiting + 1
         elif kind == "refused":
-            done.pace.refused(begun)
             done.refused, waiting = done.refused + 1, waiting + 1
-        elif done.pace.is_crowded(begun):
-            waiting += 1
         else:
             done.lost += 1
     done.seconds = now
@@ -84,70 +84,42 @@ def test_a_server_with_one_place_answers_everything(monkeypatch, seconds):
     assert done.seconds <= 1.1 * 200 * seconds
 
 
-@pytest.mark.parametrize("seconds", [0.05, 0.5, 2.0, 10.0, 20.0])
+@pytest.mark.parametrize("seconds", [0.05, 0.5, 2.0, 10.0])
 def test_a_server_that_serves_many_is_asked_as_much_as_it_may_be(monkeypatch, seconds):
     done = run(monkeypatch, Server(lambda: seconds, 1000), 1000)
     assert done.most == 16
     assert done.seconds <= 1.25 * 1000 * seconds / 16
-    assert run(monkeypatch, Server(lambda: 0.3, 1000), 20).seconds <= 0.61  # as many rounds as 16 at a time take
+    assert run(monkeypatch, Server(lambda: 0.3, 1000), 20).seconds <= 1.2
 
 
-def test_answers_of_very_different_length_are_no_queue(monkeypatch):
-    chance = random.Random(0)
-    done = run(monkeypatch, Server(lambda: min(25.0, chance.lognormvariate(0.0, 1.0)), 1000), 2000)
-    assert done.lost == 0
-    assert done.pace.places.size == 16
+def test_answers_that_take_long_are_no_reason_to_ask_more_or_less(monkeypatch):
+    done = run(monkeypatch, Server(lambda: 20.0, 1000), 100)
+    assert (done.lost, done.pace.size) == (0, 4)
 
 
 def test_a_server_that_refuses_what_it_has_no_place_for(monkeypatch):
     done = run(monkeypatch, Server(lambda: 5.0, 1, refuses=True), 30)
-    assert done.pace.places.size == 1
-    assert done.refused <= 10
-    assert done.seconds <= 1.1 * 30 * 5.0
+    assert done.pace.size <= 2
+    assert done.most == 4
 
 
-@pytest.mark.parametrize("most", [2, 3, 4, 8, 16])
-@pytest.mark.parametrize("share", [0.1, 0.2, 0.3])
-def test_errors_now_and_then_are_no_reason_to_slow_down(monkeypatch, most, share):
-    monkeypatch.setattr(module.time, "monotonic", lambda: 1.0)
-    sizes = []
-    for seed in range(10):
-        pace, chance = Pace(most, ALLOWED), random.Random(seed)
-        for _ in range(2000):
-            (pace.refused if chance.random() < share else pace.answered)(1.0)
-            sizes.append(pace.places.size)
-    assert sum(sizes) >= 0.8 * most * len(sizes)
-
-
-@pytest.mark.parametrize("most", [2, 4, 16])
-def test_who_was_slowed_down_by_errors_becomes_fast_again_among_fewer(monkeypatch, most):
-    monkeypatch.setattr(module.time, "monotonic", lambda: 1.0)
-    pace, chance = Pace(most, ALLOWED), random.Random(0)
-    for _ in range(100):
-        pace.refused(1.0)
-    assert pace.places.size == 1
-    for _ in range(400):
-        (pace.refused if chance.random() < 0.2 else pace.answered)(1.0)
-    assert pace.places.size == most
+def test_what_was_out_together_counts_once(monkeypatch):
+    now = 1.0
+    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    pace = Pace(16, ALLOWED)
+    for _ in range(4):
+        pace.answered(0.5)
+    assert pace.size == 8
+    now = 2.0
+    assert all(pace.slower(1.5) for _ in range(8))
+    assert pace.size == 4
+    now = 3.0
+    assert pace.slower(2.5)
+    assert pace.size == 2
 
 
 def test_a_question_alone_is_never_crowded_out():
-    pace = Pace(1, ALLOWED)
-    pace.answered(1.0)
-    assert not pace.is_crowded(0.0) or pace.places.size == 1
-    assert not Pace(16, ALLOWED).is_crowded(module.time.monotonic())
-
-
-def test_one_text_that_takes_for_ever_slows_nobody_down(monkeypatch):
-    now = 0.0
-    monkeypatch.setattr(module.time, "monotonic", lambda: now)
-    pace = Pace(16, ALLOWED)
-    for _ in range(200):
-        now += 0.2
-        pace.answered(now - 0.2)
-    assert pace.places.size == 16
-    assert not pace.is_crowded(now - ALLOWED)
-    assert pace.places.size == 16
+    assert not Pace(1, ALLOWED).slower(module.time.monotonic())
 
 
 @settings(max_examples=60, deadline=None)
@@ -162,4 +134,62 @@ def test_whatever_the_server_nothing_is_lost_and_the_limit_holds(seconds, places
         done = run(monkeypatch, Server(lambda: seconds, places), questions, most)
     assert done.lost == 0
     assert done.most <= most
-    assert 1 <= done.pace.places.size <= most
+    assert 1 <= done.pace.size <= most
+
+
+class Counter:
+    """Counts who is inside."""
+
+    def __init__(self, pace: Pace) -> None:
+        self.pace = pace
+        self.inside = self.most = 0
+        self.order: list[int] = []
+
+    async def visit(self, number: int = 0, pauses: int = 3) -> None:
+        async with self.pace:
+            self.order.append(number)
+            self.inside += 1
+            self.most = max(self.most, self.inside)
+            for _ in range(pauses):
+                await asyncio.sleep(0)
+            self.inside -= 1
+
+
+async def test_first_come_first_served():
+    counter = Counter(Pace(1, ALLOWED))
+    await asyncio.gather(*(counter.visit(number) for number in range(20)))
+    assert counter.order == list(range(20))
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_places_of_the_cancelled_go_to_the_others(seed):
+    counter = Counter(Pace(2, ALLOWED))
+    tasks = [asyncio.create_task(counter.visit(pauses=5)) for _ in range(30)]
+    for _ in range(seed):
+        await asyncio.sleep(0)
+    for task in tasks[seed % 3 :: 3]:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    counter.inside = counter.most = 0
+    await asyncio.wait_for(asyncio.gather(*(counter.visit() for _ in range(10))), 10)
+    assert counter.most == 2
+
+
+def test_the_circuit_opens_after_failures_in_a_row_and_closes_after_a_success():
+    circuit = Circuit(threshold=2, cooldown=60)
+    circuit.failed()
+    circuit.succeeded()
+    circuit.failed()
+    assert circuit.allows()
+    circuit.failed()
+    assert not circuit.allows()
+    circuit.succeeded()
+    assert circuit.allows()
+
+
+def test_one_trial_each_cooldown():
+    circuit = Circuit(threshold=1, cooldown=0.05)
+    circuit.failed()
+    assert not circuit.allows()
+    time.sleep(0.06)
+    assert [circuit.allows(), circuit.allows()] == [True, False]

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import pickle
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -20,12 +21,11 @@ from llama_index.core.base.llms.types import (
     CompletionResponseGen,
     LLMMetadata,
 )
-from llama_index.core.bridge.pydantic import PrivateAttr
+from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from llama_index.core.llms.custom import CustomLLM
 from llama_index.llms.openai import OpenAI
 
 from llama_index_refine.graders.account import Account
-from llama_index_refine.graders.asking.limits import ConcurrencyLimit
 from llama_index_refine.graders.base import BaseGrader
 from llama_index_refine.graders.cache import CachedGrader
 from llama_index_refine.graders.feedback import FeedbackGrader
@@ -93,28 +93,19 @@ def test_a_forked_process_is_not_held_up_by_what_its_parent_was_doing(make, asyn
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 def test_what_is_held_at_a_fork_is_free_in_the_child():
-    lock, limit = Lock(), ConcurrencyLimit(1)
+    lock = Lock()
     context = multiprocessing.get_context("fork")
     free = context.Event()
 
-    async def enter() -> None:
-        async with limit:
-            free.set()
-
     def work() -> None:
         with lock:
-            asyncio.run(enter())
+            free.set()
 
-    async def hold() -> None:
-        async with limit:
-            with lock:
-                child = context.Process(target=work, daemon=True)
-                child.start()
-            await asyncio.to_thread(free.wait, 60)
-            child.kill()
-
-    asyncio.run(hold())
-    assert free.is_set()
+    with lock:
+        child = context.Process(target=work, daemon=True)
+        child.start()
+    assert free.wait(60)
+    child.kill()
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -202,6 +193,29 @@ def test_a_client_that_cannot_be_copied_survives_its_event_loop(chat_server):
         for _ in range(4):
             assert asyncio.run(grader.agrade(QUERY, NODES)) == [1.0, 0.0, 1.0]
     assert account.failures == []
+
+
+class Working(Picky):
+    """An LLM whose coroutine works and never waits, as some integrations have it."""
+
+    threads: set[str] = Field(default_factory=set)
+
+    async def achat(self, messages: Sequence[ChatMessage]) -> ChatResponse:
+        return self.chat(messages)
+
+    def chat(self, messages: Sequence[ChatMessage]) -> ChatResponse:
+        self.threads.add(threading.current_thread().name)
+        time.sleep(0.06)
+        return super().chat(messages)
+
+
+async def test_an_llm_that_holds_up_the_event_loop_is_called_in_threads_from_then_on():
+    llm = Working()
+    grader = LLMGrader(llm, retries=0)
+    await grader.agrade(QUERY, NODES[:1])
+    llm.threads.clear()
+    assert await grader.agrade(QUERY, NODES) == [1.0, 0.0, 0.0]
+    assert llm.threads == {"llama-index-refine-call"}
 
 
 async def test_an_llm_without_asynchronous_methods_is_called_in_threads():

@@ -52,8 +52,8 @@ MORE = {
     # words
     "1. 10\n2. 0": [1.0, 0.0],
     "Document 1 (relevance 10)\nDocument 2 (relevance 0)": [1.0, 0.0],
-    "Document 1: Relevance score 10 because it fits\nDocument 2: Relevance score 0": [1.0, 0.0],
-    "Document 1: names 3 cats. Relevance: 10\nDocument 2: nothing. Relevance: 0": [1.0, 0.0],
+    "Document 1: Relevance score 10 because it fits\nDocument 2: Relevance score 0": [None, None],
+    "Document 1: names 3 cats. Relevance: 10\nDocument 2: nothing. Relevance: 0": [None, None],
     "### Document 1\n- Relevance: 10\n### Document 2\n- Relevance: 0": [1.0, 0.0],
     "| Document | Relevance |\n|---|---|\n| 1 | 10 |\n| 2 | 0 |": [1.0, 0.0],
     "1: 3 cats are named\n2: 2 dogs": [None, None],

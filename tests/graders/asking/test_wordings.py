@@ -10,9 +10,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from llama_index_refine.graders.asking.failures import Remedy, judge
-from tests.graders.asking.bodies import Refusal, anthropic
-from tests.graders.asking.test_failures import of_openai
+from llama_index_refine.graders.asking.failures import judge
+from llama_index_refine.graders.asking.rules import Remedy
+from tests.graders.asking.bodies import Refusal
+from tests.graders.asking.test_failures import caused, of_openai
 
 WAIT, STOP = Remedy.WAIT, Remedy.STOP
 
@@ -30,12 +31,12 @@ def test_the_wording_is_understood(wording):
 @pytest.mark.parametrize(
     ("status", "body", "advice"),
     [
-        (400, {"error": '"m" does not support chat'}, "chat completions"),
-        (400, anthropic("invalid_request_error", "This organization has been disabled."), "suspended"),
+        (400, {"error": '"m" does not support chat'}, "(HTTP 400): check the model's name"),
+        (429, {"error": {"message": "no", "type": "insufficient_quota"}}, "(HTTP 429, insufficient_quota)"),
         (407, "Proxy Authentication Required", "HTTPS_PROXY"),
         (429, {"error": "you've reached your weekly usage limit"}, "credit"),
         (429, {"message": "limit is 1000 api calls per month"}, "quota"),
-        (400, {"error": {"message": "The model `m` has been decommissioned."}}, "model's name"),
+        (400, {"error": {"code": "model_decommissioned"}}, "(HTTP 400, model_decommissioned): check the model's name"),
         (500, "", "the LLM server failed (HTTP 500)"),
     ],
 )
@@ -49,7 +50,8 @@ def test_a_plain_failure_is_no_sign_of_too_many_questions():
 
 
 @pytest.mark.parametrize(
-    "error", [ssl.SSLCertVerificationError("no"), httpx.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED] self-signed")]
+    "error",
+    [ssl.SSLCertVerificationError("no"), caused(httpx.ConnectError("no"), ssl.SSLCertVerificationError("self-signed"))],
 )
 def test_a_certificate_that_is_not_trusted_is_for_the_user_to_mend(error):
     assert judge(error).remedy is STOP

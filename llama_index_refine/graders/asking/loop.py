@@ -1,4 +1,8 @@
-"""Coroutines from synchronous code and blocking calls from coroutines; neither keeps the interpreter alive."""
+"""The one event loop in which LLMs are asked, for blocking and for asynchronous callers alike.
+
+It runs in a thread of its own that keeps no interpreter alive. Whoever asks from another loop, or from none, hands its
+context variables in, and a cancellation on.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +20,20 @@ T = TypeVar("T")
 _lock = Lock()
 _loop: asyncio.AbstractEventLoop | None = None
 _thread: threading.Thread | None = None
+_holds_a_loop: contextvars.ContextVar[bool] = contextvars.ContextVar("llama_index_refine_holds_a_loop", default=False)
 
 
-def _private_loop() -> asyncio.AbstractEventLoop:
+def _running() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+def _ours() -> asyncio.AbstractEventLoop:
     global _loop, _thread
     with _lock:
+        # A forked process has the loop and not its thread.
         if _loop is None or _thread is None or not _thread.is_alive():
             _loop = asyncio.new_event_loop()
             _thread = threading.Thread(target=_loop.run_forever, name="llama-index-refine", daemon=True)
@@ -28,21 +41,44 @@ def _private_loop() -> asyncio.AbstractEventLoop:
         return _loop
 
 
-def run_blocking(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end from synchronous code, also where an event loop runs already, as in a notebook.
+def is_ours() -> bool:
+    """Whether the calling coroutine runs in this loop: for a blocking caller, unless it asks an LLM."""
+    return _running() is _loop is not None
 
-    It runs on one event loop in a thread of its own, shared by the process, with the caller's context variables.
+
+def holds_a_loop() -> bool:
+    """Whether the caller blocks an event loop, in which others may be waiting for their turn."""
+    return _holds_a_loop.get()
+
+
+def run(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine to its end from synchronous code, also where an event loop runs already, as in a notebook.
 
     :param coroutine: what to run.
     :return: its result.
     :raises BaseException: whatever it raises; on an interrupt it is cancelled.
     """
-    future = asyncio.run_coroutine_threadsafe(coroutine, _private_loop())
+    token = _holds_a_loop.set(_holds_a_loop.get() or _running() is not None)
+    try:
+        future = asyncio.run_coroutine_threadsafe(coroutine, _ours())
+    finally:
+        _holds_a_loop.reset(token)
     try:
         return future.result()
     except BaseException:
         future.cancel()
         raise
+
+
+async def arun(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine in this loop for a coroutine of any loop.
+
+    :param coroutine: what to run; cancelled where the caller is.
+    :return: its result.
+    """
+    if is_ours():
+        return await coroutine
+    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, _ours()))
 
 
 def in_thread(function: Callable[..., T], *args: Any) -> Awaitable[T]:
@@ -68,12 +104,3 @@ def in_thread(function: Callable[..., T], *args: Any) -> Awaitable[T]:
     future.set_running_or_notify_cancel()
     threading.Thread(target=work, name="llama-index-refine-call", daemon=True).start()
     return asyncio.wrap_future(future)
-
-
-def has_running_loop() -> bool:
-    """Whether the calling thread is inside an event loop, which a blocking call would hold up."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
