@@ -165,7 +165,7 @@ def _centring(count: int, device: torch.device) -> Tensor:
 
 def _prior(signal: float, mean_grade: float) -> float:
     """Return nats for one standard deviation, from the teacher's signal-to-noise ratio and the mean grade."""
-    nats = FIRST_RANKING * signal**-OF_SIGNAL * math.exp(OF_MEAN * (USUAL_MEAN - mean_grade))
+    nats: float = FIRST_RANKING * signal**-OF_SIGNAL * math.exp(OF_MEAN * (USUAL_MEAN - mean_grade))
     return min(max(nats, LEAST_PRIOR), MOST_PRIOR)
 
 
