@@ -77,8 +77,9 @@ def classify(
             bar = bars.add_task("Classifying", total=total)
             finished = Finished({key: text for note in rows.done for key, text in note.items()})
             while batch := list(islice(items, BATCH)):
-                if left := [item for item in batch if finished.lacks(*item)]:
-                    found = _rows(classifier, left)
+                if left := {name for name, node in batch if finished.lacks(name, node)}:
+                    # The whole batch, as it would be undisturbed: the last digit depends on what stands beside a row.
+                    found = [row for row in _rows(classifier, batch) if row["id"] in left]
                     rows.add(found, {row["id"]: digest_of(row["text"]) for row in found})
                 bars.advance(bar, len(batch))
         written = sum(map(len, rows.done))

@@ -107,7 +107,10 @@ class ListwiseGrader(AskingGrader):
     def _question(self, query: Shown, documents: Sequence[Shown], account: Account) -> Question:
         """Ask for JSON behind the prompt, whoever wrote it."""
         question = super()._question(query, documents, account)
-        question.messages[-1].blocks.append(TextBlock(text=LISTWISE_FORM.replace("{count}", str(len(documents)))))
+        form, blocks = LISTWISE_FORM.replace("{count}", str(len(documents))), question.messages[-1].blocks
+        if isinstance(blocks[-1], TextBlock):
+            form = f"{blocks.pop().text}\n\n{form}"
+        blocks.append(TextBlock(text=form))
         return question
 
     def _read(self, answer: Answer, count: int) -> list[float | None]:

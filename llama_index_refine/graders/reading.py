@@ -66,7 +66,7 @@ _DESCRIBED = re.compile(_MARKS + r"(?:\Z|[.,;!\n。}])")
 _NUMBERED = re.compile(r"\s*[分点점]?" + _ALONE.pattern)
 
 # A line, a sentence, or an entry of JSON; within JSON's strings a quote is escaped.
-_BEGIN = r"(?:(?:^|(?<=[.!?])\s)[^\w\n]{0,12}|[{,]\s*[\"'])"
+_BEGIN = r"(?:(?:^|(?<=[.!?])\s|(?<=>))[^\w\n]{0,12}|[{,]\s*[\"'])"
 _LEAD = r"(?:(?:so|thus|therefore|hence)\W+)?(?:(?:the|my)\W+)?(?:(?:final|overall|correct)\W+)?"
 _SEPARATOR = r"[\"'*_`)\]\s]*(?:[:=>|{：→]|[-–—]+>?\s|\n)\s*|\s+(?:is|of)\b\s*:?\s*"
 _NAMES = (

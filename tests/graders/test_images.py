@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import logging
 import threading
 from collections.abc import Iterator
@@ -323,9 +324,9 @@ def test_the_querys_picture_is_shown_beside_each_documents(make, tmp_path, pictu
     """The application names the query's picture, so it is read wherever it is."""
     query = QueryBundle("", image_path=str(save(tmp_path, "query.png", picture(GREEN))))
     chat_server.reply = lambda question: (
-        Reply(arguments={"verdicts": [{"document": at, "relevance": 5} for at in (1, 2, 3)]})
+        Reply(json.dumps([{"document": at, "relevance": 5} for at in (1, 2, 3)]))
         if kind == "listwise"
-        else Reply("Yes, 3")
+        else Reply("3" if kind == "scale" else "Yes")
     )
     grades = make(kind).grade(query, [*pictures, TextNode(text="a green square")])
     assert None not in grades

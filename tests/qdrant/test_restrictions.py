@@ -46,9 +46,9 @@ class Told(FeedbackGrader):
         super().__init__(judgements, teacher)
         self.shown: list[int] = []
 
-    async def _combine(self, query, nodes, caller):
+    async def _combine(self, query, nodes):
         self.shown += [node.metadata["number"] for node in nodes]
-        return await super()._combine(query, nodes, caller)
+        return await super()._combine(query, nodes)
 
 
 def documents() -> list[models.PointStruct]:

@@ -7,6 +7,7 @@ import re
 from base64 import b64decode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any, cast
 
@@ -210,10 +211,16 @@ def _with_images(message: ChatMessage, images: Mapping[str, ImageBlock], placed:
     blocks: list[Any] = []
     for block in message.blocks:
         parts = _MARK.split(block.text) if isinstance(block, TextBlock) else []
-        # Some providers refuse a text of nothing but space.
-        kept = [images[part] if part in images else TextBlock(text=part) for part in parts if part.strip()]
-        blocks += kept if parts else [block]
-        placed.update(part for part in parts if part in images)
+        blocks += [] if parts else [block]
+        # What only looks like a mark is a part of the text around it.
+        for image, together in groupby(parts, key=images.get):
+            text = "".join(together)
+            # Some providers refuse a text of nothing but space.
+            if image is not None:
+                blocks.append(image)
+                placed.add(text)
+            elif text.strip():
+                blocks.append(TextBlock(text=text))
     return ChatMessage(role=message.role, blocks=blocks, additional_kwargs=message.additional_kwargs)
 
 

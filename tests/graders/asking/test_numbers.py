@@ -122,9 +122,7 @@ def test_the_digits_of_the_answer_count_and_no_others(answer, grade):
     assert number(answer, 3) == (pytest.approx(grade) if grade is not None else None)
 
 
-SCALES = st.sampled_from(
-    ["", "On a scale of 0 to 3: ", "Relevance (0-3): ", "Score: ", "Rating: ", "From 0 to 3, the score is "]
-)
+SCALES = st.sampled_from(["", "On a scale of 0 to 3: ", "Relevance (0-3): ", "Score: ", "Rating: ", "The score is "])
 ENDS = st.sampled_from(["", ".", "/3", " out of 3", "\n", " (partly)", "\n\nIt names cats."])
 
 
