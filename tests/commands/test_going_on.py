@@ -283,8 +283,8 @@ def same_or_error(call: Call, folder: Path, changed: dict[str, Any], rows_before
             Path(file).unlink()
         shutil.copytree(folder / "kept", fresh := folder.with_name(f"{folder.name}-fresh"))
         again, alone = call.run(folder, changed), call.run(fresh, changed)
-        assert (again.status, alone.status) == (0, 0), again.said + alone.said
-        assert call.rows(folder) == call.rows(fresh)
+        assert again.status == alone.status, again.said + alone.said
+        assert again.status or call.rows(folder) == call.rows(fresh)
 
 
 @pytest.fixture(scope="module", params=list(CHANGED))
