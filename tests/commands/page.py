@@ -40,8 +40,8 @@ LABELS = {"loss": "lost or stolen", "exchange": "exchange rate"}
 
 ABOUT = {
     "select": """Beside `found.jsonl` lies `found.jsonl.run`, with JSON lines: the first says what the run is, and each
-of the others what is known of a selection, its vector and its threshold among it. Rows are appended query by query; each
-query is selected by itself, so that its rows do not depend on the others.""",
+of the others what is known of a selection, its vector and its threshold among it. Rows are appended query by query;
+each query is selected by itself, so that its rows do not depend on the others.""",
     "classify": """`labels.json` is `{labels}`. Beside `labelled.csv` lie
 `labelled.csv.run`, which says what the run is and which documents have a row, and `labelled.csv.safetensors`, the
 classifier, unless `--model` names it. With `--model` and without an LLM, a classifier that is there is taken as it
