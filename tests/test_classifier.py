@@ -245,3 +245,81 @@ def test_other_distances(metric):
     classifier = RefinedClassifier(one).fit(LABELS)
     found = classifier.predict_nodes([TextNode(text="x", embedding=row.tolist()) for row in rows])
     assert (found == truth()).mean() > 0.85
+
+
+def test_a_node_has_one_label_wherever_it_stands(fitted):
+    some = nodes(embedded=False)[:4]
+    once = fitted.predict_proba(some)
+    spelled = [node.model_copy(update={"id_": node.node_id.upper()}) for node in some]
+    assert fitted.predict_proba([*some, *some]) == pytest.approx(np.concatenate([once, once]))
+    assert fitted.predict_proba([*some, *spelled]) == pytest.approx(np.concatenate([once, once]))
+
+
+class Silent(TopicGrader):
+    """Answers for some topics only."""
+
+    def __init__(self, topics):
+        super().__init__()
+        self.topics = topics
+
+    def grade(self, query, nodes):
+        known = int(query.query_str.split()[-1]) in self.topics
+        return super().grade(query, nodes) if known else [None] * len(nodes)
+
+
+def test_what_nobody_taught_is_not_fitted():
+    def classifier(topics, **kwargs):
+        embed_model = PlantedEmbedding(embed_dim=SIZE)
+        return RefinedClassifier(RefinedRetriever(PLANTED.store(), embed_model, Silent(topics), **kwargs))
+
+    nobody, some = classifier(()), classifier((0, 1), on_error="raise")
+    with pytest.raises(RuntimeError, match="8 of 8 labels could not be refined, 'topic 0' among them: the teacher"):
+        nobody.fit(LABELS)
+    with pytest.raises(RuntimeError, match="6 of 8 labels could not be refined, 'topic 2' among them"):
+        some.fit(LABELS)
+    assert not hasattr(nobody, "memory_")
+    assert not hasattr(some, "memory_")
+    assert classifier((0, 1)).fit(LABELS).classes_.tolist() == LABELS
+
+
+# What checks of scikit-learn that make up no data look at. The others call `fit` with rows of numbers.
+CHECKS = [
+    "check_estimator_cloneable",
+    "check_estimator_repr",
+    "check_estimator_tags_renamed",
+    "check_estimator_sparse_tag",
+    "check_get_params_invariance",
+    "check_mixin_order",
+    "check_no_attributes_set_in_init",
+    "check_parameters_default_constructible",
+    "check_do_not_raise_errors_in_init_or_set_param",
+    "check_valid_tag_types",
+]
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_scikit_learns_own_checks(retriever, name):
+    checks = pytest.importorskip("sklearn.utils.estimator_checks")
+    check = getattr(checks, name, None)
+    if check is None:
+        pytest.skip("another version of scikit-learn")
+    check("RefinedClassifier", RefinedClassifier(retriever))
+
+
+def test_scikit_learns_tools_take_it(retriever, fitted):
+    base = pytest.importorskip("sklearn.base")
+    estimator_checks = pytest.importorskip("sklearn.utils.estimator_checks")
+    from sklearn.exceptions import NotFittedError
+    from sklearn.metrics import ConfusionMatrixDisplay, get_scorer
+    from sklearn.pipeline import make_pipeline
+
+    texts, labels = [node.get_content() for node in nodes()[::20]], truth()[::20].tolist()
+    estimator_checks.check_estimator(RefinedClassifier(retriever))
+    assert base.is_classifier(fitted)
+    assert make_pipeline("passthrough", fitted).predict(texts).tolist() == fitted.predict(texts).tolist()
+    assert get_scorer("accuracy")(fitted, texts, labels) == fitted.score(texts, labels)
+    assert get_scorer("neg_log_loss")(fitted, texts, labels) <= 0
+    shown = ConfusionMatrixDisplay.from_estimator(fitted, texts, labels)
+    assert shown.confusion_matrix.sum() == len(texts)
+    with pytest.raises(NotFittedError):
+        RefinedClassifier(retriever).predict(texts)

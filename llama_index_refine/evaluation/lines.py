@@ -39,5 +39,6 @@ def read_lines(path: Path, name: str = "") -> Iterator[tuple[int, str]]:
                 # Files that were put together keep the marks that each began with.
                 yield number, text.removesuffix("\n").removesuffix("\r").removeprefix("\ufeff")
     except UnicodeError as error:
-        broken = number + 1 if wide is None else number
-        raise ValueError(f"{where} is not in UTF-8 at line {max(broken, 1)}: save the file as UTF-8") from error
+        # What is decoded by the file fails before its line has a number.
+        broken = number if wide is None else number + 1
+        raise ValueError(f"{where} is not in UTF-8 at line {broken}: save the file as UTF-8") from error

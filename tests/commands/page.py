@@ -174,7 +174,7 @@ def run_examples(folder: Path) -> dict[str, str]:
                 assert ran.exit_code == 0, ran.output
                 lines = [line.rstrip() for line in ran.output.replace(server.url, SERVER).splitlines()]
                 outputs[name] = "\n".join(
-                    line for line in lines if "━" not in line or "┃" in line or "┏" in line
+                    line for line in lines if "━" not in line or "┃" in line or line[:1] in ("┏", "┡")
                 ).strip()
     finally:
         server.stop()

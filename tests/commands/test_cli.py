@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from llama_index_refine.commands.cli import app
@@ -43,3 +45,22 @@ def test_it_is_installed_as_a_script():
     script = Path(sys.executable).with_name("llama-index-refine")
     done = subprocess.run([script, "--help"], capture_output=True, text=True, check=True)
     assert "demo" in done.stdout
+
+
+def test_options_that_commands_share_are_the_same():
+    commands = typer.main.get_command(app).commands
+    options = {
+        name: {option.opts[0]: (option.help, option.default) for option in commands[name].params}
+        for name in ("search", "select", "classify", "ui")
+    }
+    shared = set.intersection(*map(set, options.values())) - {"--collection", "--help"}
+    assert {"--embed-model", "--embed-base-url", "--llm-kwargs", "--instruction", "--feedback-top-k"} <= shared
+    for option in shared:
+        assert len({described[option] for described in options.values()}) == 1, option
+
+
+def test_a_console_that_lacks_a_character_shows_a_question_mark():
+    code = "from llama_index_refine.commands import cli; cli.app = lambda: print('\u732b \u2192 x'); cli.main()"
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, check=True)
+    assert done.stdout.strip() == b"? ? x"

@@ -148,6 +148,7 @@ def prepared(name: str, tmp_path: Path, server: ChatServer, embeddings: DocsServ
     return Call(name, folder, server, embeddings)
 
 
+@pytest.mark.timeout(1200)
 def test_killed_at_any_moment_it_goes_on_to_the_same_rows(call: Call):
     undisturbed = call.copy("undisturbed")
     whole = call.run(undisturbed)
@@ -166,6 +167,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_rows(call: Call):
         assert call.rows(folder) == rows
 
 
+@pytest.mark.timeout(1200)
 def test_killed_while_the_llm_is_asked_it_goes_on_to_the_same_rows(call: Call, monkeypatch: pytest.MonkeyPatch):
     undisturbed, folder = call.copy("undisturbed"), call.copy("killed")
     before = call.server.calls
@@ -283,8 +285,8 @@ def same_or_error(call: Call, folder: Path, changed: dict[str, Any], rows_before
             Path(file).unlink()
         shutil.copytree(folder / "kept", fresh := folder.with_name(f"{folder.name}-fresh"))
         again, alone = call.run(folder, changed), call.run(fresh, changed)
-        assert (again.status, alone.status) == (0, 0), again.said + alone.said
-        assert call.rows(folder) == call.rows(fresh)
+        assert again.status == alone.status, again.said + alone.said
+        assert again.status or call.rows(folder) == call.rows(fresh)
 
 
 @pytest.fixture(scope="module", params=list(CHANGED))
@@ -305,6 +307,7 @@ def finished(request, tmp_path_factory, server: ChatServer, embeddings: DocsServ
     return call, call.rows(folder)
 
 
+@pytest.mark.timeout(1800)
 def test_one_option_changed(finished: tuple[Call, object], subtests_of_options: Callable[..., Any]):
     call, rows = finished
     for option, value in CHANGED[call.name].items():

@@ -34,6 +34,7 @@ def test_every_option_of_every_command_is_on_it():
         assert [option for option in missing if f"`{option}`" not in section and option != "--help"] == [], name
 
 
+@pytest.mark.timeout(1200)
 def test_the_examples_print_what_is_on_it(first_run: Result, folder: Path, tmp_path: Path):
     pytest.importorskip("gradio", reason="needs the extra ui")
     assert first_run.exit_code == 0, first_run.output

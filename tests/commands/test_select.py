@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from llama_index_refine.commands.cli import app
 from llama_index_refine.commands.rows import Rows
 from llama_index_refine.evaluation.embeddings import SentenceTransformerEmbedding
-from tests.chat_server import ChatServer, yes
+from tests.chat_server import ChatServer, error, yes
 
 TEXTS = [
     *(f"My {card} was {lost} {when}." for card in ("card", "debit card", "credit card") for lost in ("lost", "stolen")
@@ -173,3 +173,115 @@ def test_labels_that_cannot_be_read_are_one_line(path, asked, tmp_path):
     broken.write_text("3")
     assert "must hold an object" in call("classify", path, asked, "--labels", str(broken), "--out", out).output
     assert "is no file" in call("classify", path, asked, "--labels", "nowhere", "--out", out).output
+
+
+def test_a_dead_llm_is_no_teacher(path, chat_server, tmp_path):
+    labels, out = tmp_path / "labels.json", tmp_path / "out.jsonl"
+    labels.write_text(json.dumps({"loss": "lost or stolen card", "money": "exchange rate"}))
+    chat_server.reply = lambda question: error(503)
+    for command, options in (("classify", ["--labels", str(labels)]), ("select", ["--query", "lost or stolen card"])):
+        result = call(command, path, chat_server, *options, "--out", str(out))
+        assert result.exit_code == 1
+        assert "the teacher graded 0 of" in result.output
+        assert sorted(file.name for file in tmp_path.iterdir()) == ["labels.json"]
+
+
+def taught(path: Path, server: ChatServer, folder: Path, *options: str, texts: bytes = b"a stolen card\n") -> Result:
+    """Classify texts."""
+    (folder / "labels.json").write_text(json.dumps({"loss": "lost or stolen card", "money": "exchange rate"}))
+    if not (folder / "texts.txt").exists():
+        (folder / "texts.txt").write_bytes(texts)
+    files = {"--labels": "labels.json", "--texts": "texts.txt", "--out": "out.jsonl"}
+    named = [word for option, name in files.items() if option not in options for word in (option, str(folder / name))]
+    return call("classify", path, server, *named, *options)
+
+
+def test_lines_have_their_own_numbers_and_a_row_each(path, asked, tmp_path):
+    texts = tmp_path / "texts.txt"
+    texts.write_bytes("a stolen card\r\n\r\nthe rate\u2028of yen\r\n".encode("utf-16"))
+    assert taught(path, asked, tmp_path).exit_code == 0
+    with texts.open("a", encoding="utf-16-le") as file:
+        file.write("\nlost\x0ctoday")
+    result = taught(path, asked, tmp_path)
+    assert result.exit_code == 0, result.output
+    rows = [(row["id"], row["text"]) for row in lines(tmp_path / "out.jsonl")]
+    assert rows == [("1", "a stolen card"), ("3", "the rate\u2028of yen"), ("5", "lost\x0ctoday")]
+    texts.write_text("another\n\nthe rate\u2028of yen\n", encoding="utf-8")
+    result = taught(path, asked, tmp_path)
+    assert result.exit_code == 1
+    assert "--texts has changed since rows were written: 2 of them" in result.output
+    assert [(row["id"], row["text"]) for row in lines(tmp_path / "out.jsonl")] == rows
+
+
+def test_texts_of_several_lines_in_a_csv_file(path, asked, tmp_path):
+    table = tmp_path / "texts.csv"
+    table.write_text('name,text\na,"lost\nor stolen"\nb,\nc,"the rate, today"\n', encoding="utf-8")
+    result = taught(path, asked, tmp_path, "--texts", str(table))
+    assert result.exit_code == 0, result.output
+    found = [(row["id"], row["text"]) for row in lines(tmp_path / "out.jsonl")]
+    assert found == [("2", "lost\nor stolen"), ("5", "the rate, today")]
+    table.write_text("name,said\na,b\n")
+    result = taught(path, asked, tmp_path, "--texts", str(table), "--out", str(tmp_path / "other.csv"))
+    assert "has the columns name, said: call one of them text" in result.output
+
+
+def test_what_taught_the_classifier_is_known_when_its_rows_are_gone(path, asked, tmp_path):
+    assert taught(path, asked, tmp_path).exit_code == 0
+    calls = asked.calls
+    for name in ("out.jsonl", "out.jsonl.run"):
+        (tmp_path / name).unlink()
+    result = taught(path, asked, tmp_path, "--instruction", "Be strict.")
+    assert result.exit_code == 1
+    said = "".join(result.output.split())
+    assert "--instructionwasnotgivenandis" in said
+    assert f"remove{tmp_path / 'out.jsonl.safetensors'}tobeginanew" in said
+    (tmp_path / "labels.json").unlink()
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps({"loss": "something lost", "money": "exchange rate"}))
+    result = taught(path, asked, tmp_path, "--labels", str(other))
+    assert result.exit_code == 1
+    assert "--labels" in result.output
+    assert asked.calls == calls
+    assert taught(path, asked, tmp_path).exit_code == 0
+    assert asked.calls == calls
+
+
+def test_documents_that_changed_or_are_gone_are_told(tmp_path, asked):
+    def write(texts: dict[int, str]) -> None:
+        vectors = SentenceTransformerEmbedding().get_text_embedding_batch(list(texts.values()))
+        client = QdrantClient(path=str(tmp_path / "qdrant"))
+        if not client.collection_exists("bank"):
+            client.create_collection("bank", models.VectorParams(size=384, distance=models.Distance.COSINE))
+        client.upsert(
+            "bank",
+            [
+                models.PointStruct(id=number, vector=vector, payload={"text": texts[number]})
+                for number, vector in zip(texts, vectors, strict=True)
+            ],
+        )
+        client.close()
+
+    write({2 * number: text for number, text in enumerate(TEXTS)})
+    everything = ["--labels", str(tmp_path / "labels.json"), "--out", str(tmp_path / "out.csv")]
+    (tmp_path / "labels.json").write_text(json.dumps({"loss": "lost or stolen card", "money": "exchange rate"}))
+    assert call("classify", tmp_path / "qdrant", asked, *everything).exit_code == 0
+    write({1: "My card is lost.", 3: "The rate of yen."})
+    assert call("classify", tmp_path / "qdrant", asked, *everything).exit_code == 0
+    with (tmp_path / "out.csv").open(encoding="utf-8", newline="") as file:
+        ids = [int(row["id"]) for row in csv.DictReader(file)]
+    assert sorted(ids) == sorted([*range(0, 2 * len(TEXTS), 2), 1, 3])
+    write({0: "something else"})
+    result = call("classify", tmp_path / "qdrant", asked, *everything)
+    assert result.exit_code == 1
+    assert "the collection has changed since rows were written: 1 of them" in result.output
+
+
+def test_secrets_are_in_none_of_the_files(path, asked, tmp_path):
+    kwargs = json.dumps({"extra_headers": {"X-Key": "a-secret"}})
+    result = taught(path, asked, tmp_path, "--llm-kwargs", kwargs)
+    assert result.exit_code == 0, result.output
+    assert not any(b"a-secret" in file.read_bytes() for file in tmp_path.iterdir())
+    result = taught(path, asked, tmp_path, "--llm-kwargs", '{"seed": 1}')
+    assert result.exit_code == 1
+    assert "--llm-kwargs" in result.output
+    assert "a-secret" not in result.output

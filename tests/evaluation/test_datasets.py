@@ -6,6 +6,7 @@ import pytest
 
 from llama_index_refine.evaluation.datasets import Dataset, Document, Query, load_folder
 from llama_index_refine.evaluation.loading import expand, load_dataset
+from llama_index_refine.evaluation.metrics import score_rankings
 from tests.toy_data import write_folder
 
 
@@ -165,3 +166,22 @@ def test_followir_is_measured_in_its_three_parts() -> None:
 def test_vectors_are_found_by_name(toy: Path) -> None:
     with np.load(load_folder(toy).vectors["toy"]) as arrays:
         assert arrays["corpus"].shape == (240, 32)
+
+
+def test_a_label_with_a_fraction_is_relevant_and_counts_in_every_metric(tmp_path: Path) -> None:
+    texts = {f"d{n}": f"text {n}" for n in range(4)}
+    folder = written(tmp_path / "data", texts, {"q": "x"}, "q\td0\t1.0\nq\td1\t0.67\nq\td2\t0.33\nq\td3\t0.0\n")
+    data = load_folder(folder)
+    assert data.relevant(data.queries[0]) == {0, 1, 2}
+    found = score_rankings({"q": ["d0", "d1", "d2", "d3"]}, data.qrels)
+    assert found["MAP"]["q"] == found["recall@10"]["q"] == found["nDCG@10"]["q"] == 1
+
+
+def test_the_digest_tells_what_is_measured(tmp_path: Path) -> None:
+    texts = {"d0": "a", "d1": "b"}
+    first = load_folder(written(tmp_path / "one", texts, {"q": "x"}, "q\td0\t1\n"))
+    same = load_folder(written(tmp_path / "two", texts, {"q": "x"}, "q\td0\t1\n"))
+    labels = load_folder(written(tmp_path / "three", texts, {"q": "x"}, "q\td1\t1\n"))
+    words = load_folder(written(tmp_path / "four", {**texts, "d1": "c"}, {"q": "x"}, "q\td0\t1\n"))
+    assert first.digest == same.digest
+    assert len({first.digest, labels.digest, words.digest}) == 3
