@@ -66,7 +66,7 @@ _DESCRIBED = re.compile(_MARKS + r"(?:\Z|[.,;!\n。}])")
 _NUMBERED = re.compile(r"\s*[分点점]?" + _ALONE.pattern)
 
 # A line, a sentence, or an entry of JSON; within JSON's strings a quote is escaped.
-_BEGIN = r"(?:(?:^|(?<=[.!?])\s|(?<=>))[^\w\n]{0,12}|[{,]\s*[\"'])"
+_BEGIN = r"(?:(?:^|(?<=[.!?])\s)[^\w\n]{0,12}|[{,]\s*[\"'])"
 _LEAD = r"(?:(?:so|thus|therefore|hence)\W+)?(?:(?:the|my)\W+)?(?:(?:final|overall|correct)\W+)?"
 _SEPARATOR = r"[\"'*_`)\]\s]*(?:[:=>|{：→]|[-–—]+>?\s|\n)\s*|\s+(?:is|of)\b\s*:?\s*"
 _NAMES = (
@@ -76,7 +76,9 @@ _NAMES = (
 _SCORES = "score|rating|relevan(?:ce|cy)|grade|mark|level|answer|verdict|result|value|output|boxed|final|评分"
 _ASIDE = r"(?:\s*\([^()\n]{0,40}\))?"
 _YES_NO_LABEL = re.compile(
-    rf"{_BEGIN}{_LEAD}(?:is_?)?(?:{_NAMES})(?:\s+to the (?:search )?query)?{_ASIDE}(?:{_SEPARATOR}){_OPENING}"
+    # A label may stand in a tag: "<answer>Relevant: yes</answer>".
+    rf"{_BEGIN}(?:\w{{1,12}}>[^\w\n]{{0,12}})?{_LEAD}(?:is_?)?(?:{_NAMES})(?:\s+to the (?:search )?query)?{_ASIDE}"
+    rf"(?:{_SEPARATOR}|\?\s*){_OPENING}"
     rf"(?P<value>{_WORD})",
     _I,
 )
