@@ -162,12 +162,13 @@ def calibration_row(spec: str, measured: Measured) -> list[str]:
 
 
 def cost_row(spec: str, measured: Measured) -> list[str]:
-    """What a grade costs, and how many a query asks for."""
+    """What a grade cost, where that was recorded, and how many a query asks for."""
     cost, queries = measured.kept.cost, len(measured.rows)
-    calls = max(cost.get("calls", 0), 1)
     asked = [f"{measured.asked[name] / queries:.1f}" for name in list(SETTINGS)[:2]]
-    seconds, tokens = cost.get("seconds", 0) / calls, cost.get("prompt_tokens", 0) / calls
-    return [spec, f"{cost.get('calls', 0):.0f}", f"{tokens:.0f}", f"{seconds:.1f}", *asked]
+    if not cost:
+        return [spec, "", "", "", *asked]
+    seconds, tokens = cost["seconds"] / cost["calls"], cost["prompt_tokens"] / cost["calls"]
+    return [spec, f"{cost['calls']:.0f}", f"{tokens:.0f}", f"{seconds:.1f}", *asked]
 
 
 def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from results import llm
@@ -119,8 +121,30 @@ def test_kept_grades_can_be_read(path):
     assert written[1:] == sorted(written[1:], key=lambda line: line.split("\t")[:2])
 
 
-@pytest.mark.skipif(not (DATA / "argkp_item").is_dir(), reason="the collection is not here")
+@pytest.mark.skipif(not (DATA / "argkp").is_dir(), reason="the collection is not here")
 def test_a_table_is_made_from_kept_grades(monkeypatch, tmp_path, capsys):
-    model = "qwen2.5-coder-1.5b-q4_k_m"
-    run(monkeypatch, "tables", DATA / "argkp_item", "--model", model, "--queries", "3", "--out", tmp_path / "page.md")
-    assert "| argkp_item | 3 |" in capsys.readouterr().out
+    folder = part_of(DATA / "argkp", "q8", tmp_path / "argkp")
+    options = ["--model", "qwen2.5-coder-1.5b-q4_k_m", "--queries", "1", "--out", tmp_path / "page.md"]
+    run(monkeypatch, "tables", folder, *options)
+    assert "| argkp | 1 | " in capsys.readouterr().out
+
+
+def part_of(folder: Path, query: str, part: Path) -> Path:
+    """Write one query of a collection, and what it searches."""
+    part.mkdir()
+    lines = {name: (folder / f"{name}.jsonl").read_text().splitlines() for name in ("corpus", "queries")}
+    at = next(n for n, line in enumerate(lines["queries"]) if json.loads(line)["_id"] == query)
+    group = json.loads(lines["queries"][at])["group"]
+    kept = {
+        "corpus": [n for n, line in enumerate(lines["corpus"]) if json.loads(line)["group"] == group],
+        "queries": [at],
+    }
+    for name, rows in kept.items():
+        (part / f"{name}.jsonl").write_text("\n".join(lines[name][row] for row in rows))
+    labels = (folder / "qrels.tsv").read_text().splitlines()
+    known = {json.loads(lines["corpus"][row])["_id"] for row in kept["corpus"]}
+    chosen = [line for line in labels[1:] if line.split("\t")[0] == query and line.split("\t")[1] in known]
+    (part / "qrels.tsv").write_text("\n".join([labels[0], *chosen]))
+    with np.load(folder / "minilm.npz") as vectors:
+        np.savez(part / "minilm.npz", **{name: vectors[name][rows] for name, rows in kept.items()})
+    return part
