@@ -63,17 +63,17 @@ def test_goes_on_where_it_stopped(monkeypatch, server, toy, tmp_path):
 
     server.reply = stopped
     with pytest.raises(SystemExit, match="gives no grades"):
-        record(monkeypatch, server, toy, tmp_path / "grades")
+        record(monkeypatch, server, toy, tmp_path / "grades", "--queries", "1")
     before = Kept.load(tmp_path / "grades", "toy-model", "toy").grades
     assert 20 <= len(before) <= 25
     server.reply = count
-    record(monkeypatch, server, toy, tmp_path / "grades")
+    record(monkeypatch, server, toy, tmp_path / "grades", "--queries", "1")
     kept = Kept.load(tmp_path / "grades", "toy-model", "toy")
     assert len(asked) == len(set(asked)) == len(kept.grades)
     assert before.items() <= kept.grades.items()
     assert kept.cost["calls"] >= len(kept.grades)
     # Without a break, the same bytes.
-    record(monkeypatch, server, toy, tmp_path / "again")
+    record(monkeypatch, server, toy, tmp_path / "again", "--queries", "1")
     assert kept.path.read_bytes() == (tmp_path / "again" / kept.path.name).read_bytes()
 
 
