@@ -1,0 +1,150 @@
+"""The recorded grades of served LLMs, and what is made of them without a model."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from results import llm
+from results.recorded import GRADES, Kept, RecordedGrader
+from tests.chat_server import ChatServer, Question, error, yes
+from tests.toy_data import write_folder
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+FILES = sorted(GRADES.glob("*.tsv.gz"))
+
+
+def topic_of(question: Question) -> bool:
+    """Whether the document is of the topic that the query asks about."""
+    query, document = question.query, question.document
+    return document.startswith(f"Topic {query.split()[-1].rstrip('?')} ")
+
+
+def good(question: Question):
+    return yes(0.8 if topic_of(question) else 0.3)
+
+
+@pytest.fixture
+def server():
+    server = ChatServer(good).start()
+    yield server
+    server.stop()
+
+
+def run(monkeypatch, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["llm", *map(str, arguments)])
+    llm.main()
+
+
+def record(monkeypatch, server: ChatServer, toy: Path, grades: Path, *more: str) -> None:
+    options = ["--model", "toy-model", "--base-url", server.url, "--grades", grades, "--queries", "2", *more]
+    run(monkeypatch, "record", f"{toy}:toy", *options)
+
+
+@pytest.fixture
+def toy(tmp_path) -> Path:
+    return write_folder(tmp_path / "toy")
+
+
+def test_goes_on_where_it_stopped(monkeypatch, server, toy, tmp_path):
+    asked: list[tuple[str, str]] = []
+
+    def count(question: Question):
+        asked.append((question.query, question.document))
+        return good(question)
+
+    def stopped(question: Question):
+        return count(question) if len(asked) < 25 else error(400)
+
+    server.reply = stopped
+    with pytest.raises(SystemExit, match="gives no grades"):
+        record(monkeypatch, server, toy, tmp_path / "grades", "--queries", "1")
+    before = Kept.load(tmp_path / "grades", "toy-model", "toy").grades
+    assert 20 <= len(before) <= 25
+    server.reply = count
+    record(monkeypatch, server, toy, tmp_path / "grades", "--queries", "1")
+    kept = Kept.load(tmp_path / "grades", "toy-model", "toy")
+    assert len(asked) == len(set(asked)) == len(kept.grades)
+    assert before.items() <= kept.grades.items()
+    assert kept.cost["calls"] >= len(kept.grades)
+    # Without a break, the same bytes.
+    record(monkeypatch, server, toy, tmp_path / "again", "--queries", "1")
+    assert kept.path.read_bytes() == (tmp_path / "again" / kept.path.name).read_bytes()
+
+
+def test_tables_need_no_model(monkeypatch, server, toy, tmp_path, capsys):
+    record(monkeypatch, server, toy, tmp_path / "grades")
+    capsys.readouterr()
+    options = ["--model", "toy-model", "--grades", tmp_path / "grades", "--queries", "2", "--out", tmp_path / "page.md"]
+    run(monkeypatch, "tables", f"{toy}:toy", *options)
+    page = (tmp_path / "page.md").read_text()
+    assert page.strip() == capsys.readouterr().out.strip()
+    assert "| toy:toy | 2 |" in page
+    assert "100 % | 0 % | 1.00 | 1.00 |" in page
+    assert "are not kept" not in page
+    # What is asked for and not kept is counted.
+    kept = Kept.load(tmp_path / "grades", "toy-model", "toy")
+    first = {pair for row in (0, 1) for pair in _first(toy, row)}
+    kept.grades = {pair: grade for pair, grade in kept.grades.items() if pair in first}
+    kept.save()
+    run(monkeypatch, "tables", f"{toy}:toy", *options)
+    assert "toy:toy, refined, all grades: " in (tmp_path / "page.md").read_text()
+
+
+def _first(toy: Path, row: int) -> list[tuple[str, str]]:
+    corpus = llm.opened(f"{toy}:toy", 2)
+    documents = corpus.dataset.documents
+    return [(corpus.queries[row].id, documents[at].id) for at in llm.nearest(corpus, row)[: llm.K]]
+
+
+def test_says_what_is_missing(monkeypatch, toy, tmp_path):
+    with pytest.raises(SystemExit, match="no query has its first 20 documents graded by toy-model"):
+        run(monkeypatch, "tables", f"{toy}:toy", "--model", "toy-model", "--grades", tmp_path)
+    with pytest.raises(TypeError, match="LabelledQuery"):
+        RecordedGrader(Kept(tmp_path / "x")).grade("a query", [])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_kept_grades_can_be_read(path):
+    model, _, collection = path.name.removesuffix(".tsv.gz").partition("--")
+    kept = Kept.load(GRADES, model, collection)
+    assert kept.grades
+    assert all(0 <= grade <= 1 for grade in kept.grades.values())
+    assert set(kept.about) == {"server", "machine", "date"}
+    written = gzip.decompress(path.read_bytes()).decode().splitlines()
+    assert written[0].split("\t") == ["query", "document", "grade", "prompt"]
+    assert written[1:] == sorted(written[1:], key=lambda line: line.split("\t")[:2])
+
+
+@pytest.mark.skipif(not (DATA / "argkp").is_dir(), reason="the collection is not here")
+def test_a_table_is_made_from_kept_grades(monkeypatch, tmp_path, capsys):
+    folder = part_of(DATA / "argkp", "q8", tmp_path / "argkp")
+    options = ["--model", "qwen2.5-coder-1.5b-q4_k_m", "--queries", "1", "--out", tmp_path / "page.md"]
+    run(monkeypatch, "tables", folder, *options)
+    assert "| argkp | 1 | " in capsys.readouterr().out
+
+
+def part_of(folder: Path, query: str, part: Path) -> Path:
+    """Write one query of a collection, and what it searches."""
+    part.mkdir()
+    lines = {name: (folder / f"{name}.jsonl").read_text().splitlines() for name in ("corpus", "queries")}
+    at = next(n for n, line in enumerate(lines["queries"]) if json.loads(line)["_id"] == query)
+    group = json.loads(lines["queries"][at])["group"]
+    kept = {
+        "corpus": [n for n, line in enumerate(lines["corpus"]) if json.loads(line)["group"] == group],
+        "queries": [at],
+    }
+    for name, rows in kept.items():
+        (part / f"{name}.jsonl").write_text("\n".join(lines[name][row] for row in rows))
+    labels = (folder / "qrels.tsv").read_text().splitlines()
+    known = {json.loads(lines["corpus"][row])["_id"] for row in kept["corpus"]}
+    chosen = [line for line in labels[1:] if line.split("\t")[0] == query and line.split("\t")[1] in known]
+    (part / "qrels.tsv").write_text("\n".join([labels[0], *chosen]))
+    with np.load(folder / "minilm.npz") as vectors:
+        np.savez(part / "minilm.npz", **{name: vectors[name][rows] for name, rows in kept.items()})
+    return part
