@@ -13,23 +13,16 @@ from typing_extensions import Unpack
 from llama_index_refine.graders.account import Account
 from llama_index_refine.graders.asking.answer import found
 from llama_index_refine.graders.asking.grader import AskingGrader, AskingOptions
-from llama_index_refine.graders.asking.prompts import LISTWISE, LISTWISE_FORM, form_of
+from llama_index_refine.graders.asking.prompts import LISTWISE, LISTWISE_FORM, form_of, object_of
 from llama_index_refine.graders.asking.question import Question
 from llama_index_refine.graders.asking.reply import Answer
-from llama_index_refine.graders.asking.showing import Shown
+from llama_index_refine.graders.asking.showing import Shown, image_tokens
 from llama_index_refine.graders.asking.text import count_tokens
 from llama_index_refine.graders.asking.verdicts import HIGHEST, grades_of, verdicts_in
 from llama_index_refine.graders.chat import LlamaIndexChat
 
-_VERDICT = {
-    "type": "object",
-    "properties": {
-        "document": {"type": "integer", "description": "the number of the document, from 1"},
-        "relevance": {"type": "number", "description": f"from 0 (about something else) to {HIGHEST} (what is sought)"},
-    },
-    "required": ["document", "relevance"],
-    "additionalProperties": False,
-}
+_DOCUMENT = {"type": "integer", "description": "the number of the document, from 1"}
+_RELEVANCE = {"type": "number", "description": f"from 0 (about something else) to {HIGHEST} (what is sought)"}
 
 
 class ListwiseGrader(AskingGrader):
@@ -63,7 +56,8 @@ class ListwiseGrader(AskingGrader):
         both_orders: bool = False,
         **asking: Unpack[AskingOptions],
     ) -> None:
-        form = form_of("Verdicts", {"verdicts": {"type": "array", "items": _VERDICT}})
+        verdict = object_of({"document": _DOCUMENT, "relevance": _RELEVANCE})
+        form = form_of("Verdicts", {"verdicts": {"type": "array", "items": verdict}})
         patient: AskingOptions = {"concurrency": 4, "timeout": 60.0, **asking}
         super().__init__(LlamaIndexChat(llm), prompt or LISTWISE, instruction, form=form, form_first=True, **patient)
         if batch_size < 1:
@@ -90,7 +84,8 @@ class ListwiseGrader(AskingGrader):
                 shown = documents[place]
                 if bool(shown.images) != pictured:
                     continue
-                tokens = count_tokens(shown.fenced(self._max_document_tokens)) + shown.image_tokens
+                tokens = count_tokens(shown.fenced(self._max_document_tokens))
+                tokens += sum(map(image_tokens, shown.images.values()))
                 if not left or tokens > left or len(batches[-1]) == self._batch_size:
                     batches.append([])
                     left = self._max_prompt_tokens

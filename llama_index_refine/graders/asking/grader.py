@@ -27,7 +27,6 @@ from llama_index_refine.graders.chat import Chat, NoModelError
 from llama_index_refine.graders.combining import mean
 
 _PROMPT_KEY = "grade_prompt"
-_ANSWER_TOKENS = 16
 
 
 class AskingOptions(CallOptions, total=False):
@@ -143,7 +142,6 @@ class AskingGrader(BaseGrader):
         return Grades(grades)
 
     def _question(self, query: Shown, documents: Sequence[Shown], account: Account) -> Question:
-        count = len(documents)
         messages = self._prompt.format_messages(
             llm=None,
             query=query.in_line(),
@@ -157,8 +155,7 @@ class AskingGrader(BaseGrader):
             account,
             [query, *documents],
             messages,
-            _ANSWER_TOKENS * count,
-            partial(self._read, count=count),
+            partial(self._read, count=len(documents)),
         )
 
     def _get_prompts(self) -> PromptDictType:

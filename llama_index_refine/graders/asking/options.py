@@ -20,7 +20,7 @@ _AT_LEAST = re.compile(r"(?:>=|\u2265|at least|minimum(?: value)?(?: of| is)?)\D
 
 
 @dataclass
-class _Known:
+class Known:
     """What is known of a model: the options to send, and whether they brought an answer that could be read."""
 
     options: dict[str, Any]
@@ -33,10 +33,12 @@ class Attempt:
     """The options of one question, on its way down the ladder.
 
     :param model: which model is asked.
+    :param known: what is known of it.
     :param sent: what the teacher adds to the question now.
     """
 
     model: str
+    known: Known
     sent: dict[str, Any]
     refused: bool = False
     reformed: bool = False
@@ -72,7 +74,7 @@ class Options:
         self._form = {FORM: form} if form and FORM not in self.users else {}
         if form_first:
             self._wanted |= self._form
-        self._known: dict[str, _Known] = {}
+        self._known: dict[str, Known] = {}
 
     def attempt(self, model: str, wanted: Mapping[str, Any] | None = None) -> Attempt:
         """Begin a question.
@@ -81,20 +83,15 @@ class Options:
         :param wanted: what to ask of a model of this kind in the place of the usual options.
         :return: the options to send.
         """
-        if model not in self._known:
-            self._known[model] = _Known(_without(self._wanted if wanted is None else wanted, *self.users))
-            self._known[model].formless = wanted is not None
-        return Attempt(model, dict(self._known[model].options))
+        usual = _without(self._wanted if wanted is None else wanted, *self.users)
+        known = self._known.setdefault(model, Known(usual, formless=wanted is not None))
+        return Attempt(model, known, dict(known.options))
 
     def worked(self, attempt: Attempt) -> None:
         """Keep to these options for this model: an answer to a call with them could be read."""
-        known = self._known[attempt.model]
+        known = attempt.known
         if not known.proven or attempt.refused or _size(attempt.sent) > _size(known.options):
             known.options, known.proven = attempt.sent, True
-
-    def proven(self, attempt: Attempt) -> bool:
-        """Whether any options have brought an answer of this model."""
-        return self._known[attempt.model].proven
 
     def descend(self, attempt: Attempt, failure: Failure) -> bool:
         """Give up what an error speaks of.
@@ -103,7 +100,7 @@ class Options:
         :param failure: what the error means.
         :return: whether there is another way to ask; not where the options are not to blame, or are the user's.
         """
-        known = self._known[attempt.model]
+        known = attempt.known
         known.formless = known.formless or FORM in failure.options or attempt.reformed
         if attempt.reformed:
             return False
@@ -122,7 +119,7 @@ class Options:
 
     def reform(self, attempt: Attempt) -> bool:
         """Ask for a form where there was none, or for none where there was. :return: whether that is another way."""
-        attempt.reformed = FORM not in attempt.sent and not self._known[attempt.model].formless
+        attempt.reformed = FORM not in attempt.sent and not attempt.known.formless
         return self._try(attempt, [attempt.sent | self._form if attempt.reformed else _without(attempt.sent, FORM)])
 
     def _try(self, attempt: Attempt, candidates: Sequence[dict[str, Any]], refused: bool = False) -> bool:

@@ -9,12 +9,15 @@ from llama_index.core.base.llms.types import ChatMessage, ImageBlock
 
 from llama_index_refine.graders.account import Account
 from llama_index_refine.graders.asking.errors import words_of
-from llama_index_refine.graders.asking.failures import Failure
+from llama_index_refine.graders.asking.failures import Failure, Remedy
 from llama_index_refine.graders.asking.options import Attempt, Options
 from llama_index_refine.graders.asking.reply import Answer, CutShort, NoText, Unreadable, Withheld
-from llama_index_refine.graders.asking.rules import Remedy
 from llama_index_refine.graders.asking.showing import Shown, Sight, can_be_plainer, tokens_of, with_images
+from llama_index_refine.graders.asking.text import count_tokens
 from llama_index_refine.graders.chat import Chat
+
+# About how many tokens the answer has for each document.
+_ANSWER_TOKENS = 16
 
 Read = Callable[[Answer], Sequence[float | None]]
 
@@ -29,7 +32,6 @@ class Question:
     :param account: the bill of the query.
     :param shown: the query and the documents.
     :param messages: the prompt, with a mark in the place of each image.
-    :param answer_tokens: about how many tokens the answer will have.
     :param read: reads one grade a document from an answer, None where there is none in it.
     """
 
@@ -39,7 +41,6 @@ class Question:
     account: Account
     shown: Sequence[Shown]
     messages: Sequence[ChatMessage]
-    answer_tokens: int
     read: Read
     _attempt: Attempt = field(init=False)
     _images: Mapping[str, ImageBlock] = field(init=False)
@@ -54,16 +55,22 @@ class Question:
         return self.options.attempt(self.chat.fingerprint(), self.chat.completion_options())
 
     async def ask(self) -> Sequence[float | None]:
-        """See `Call.ask`."""
+        """Ask it once, and read the answer.
+
+        :return: one grade a document, None where there is none in it.
+        :raises Unreadable: there is none at all.
+        :raises Exception: whatever the client raises.
+        """
         if not self._attempt.tried:
             self._attempt = self._begin()
         images = self._images
         if self._plain or self.sight.wants_plain(self._attempt.model):
             images = await self.sight.plain(images)
-        answer = await self.chat.ask(
-            with_images(self.messages, images), {**self._attempt.sent, **self.options.required}
-        )
-        self.account.charge(prompt_tokens=answer.prompt_tokens, completion_tokens=answer.completion_tokens)
+        messages = with_images(self.messages, images)
+        answer = await self.chat.ask(messages, {**self._attempt.sent, **self.options.required})
+        # Where the server has not counted, an estimate has to do.
+        prompt = answer.prompt_tokens or tokens_of(messages)
+        self.account.charge(prompt, answer.completion_tokens or count_tokens(answer.text))
         if images:
             self.sight.answered(self._attempt.model, self._plain)
         grades = self.read(answer)
@@ -73,22 +80,27 @@ class Question:
         return grades
 
     def tokens(self) -> int:
-        """See `Call.tokens`."""
-        return tokens_of(with_images(self.messages, self._images)) + self.answer_tokens
+        """Estimate the tokens of question and answer."""
+        return tokens_of(with_images(self.messages, self._images)) + _ANSWER_TOKENS * (len(self.shown) - 1)
 
     def sent(self) -> frozenset[str]:
-        """See `Call.sent`."""
+        """Collect the words of the question, which an error may repeat."""
         return words_of(" ".join(message.content or "" for message in self.messages))
 
     def needless(self) -> str | None:
-        """See `Call.needless`."""
+        """Say why it need not be asked any more, None where it has to be."""
         return self.sight.why_not(self._attempt.model, True, *self.shown)
 
     def adapt(self, error: Unreadable | Failure) -> bool:
-        """See `Call.adapt`. :raises Unreadable: the last answer was, and the model refuses to give it a form."""
+        """Find another way to ask.
+
+        :param error: what came of the last one.
+        :return: whether there is another.
+        :raises Unreadable: the last answer was, and the model refuses to give it a form.
+        """
         if isinstance(error, Failure):
             return self._give_up(error)
-        eaten = isinstance(error, CutShort) or (isinstance(error, NoText) and not self.options.proven(self._attempt))
+        eaten = isinstance(error, CutShort) or (isinstance(error, NoText) and not self._attempt.known.proven)
         if isinstance(error, (CutShort, NoText)):
             return eaten and self.options.lift(self._attempt)
         first, self._unread = self._unread is None, error

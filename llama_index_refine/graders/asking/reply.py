@@ -8,10 +8,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from llama_index_refine.graders.asking.errors import ServerError
+from llama_index_refine.graders.asking.errors import ServerError, get
 
 _DEPTH = 5
 _MOST_POSITIONS = 20_000
@@ -48,7 +48,7 @@ class Answer:
     :param tokens: for each position of the message, the probability of the most likely tokens; empty where the model
         gave no log-probabilities. They may cover the thoughts as well.
     :param cut_short: the message ended because it was too long.
-    :param prompt_tokens: tokens of the question, as the server counted them or else as LlamaIndex's tokenizer does.
+    :param prompt_tokens: tokens of the question, as the server counted them; 0 where it did not.
     :param completion_tokens: tokens of the answer, likewise.
     :param thoughts: what the model thought, where the server keeps it apart from the message.
     :param said: the token that was said at each position, where it is known.
@@ -64,6 +64,11 @@ class Answer:
     said: Sequence[str] = field(default_factory=tuple)
     filtered: bool = False
 
+    def counted(self, *tokens: Any) -> Answer:
+        """Put in what a server gave as the tokens of question and answer."""
+        prompt, completion = (one if isinstance(one, int) and one > 0 else 0 for one in tokens)
+        return replace(self, prompt_tokens=prompt, completion_tokens=completion)
+
     def why_unreadable(self) -> Unreadable:
         """Say why there is no grade in it."""
         if self.filtered:
@@ -73,14 +78,6 @@ class Answer:
         if not self.text.strip():
             return NoText("an answer was empty")
         return Unreadable("an answer was not one of those asked for (a refusal, or idle talk)")
-
-
-def get(owner: Any, name: str) -> Any:
-    """Read an entry of a mapping or an attribute, None where there is none."""
-    try:
-        return owner.get(name) if isinstance(owner, Mapping) else getattr(owner, name, None)
-    except Exception:
-        return None
 
 
 def reply_of(completion: Any) -> Answer:

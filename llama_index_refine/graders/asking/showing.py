@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from base64 import b64decode
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -13,8 +13,8 @@ from typing import Any, cast
 from llama_index.core.base.llms.types import ChatMessage, ImageBlock, MessageRole, TextBlock
 from llama_index.core.schema import BaseNode, MetadataMode, QueryBundle
 
+from llama_index_refine.graders.asking.failures import BLIND, Kind
 from llama_index_refine.graders.asking.loop import in_thread
-from llama_index_refine.graders.asking.rules import BLIND, Kind
 from llama_index_refine.graders.asking.text import clean, content, count_tokens, cut, fence
 from llama_index_refine.images.reading import ImageError, ImageReader, Picture, fitted, pixels_of
 from llama_index_refine.images.sources import ImageSource, image_of, media_of
@@ -31,13 +31,11 @@ class Shown:
 
     :param text: its text, cleaned.
     :param images: its images, by the mark that stands for each in the prompt.
-    :param image_tokens: about how many tokens the images take.
     :param refusal: why it cannot be asked about; empty where it can.
     """
 
     text: str
     images: Mapping[str, ImageBlock] = field(default_factory=dict)
-    image_tokens: int = 0
     refusal: str = ""
 
     @property
@@ -82,15 +80,11 @@ class Sight:
         """
         texts = [content(node, mode, max_tokens) for node in nodes]
         media = [media_of(node) for node in nodes]
-        image = image_of(query)
-        if image is None and not any(one.images or one.others for one in media):
-            return Shown(clean(query.query_str)), [Shown(text) for text in texts]
-        return await in_thread(self._look, query, image, texts, media)
+        pictured = image_of(query) or any(one.images for one in media)
+        return await in_thread(self._look, query, texts, media) if pictured else self._look(query, texts, media)
 
-    def _look(
-        self, query: QueryBundle, image: ImageSource | None, texts: Sequence[str], media: Sequence[Any]
-    ) -> tuple[Shown, list[Shown]]:
-        asked = self._shown("query", clean(query.query_str), [image] if image else [], anywhere=True)
+    def _look(self, query: QueryBundle, texts: Sequence[str], media: Sequence[Any]) -> tuple[Shown, list[Shown]]:
+        asked = self._shown("query", clean(query.query_str), filter(None, [image_of(query)]), anywhere=True)
         documents = []
         for text, one in zip(texts, media, strict=True):
             if one.others:
@@ -100,18 +94,13 @@ class Sight:
                 documents.append(self._shown("document", text, one.images))
         return asked, documents
 
-    def _shown(self, label: str, text: str, sources: Sequence[ImageSource], anywhere: bool = False) -> Shown:
+    def _shown(self, label: str, text: str, sources: Iterable[ImageSource], anywhere: bool = False) -> Shown:
         try:
             images = [self.reader.read(source, anywhere) for source in sources]
         except ImageError as error:
             return Shown(text, refusal=f"the query cannot be shown: {error}" if anywhere else str(error))
         marks = [_mark(label, text, at, image) for at, image in enumerate(images)]
-        tokens = sum(self._tokens(image) for image in images)
-        return Shown(text, {mark: _block(image) for mark, image in zip(marks, images, strict=True)}, tokens)
-
-    def _tokens(self, image: Picture | str) -> int:
-        pixels = image.width * image.height if isinstance(image, Picture) else self.reader.max_image_pixels
-        return -(-pixels // _PIXELS_PER_TOKEN)
+        return Shown(text, dict(zip(marks, map(_block, images), strict=True)))
 
     def open_places(
         self, model: str, takes_images: bool, query: Shown, documents: Sequence[Shown], tell: Callable[[str], None]
@@ -178,14 +167,14 @@ def can_be_plainer(image: ImageBlock) -> bool:
 def tokens_of(messages: Sequence[ChatMessage]) -> int:
     """Count the tokens of messages, with an estimate for their images."""
     text = sum(count_tokens(message.content or "") for message in messages)
-    images = [block for message in messages for block in message.blocks if isinstance(block, ImageBlock)]
-    return text + sum(-(-_pixels(block) // _PIXELS_PER_TOKEN) for block in images)
+    blocks = (block for message in messages for block in message.blocks)
+    return text + sum(image_tokens(block) for block in blocks if isinstance(block, ImageBlock))
 
 
-def _pixels(block: ImageBlock) -> int:
-    if not isinstance(block.image, bytes):
-        return MAX_IMAGE_PIXELS
-    return pixels_of(b64decode(block.image))
+def image_tokens(block: ImageBlock) -> int:
+    """Estimate the tokens of an image; of one that is elsewhere, by the most that is shown unless the user says so."""
+    pixels = pixels_of(b64decode(block.image)) if isinstance(block.image, bytes) else MAX_IMAGE_PIXELS
+    return -(-pixels // _PIXELS_PER_TOKEN)
 
 
 def with_images(messages: Sequence[ChatMessage], images: Mapping[str, ImageBlock]) -> list[ChatMessage]:
@@ -197,23 +186,22 @@ def with_images(messages: Sequence[ChatMessage], images: Mapping[str, ImageBlock
     """
     if not images:
         return list(messages)
-    placed: set[str] = set()
-    written = [_with_images(message, images, placed) for message in messages]
-    lost = [image for mark, image in images.items() if mark not in placed]
+    written = [_with_images(message, images) for message in messages]
+    text = "".join(message.content or "" for message in messages)
+    lost = [image for mark, image in images.items() if mark not in text]
     if lost:
         last = next((at for at, one in reversed([*enumerate(written)]) if one.role == MessageRole.USER), -1)
         written[last].blocks.extend(lost)
     return written
 
 
-def _with_images(message: ChatMessage, images: Mapping[str, ImageBlock], placed: set[str]) -> ChatMessage:
+def _with_images(message: ChatMessage, images: Mapping[str, ImageBlock]) -> ChatMessage:
     blocks: list[Any] = []
     for block in message.blocks:
         parts = _MARK.split(block.text) if isinstance(block, TextBlock) else []
         # Some providers refuse a text of nothing but space.
         kept = [images[part] if part in images else TextBlock(text=part) for part in parts if part.strip()]
         blocks += kept if parts else [block]
-        placed.update(part for part in parts if part in images)
     return ChatMessage(role=message.role, blocks=blocks, additional_kwargs=message.additional_kwargs)
 
 

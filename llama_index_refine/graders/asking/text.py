@@ -105,8 +105,3 @@ def fence(text: str, label: str = "document") -> str:
     """
     tag = f"{label}-{hashlib.sha256(text.encode()).hexdigest()[:20]}"
     return f"<{tag}>\n{text}\n</{tag}>"
-
-
-def fenced(text: str, max_tokens: int, label: str = "document") -> str:
-    """Clean, cut and fence a document's text: the only form in which it enters a prompt."""
-    return fence(cut(clean(text[: max_tokens * _LONGEST_SHARE]), max_tokens), label)
