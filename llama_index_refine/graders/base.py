@@ -55,7 +55,7 @@ class Grades(list[float | None]):
 
     def __init__(self, values: Iterable[float | None] = (), spread: Sequence[float | None] | None = None) -> None:
         super().__init__(values)
-        self.spread = [None] * len(self) if spread is None else list(spread)
+        self.spread: list[float | None] = [None] * len(self) if spread is None else list(spread)
         if len(self.spread) != len(self):
             raise ValueError(f"spread has {len(self.spread)} entries for {len(self)} grades")
 
