@@ -17,9 +17,9 @@ from llama_index.core.llms import LLM
 from llama_index.core.llms.custom import CustomLLM
 from pydantic import ValidationError
 
+from llama_index_refine.graders.asking.answer import Answer, Unreadable, ended, probabilities, reply_of
 from llama_index_refine.graders.asking.errors import ServerError, chain, get
 from llama_index_refine.graders.asking.loop import in_thread
-from llama_index_refine.graders.asking.reply import Answer, Unreadable, ended, probabilities, reply_of
 from llama_index_refine.graders.base import digest
 
 # The most log-probabilities that the protocol of text completions knows.

@@ -12,10 +12,10 @@ from llama_index.core.base.llms.types import ChatMessage, ImageBlock, TextBlock
 from llama_index.core.prompts import BasePromptTemplate
 from typing_extensions import Unpack
 
+from llama_index_refine.graders.asking.answer import Answer, reply_of
 from llama_index_refine.graders.asking.errors import get
 from llama_index_refine.graders.asking.grader import AskingOptions
 from llama_index_refine.graders.asking.prompts import YES_NO
-from llama_index_refine.graders.asking.reply import Answer, reply_of
 from llama_index_refine.graders.base import digest
 from llama_index_refine.graders.chat import Chat, NoModelError
 from llama_index_refine.graders.pointwise import PointwiseGrader

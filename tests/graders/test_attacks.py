@@ -13,8 +13,7 @@ from llama_index.core.prompts import PromptTemplate
 from llama_index.core.schema import QueryBundle, TextNode
 
 from llama_index_refine.graders.asking.prompts import LISTWISE, SCALE, YES_NO, instruction_line
-from llama_index_refine.graders.asking.showing import Shown
-from llama_index_refine.graders.asking.text import clean, count_tokens, cut, fence
+from llama_index_refine.graders.asking.showing import Shown, clean, count_tokens, cut, fence
 from llama_index_refine.graders.listwise import ListwiseGrader
 from llama_index_refine.graders.llm import LLMGrader
 from llama_index_refine.graders.scale import ScaleGrader

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from typing import Any, Literal, TypedDict
 
 from llama_index_refine.graders.account import Account
+from llama_index_refine.graders.asking.answer import Unreadable
 from llama_index_refine.graders.asking.failures import Failure, Remedy, judge
 from llama_index_refine.graders.asking.pace import Circuit, Pace
 from llama_index_refine.graders.asking.question import Question
-from llama_index_refine.graders.asking.reply import Unreadable
 from llama_index_refine.graders.base import GraderError
 
 Grades = Sequence[float | None]

@@ -15,12 +15,11 @@ from llama_index.core.schema import BaseNode, MetadataMode, QueryBundle
 from typing_extensions import Unpack
 
 from llama_index_refine.graders.account import Account, current_account
+from llama_index_refine.graders.asking.answer import Answer
 from llama_index_refine.graders.asking.calls import CallOptions, Calls
 from llama_index_refine.graders.asking.loop import arun, run
-from llama_index_refine.graders.asking.options import Options
 from llama_index_refine.graders.asking.prompts import instruction_line
-from llama_index_refine.graders.asking.question import Question
-from llama_index_refine.graders.asking.reply import Answer
+from llama_index_refine.graders.asking.question import Options, Question
 from llama_index_refine.graders.asking.showing import MAX_IMAGE_PIXELS, Shown, Sight
 from llama_index_refine.graders.base import BaseGrader, Grades
 from llama_index_refine.graders.chat import Chat, NoModelError
