@@ -16,7 +16,7 @@ from llama_index.core.postprocessor.rankGPT_rerank import RankGPTRerank
 from llama_index.core.schema import BaseNode, QueryBundle, TextNode
 from llama_index.llms.openai import OpenAI
 
-from llama_index_refine.graders.asking.text import count_tokens
+from llama_index_refine.graders.asking.showing import count_tokens
 from llama_index_refine.graders.average import AverageGrader
 from llama_index_refine.graders.base import BaseGrader
 from llama_index_refine.graders.cache import CachedGrader

@@ -49,15 +49,15 @@ class Grades(list[float | None]):
     """A list of grades that may also say how sure the teacher was.
 
     :param values: one relevance in [0, 1] per node, None where this node got no grade.
-    :param spread: one standard deviation of the grade in [0, 1] per node, None where it is not known.
+    :param spread: one standard deviation of the grade in [0, 1] per node, None where it is not known; None for none.
     :raises ValueError: spread of another length than values.
     """
 
     def __init__(self, values: Iterable[float | None] = (), spread: Sequence[float | None] | None = None) -> None:
         super().__init__(values)
-        if spread is not None and len(spread) != len(self):
-            raise ValueError(f"spread has {len(spread)} entries for {len(self)} grades")
-        self.spread = list(spread) if spread is not None else None
+        self.spread: list[float | None] = [None] * len(self) if spread is None else list(spread)
+        if len(self.spread) != len(self):
+            raise ValueError(f"spread has {len(self.spread)} entries for {len(self)} grades")
 
 
 class BaseGrader(PromptMixin, ABC):

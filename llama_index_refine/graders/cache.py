@@ -6,9 +6,8 @@ import asyncio
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from llama_index.core.schema import BaseNode, QueryBundle
@@ -18,7 +17,7 @@ from llama_index.core.storage.kvstore.types import BaseKVStore
 from llama_index_refine.graders.account import current_account
 from llama_index_refine.graders.asking.loop import holds_a_loop, in_thread, is_ours
 from llama_index_refine.graders.base import BaseGrader, Grades
-from llama_index_refine.graders.combining import CombiningGrader, ask, spread_of
+from llama_index_refine.graders.combining import CombiningGrader, ask
 from llama_index_refine.images.identity import identity_of
 from llama_index_refine.locks import Lock
 
@@ -28,6 +27,10 @@ logger = logging.getLogger(__name__)
 class _Entry(NamedTuple):
     grade: float
     spread: float | None
+
+
+# What one query has asked for, where others want the same at that time.
+_Asked = Future[dict[str, _Entry]]
 
 
 class CachedGrader(CombiningGrader):
@@ -48,7 +51,7 @@ class CachedGrader(CombiningGrader):
         super().__init__({"": teacher})
         self._store = store if store is not None else SimpleKVStore()
         self._collection = collection
-        self._asked: dict[str, Future[_Entry | None]] = {}
+        self._asked: dict[str, _Asked] = {}
         self._lock = Lock()
 
     def fingerprint(self) -> str:
@@ -64,11 +67,22 @@ class CachedGrader(CombiningGrader):
         # Files of images are read for this.
         keys = await in_thread(_keys, teacher, query, nodes)
         by_key = dict(zip(keys, nodes, strict=True))
-        with self._claimed(list(by_key)) as (mine, others):
-            known = await self._load(list(mine))
+        own: _Asked = Future()
+        with self._lock:
+            others = {} if holds_a_loop() else {key: self._asked[key] for key in by_key if key in self._asked}
+            mine = [key for key in by_key if key not in others]
+            self._asked.update(dict.fromkeys(mine, own))
+        known: dict[str, _Entry] = {}
+        asked: dict[str, _Entry] = {}
+        try:
+            known = await self._load(mine)
             asked = await self._ask(query, {key: by_key[key] for key in mine if key not in known})
-            for key, entry in (known | asked).items():
-                mine[key].set_result(entry)
+        finally:
+            # What was graded is saved by now, so that whoever comes next finds it.
+            with self._lock:
+                for key in [key for key in mine if self._asked.get(key) is own]:
+                    del self._asked[key]
+            own.set_result(known | asked)
         known |= await _answers(others)
         current_account().charge(cached=sum(key in known for key in keys))
         failed_elsewhere = {key: by_key[key] for key in others if key not in known}
@@ -76,34 +90,11 @@ class CachedGrader(CombiningGrader):
         entries = [known.get(key) for key in keys]
         return Grades([entry and entry.grade for entry in entries], [entry and entry.spread for entry in entries])
 
-    @contextmanager
-    def _claimed(
-        self, keys: Sequence[str]
-    ) -> Iterator[tuple[dict[str, Future[_Entry | None]], dict[str, Future[_Entry | None]]]]:
-        """Split keys into those to look up and ask for here and those that another query has taken on at this moment.
-
-        Who takes a key on saves its grade before giving it up, so that the next one finds it.
-        """
-        with self._lock:
-            others = {} if holds_a_loop() else {key: self._asked[key] for key in keys if key in self._asked}
-            mine: dict[str, Future[_Entry | None]] = {key: Future() for key in keys if key not in others}
-            owned = {key: future for key, future in mine.items() if key not in self._asked}
-            self._asked |= owned
-        try:
-            yield mine, others
-        finally:
-            with self._lock:
-                for key in owned:
-                    del self._asked[key]
-            for future in mine.values():
-                if not future.done():
-                    future.set_result(None)
-
     async def _ask(self, query: QueryBundle, nodes: dict[str, BaseNode]) -> dict[str, _Entry]:
         grades = await ask(self._teachers[""], query, list(nodes.values()))
         entries = {
-            key: _Entry(grade, spread_of(grades, place))
-            for place, (key, grade) in enumerate(zip(nodes, grades, strict=True))
+            key: _Entry(grade, spread)
+            for key, grade, spread in zip(nodes, grades, grades.spread, strict=True)
             if grade is not None
         }
         await self._save(entries)
@@ -135,13 +126,13 @@ class CachedGrader(CombiningGrader):
         return await in_thread(lambda: [blocking(*arguments) for arguments in calls])
 
 
-async def _answers(futures: dict[str, Future[_Entry | None]]) -> dict[str, _Entry]:
+async def _answers(asked: dict[str, _Asked]) -> dict[str, _Entry]:
     """Wait for what other queries asked, at most until this query's deadline."""
-    if not futures:
-        return {}
-    waiting = {key: asyncio.wrap_future(future) for key, future in futures.items()}
-    await asyncio.wait(waiting.values(), timeout=current_account().seconds_left())
-    return {key: entry for key, future in waiting.items() if future.done() and (entry := future.result()) is not None}
+    waiting = [asyncio.wrap_future(future) for future in set(asked.values())]
+    if waiting:
+        await asyncio.wait(waiting, timeout=current_account().seconds_left())
+    answers = {key: future.result() for key, future in asked.items() if future.done()}
+    return {key: entries[key] for key, entries in answers.items() if key in entries}
 
 
 def _keys(teacher: str, query: QueryBundle, nodes: Sequence[BaseNode]) -> list[str]:

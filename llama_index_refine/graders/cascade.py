@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from llama_index.core.schema import BaseNode, QueryBundle
 
 from llama_index_refine.graders.base import BaseGrader, Grades
-from llama_index_refine.graders.combining import CombiningGrader, ask, numbered, spread_of
+from llama_index_refine.graders.combining import CombiningGrader, complete, numbered
 
 
 class CascadeGrader(CombiningGrader):
@@ -30,15 +30,8 @@ class CascadeGrader(CombiningGrader):
         return [*super().decides(), self._low, self._high]
 
     async def _combine(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> Grades:
-        values: list[float | None] = [None] * len(nodes)
-        spreads: list[float | None] = [None] * len(nodes)
+        grades = Grades([None] * len(nodes))
         for teacher in self._teachers.values():
-            open_places = [place for place, grade in enumerate(values) if self._is_unsure(grade)]
-            grades = await ask(teacher, query, [nodes[place] for place in open_places])
-            for index, place in enumerate(open_places):
-                if grades[index] is not None:
-                    values[place], spreads[place] = grades[index], spread_of(grades, index)
-        return Grades(values, spreads)
-
-    def _is_unsure(self, grade: float | None) -> bool:
-        return grade is None or self._low < grade < self._high
+            unsure = [place for place, grade in enumerate(grades) if grade is None or self._low < grade < self._high]
+            await complete(grades, unsure, teacher, query, nodes)
+        return grades

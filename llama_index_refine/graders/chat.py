@@ -17,11 +17,9 @@ from llama_index.core.llms import LLM
 from llama_index.core.llms.custom import CustomLLM
 from pydantic import ValidationError
 
-from llama_index_refine.graders.asking.errors import ServerError, chain
+from llama_index_refine.graders.asking.answer import Answer, Unreadable, ended, probabilities, reply_of
+from llama_index_refine.graders.asking.errors import ServerError, chain, get
 from llama_index_refine.graders.asking.loop import in_thread
-from llama_index_refine.graders.asking.reply import Answer, Unreadable, ended, get, probabilities, reply_of
-from llama_index_refine.graders.asking.showing import tokens_of
-from llama_index_refine.graders.asking.text import count_tokens
 from llama_index_refine.graders.base import digest
 
 # The most log-probabilities that the protocol of text completions knows.
@@ -122,9 +120,9 @@ class LlamaIndexChat(Chat):
         """See `Chat.ask`."""
         llm = self._of_this_loop()
         try:
-            return _answer(messages, await self._call(llm, messages, _given(llm, options)))
+            return _answer(await self._call(llm, messages, _given(llm, options)))
         except ValidationError as error:
-            return _in_parts(messages, error)
+            return _in_parts(error)
 
     def _of_this_loop(self) -> LLM:
         llm, loop = self.llm, asyncio.get_running_loop()
@@ -135,7 +133,8 @@ class LlamaIndexChat(Chat):
     async def _call(self, llm: LLM, messages: Sequence[ChatMessage], options: Mapping[str, Any]) -> ChatResponse:
         if type(llm) is not self._blocking and type(llm).achat is not CustomLLM.achat:
             turned = asyncio.Event()
-            turn, begun = asyncio.get_running_loop().call_soon(turned.set), time.monotonic()
+            asyncio.get_running_loop().call_soon(turned.set)
+            begun = time.monotonic()
             try:
                 response = await llm.achat(messages, **options)
             except NotImplementedError:
@@ -148,8 +147,6 @@ class LlamaIndexChat(Chat):
                 if not turned.is_set() and time.monotonic() - begun > _HELD_UP:
                     self._blocking = type(llm)
                 return response
-            finally:
-                turn.cancel()
         return await in_thread(lambda: llm.chat(messages, **options))
 
 
@@ -182,17 +179,16 @@ def _given(llm: LLM, options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: omitted if value is None else value for name, value in options.items()}
 
 
-def _answer(messages: Sequence[ChatMessage], response: ChatResponse) -> Answer:
+def _answer(response: ChatResponse) -> Answer:
     answer = _reply(response)
     if not answer.tokens and response.logprobs:
         answer = replace(
             answer, tokens=[probabilities((item.token, item.logprob) for item in top) for top in response.logprobs]
         )
     try:
-        prompt_tokens, completion_tokens = get_tokens_from_response(response)
+        return answer.counted(*get_tokens_from_response(response))
     except (AttributeError, TypeError, ValueError):
-        prompt_tokens, completion_tokens = 0, 0
-    return counted(messages, answer, prompt_tokens, completion_tokens)
+        return answer
 
 
 def _reply(response: ChatResponse) -> Answer:
@@ -209,21 +205,9 @@ def _reply(response: ChatResponse) -> Answer:
     return ended(message.content or "", thoughts, response.raw)
 
 
-def _in_parts(messages: Sequence[ChatMessage], error: ValidationError) -> Answer:
+def _in_parts(error: ValidationError) -> Answer:
     """Read a message in parts, which LlamaIndex's blocks refuse, from what they say that they refuse."""
     content = next((found["input"] for found in error.errors() if found["loc"] == ("text",)), None)
     if not isinstance(content, list):
         raise error
-    return counted(messages, reply_of({"choices": [{"message": {"content": content}}]}))
-
-
-def counted(
-    messages: Sequence[ChatMessage], answer: Answer, prompt_tokens: Any = 0, completion_tokens: Any = 0
-) -> Answer:
-    """Put the counts of tokens in: the server's, or else an estimate."""
-    prompt, completion = (one if isinstance(one, int) and one > 0 else 0 for one in (prompt_tokens, completion_tokens))
-    return replace(
-        answer,
-        prompt_tokens=prompt or tokens_of(messages),
-        completion_tokens=completion or count_tokens(answer.text),
-    )
+    return reply_of({"choices": [{"message": {"content": content}}]})

@@ -39,6 +39,20 @@ async def ask(teacher: BaseGrader, query: QueryBundle, nodes: Sequence[BaseNode]
     return await in_time(asked, type(teacher).__name__, len(nodes), _GRACE)
 
 
+async def complete(
+    grades: Grades, places: Sequence[int], teacher: BaseGrader, query: QueryBundle, nodes: Sequence[BaseNode]
+) -> None:
+    """Ask a teacher about some of the nodes, see `ask`, and put in the grades that it gives.
+
+    :param grades: one grade a node, of which some change.
+    :param places: which nodes to ask about.
+    """
+    answers = await ask(teacher, query, [nodes[place] for place in places])
+    for place, grade, spread in zip(places, answers, answers.spread, strict=True):
+        if grade is not None:
+            grades[place], grades.spread[place] = grade, spread
+
+
 async def in_time(asked: Awaitable[Sequence[float | None]], name: str, count: int, grace: float = 0.0) -> Grades:
     """Wait for a teacher's grades, at most until the query's deadline.
 
@@ -85,9 +99,10 @@ def mean(gradings: Sequence[Grades], weights: Sequence[float] | None = None) -> 
     :return: for each node the weighted mean of the grades there are, with their standard deviation as its spread. Where
         there is only one, it keeps the spread it came with.
     """
-    places = range(len(gradings[0]))
-    columns = [[(grades[at], spread_of(grades, at)) for grades in gradings] for at in places]
-    pairs = [_mean(column, weights or [1.0] * len(gradings)) for column in columns]
+    pairs = [
+        _mean([(grades[at], grades.spread[at]) for grades in gradings], weights or [1.0] * len(gradings))
+        for at in range(len(gradings[0]))
+    ]
     return Grades([value for value, _ in pairs], [spread for _, spread in pairs])
 
 
@@ -101,11 +116,6 @@ def _mean(
     average = sum(grade * weight for grade, weight in given) / total
     variance = sum(weight * (grade - average) ** 2 for grade, weight in given) / total
     return min(1.0, max(0.0, average)), math.sqrt(variance)
-
-
-def spread_of(grades: Grades, place: int) -> float | None:
-    """Read the spread of one grade, None where it is not known."""
-    return grades.spread[place] if grades.spread is not None else None
 
 
 class CombiningGrader(BaseGrader):

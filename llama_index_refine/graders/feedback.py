@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from llama_index.core.schema import BaseNode, QueryBundle, QueryType
 
 from llama_index_refine.graders.base import BaseGrader, Grades, on_scale
-from llama_index_refine.graders.combining import CombiningGrader, ask, spread_of, valid
+from llama_index_refine.graders.combining import CombiningGrader, complete, valid
 from llama_index_refine.ids import same_id, same_text
 from llama_index_refine.images.identity import query_identity
 from llama_index_refine.locks import Lock
@@ -58,14 +58,11 @@ class FeedbackGrader(CombiningGrader):
 
     async def _combine(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> Grades:
         judged = {same_id(node_id): grade for node_id, grade in self._find(query).items()}
-        values = valid([judged.get(same_id(node.node_id)) for node in nodes], len(nodes))
-        spreads: list[float | None] = [None] * len(nodes)
+        grades = valid([judged.get(same_id(node.node_id)) for node in nodes], len(nodes))
+        rest = [place for place, grade in enumerate(grades) if grade is None]
         for teacher in self._teachers.values():
-            rest = [place for place, grade in enumerate(values) if grade is None]
-            grades = await ask(teacher, query, [nodes[place] for place in rest])
-            for index, place in enumerate(rest):
-                values[place], spreads[place] = grades[index], spread_of(grades, index)
-        return Grades(values, spreads)
+            await complete(grades, rest, teacher, query, nodes)
+        return grades
 
     def judged(self, query: QueryBundle) -> list[str]:
         """See `BaseGrader.judged`."""

@@ -6,9 +6,9 @@ from llama_index.core.llms import LLM
 from llama_index.core.prompts import BasePromptTemplate
 from typing_extensions import Unpack
 
+from llama_index_refine.graders.asking.answer import Answer
 from llama_index_refine.graders.asking.grader import AskingOptions
 from llama_index_refine.graders.asking.prompts import YES_NO
-from llama_index_refine.graders.asking.reply import Answer
 from llama_index_refine.graders.chat import LlamaIndexChat
 from llama_index_refine.graders.pointwise import PointwiseGrader
 from llama_index_refine.graders.reading import yes_or_no

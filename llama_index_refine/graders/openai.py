@@ -12,11 +12,12 @@ from llama_index.core.base.llms.types import ChatMessage, ImageBlock, TextBlock
 from llama_index.core.prompts import BasePromptTemplate
 from typing_extensions import Unpack
 
+from llama_index_refine.graders.asking.answer import Answer, reply_of
+from llama_index_refine.graders.asking.errors import get
 from llama_index_refine.graders.asking.grader import AskingOptions
 from llama_index_refine.graders.asking.prompts import YES_NO
-from llama_index_refine.graders.asking.reply import Answer, get, reply_of
 from llama_index_refine.graders.base import digest
-from llama_index_refine.graders.chat import Chat, NoModelError, counted
+from llama_index_refine.graders.chat import Chat, NoModelError
 from llama_index_refine.graders.pointwise import PointwiseGrader
 from llama_index_refine.graders.reading import yes_or_no
 
@@ -90,8 +91,7 @@ class _OpenAIChat(Chat):
         # `chat.completions.create` does the same, and doubles the processor time of a call by what it does with types.
         response = await self._client().post("/chat/completions", cast_to=object, body=body, options=request)
         usage = get(response, "usage")
-        tokens = get(usage, "prompt_tokens"), get(usage, "completion_tokens")
-        return counted(messages, reply_of(response), *tokens)
+        return reply_of(response).counted(get(usage, "prompt_tokens"), get(usage, "completion_tokens"))
 
     def fingerprint(self) -> str:
         """See `Chat.fingerprint`. Whose key it is decides nothing, and an address may hold a password."""

@@ -9,9 +9,9 @@ from typing import Any
 from llama_index.core.prompts import BasePromptTemplate
 from typing_extensions import Unpack
 
+from llama_index_refine.graders.asking.answer import Answer
 from llama_index_refine.graders.asking.grader import AskingGrader, AskingOptions
 from llama_index_refine.graders.asking.prompts import form_of
-from llama_index_refine.graders.asking.reply import Answer
 from llama_index_refine.graders.asking.showing import Shown
 from llama_index_refine.graders.chat import Chat
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from typing import Literal
 
 import numpy as np
+from llama_index.core.base.llms.base import BaseLLM
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle
 
@@ -14,18 +16,28 @@ from llama_index_refine.graders.account import current_account
 from llama_index_refine.graders.asking.loop import in_thread
 from llama_index_refine.graders.base import BaseGrader, Grades
 from llama_index_refine.graders.combining import in_time
-from llama_index_refine.graders.rerankers import (
-    UNIT,
-    Scale,
-    asks_an_llm,
-    checked,
-    grade_on,
-    likely_scale,
-    llms_of,
-    scale_of,
-)
 from llama_index_refine.locks import Lock
 
+Scale = tuple[float, float] | Literal["logit", "rank"] | Callable[[float], float]
+
+UNIT = (0.0, 1.0)
+
+# By the names of classes, because most come in packages of their own. A subclass scores as its parent does.
+_KNOWN: dict[str, Scale] = {
+    "LLMRerank": (0.0, 10.0),
+    "StructuredLLMRerank": (0.0, 10.0),
+    "RankGPTRerank": "rank",
+    "RankLLMRerank": "rank",
+    "FlagEmbeddingReranker": "logit",
+    "NVIDIARerank": "logit",
+    **dict.fromkeys(
+        "AWSBedrock AlibabaCloudAISearch Bedrock Cohere Contextual DashScope FlashRank Jina MixedbreadAI OpenVINO "
+        "PineconeNative SiliconFlow VoyageAIRerank".replace(" ", "Rerank ").split(),
+        UNIT,
+    ),
+}
+_WITH_LLM = frozenset({"LLMRerank", "StructuredLLMRerank", "RankGPTRerank", "RankLLMRerank"})
+_BY_ACTIVATION: dict[str, Scale] = {"Sigmoid": UNIT, "Identity": "logit"}
 # As good as 0, and yet told from a 0 that a reranker gives: the smallest of all floats.
 _NO_SCORE = 5e-324
 
@@ -123,7 +135,8 @@ class PostprocessorGrader(BaseGrader):
     def _decide(self, given: Collection[float], ranked: int) -> Scale:
         with self._lock:
             if self._scale is None and ranked:
-                self._scale = likely_scale(given) if given else "rank"
+                unit = all(0 <= score <= 1 for score in given)
+                self._scale = "rank" if not given else UNIT if unit else "logit"
                 logger.info('%s is taken to score on %r; pass scale="..." where it does not', self._name, self._scale)
             return self._scale or "rank"
 
@@ -157,3 +170,61 @@ def _score(found: NodeWithScore) -> float | None:
 def _scored(nodes: Sequence[BaseNode]) -> list[NodeWithScore]:
     """Give a postprocessor copies to work on, without a hint of their order in the scores."""
     return [NodeWithScore(node=node.model_copy(), score=_NO_SCORE) for node in nodes]
+
+
+def scale_of(postprocessor: BaseNodePostprocessor) -> Scale | None:
+    """Say on which scale a reranker of LlamaIndex scores.
+
+    :param postprocessor: the reranker.
+    :return: its scale, by its class; for `SentenceTransformerRerank` by its model, of which some end in a sigmoid and
+        some do not. None where it is not known.
+    """
+    for kind in type(postprocessor).__mro__:
+        if kind.__name__ in _KNOWN:
+            return _KNOWN[kind.__name__]
+        if kind.__name__ == "SentenceTransformerRerank":
+            model = getattr(postprocessor, "_model", None)
+            # sentence-transformers called it so before its version 4.
+            activation = getattr(model, "activation_fn", None) or getattr(model, "default_activation_function", None)
+            return _BY_ACTIVATION.get(type(activation).__name__)
+    return None
+
+
+def llms_of(postprocessor: BaseNodePostprocessor) -> list[BaseLLM]:
+    """Find the LLMs that a reranker holds, whatever it calls them."""
+    held = {**vars(postprocessor), **(postprocessor.__pydantic_private__ or {})}
+    return [value for _, value in sorted(held.items()) if isinstance(value, BaseLLM)]
+
+
+def asks_an_llm(postprocessor: BaseNodePostprocessor) -> bool:
+    """Whether a reranker asks an LLM by itself."""
+    return bool(llms_of(postprocessor)) or any(kind.__name__ in _WITH_LLM for kind in type(postprocessor).__mro__)
+
+
+def checked(scale: Scale) -> Scale:
+    """Return a scale as it is. :raises ValueError: it is none."""
+    if callable(scale) or scale in ("logit", "rank"):
+        return scale
+    if isinstance(scale, tuple) and len(scale) == 2:
+        worst, best = scale
+        if isinstance(worst, (int, float)) and isinstance(best, (int, float)) and -math.inf < worst < best < math.inf:
+            return scale
+    raise ValueError(
+        f'scale must be (worst, best) with worst < best, "logit", "rank" or a function of a score; got {scale!r}'
+    )
+
+
+def grade_on(scale: Scale, score: float) -> float:
+    """Turn a score into a grade, never a better one for a worse score.
+
+    :param scale: what the score is on, but not "rank".
+    :param score: the score, infinite ones too.
+    :return: the grade in [0, 1].
+    """
+    if callable(scale):
+        grade = scale(score)
+    elif isinstance(scale, tuple):
+        grade = (score - scale[0]) / (scale[1] - scale[0])
+    else:
+        grade = 1 / (1 + math.exp(-max(-500.0, min(500.0, score))))
+    return min(1.0, max(0.0, grade))

@@ -13,8 +13,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from llama_index_refine.graders.asking.answer import found, position_of
-from llama_index_refine.graders.asking.reply import Answer
+from llama_index_refine.graders.asking.answer import Answer, found, position_of
 
 _NOT_A_LETTER = re.compile(r"[\W_]+")
 

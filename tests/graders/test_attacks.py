@@ -13,7 +13,7 @@ from llama_index.core.prompts import PromptTemplate
 from llama_index.core.schema import QueryBundle, TextNode
 
 from llama_index_refine.graders.asking.prompts import LISTWISE, SCALE, YES_NO, instruction_line
-from llama_index_refine.graders.asking.text import clean, count_tokens, cut, fence, fenced
+from llama_index_refine.graders.asking.showing import Shown, clean, count_tokens, cut, fence
 from llama_index_refine.graders.listwise import ListwiseGrader
 from llama_index_refine.graders.llm import LLMGrader
 from llama_index_refine.graders.scale import ScaleGrader
@@ -28,6 +28,10 @@ INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f\u200b\u202a-\u202e\u2060-\u2069\
 def filled(template: PromptTemplate, document: str) -> str:
     variables = {"query": "q", "document": document, "documents": document, "count": "1", "rubric": "0: no\n1: yes"}
     return template.format(**variables, highest="1", instruction=instruction_line("a task"))
+
+
+def fenced(text: str, max_tokens: int) -> str:
+    return Shown(clean(text)).fenced(max_tokens)
 
 
 def test_there_are_thirty_of_them():

@@ -10,8 +10,7 @@ import pytest
 from llama_index.core.schema import TextNode
 
 from llama_index_refine.graders.asking.errors import ServerError, words_of
-from llama_index_refine.graders.asking.failures import judge
-from llama_index_refine.graders.asking.rules import Remedy
+from llama_index_refine.graders.asking.failures import Remedy, judge
 from llama_index_refine.graders.openai import OpenAIGrader
 from tests.chat_server import Question, Reply, error, overlap
 from tests.graders.conftest import NODES, QUERY

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llama_index_refine.graders.asking.reply import Answer
+from llama_index_refine.graders.asking.answer import Answer
 from llama_index_refine.graders.reading import number
 from llama_index_refine.graders.scale import ScaleGrader
 from tests.chat_server import Reply

@@ -7,17 +7,14 @@ import logging
 import random
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 from llama_index_refine.graders.account import Account
-from llama_index_refine.graders.asking.failures import Failure, judge
+from llama_index_refine.graders.asking.answer import Unreadable
+from llama_index_refine.graders.asking.failures import Failure, Remedy, judge
 from llama_index_refine.graders.asking.pace import Circuit, Pace
-from llama_index_refine.graders.asking.reply import Unreadable
-from llama_index_refine.graders.asking.rules import Remedy
+from llama_index_refine.graders.asking.question import Question
 from llama_index_refine.graders.base import GraderError
-
-if TYPE_CHECKING:
-    from llama_index_refine.graders.asking.question import Question
 
 Grades = Sequence[float | None]
 OnError = Literal["ignore", "raise"]
@@ -126,7 +123,8 @@ class Calls:
             late = [task for task in tasks if not task.done()]
             for task in late:
                 task.cancel()
-                task.add_done_callback(_let_be)
+            # Looks at how they end: an error may have come at the same moment.
+            asyncio.gather(*late, return_exceptions=True)
         done = [task for task in tasks if task.done() and not task.cancelled()]
         errors = [error for task in done if (error := task.exception())]
         if errors:
@@ -240,9 +238,3 @@ class Calls:
         if silent and (self._silences > 1 or self._heard < since):
             self._circuit.failed(_FAILURES_TO_OPEN)
         return _Failed(failure, crowded and not silent, silent)
-
-
-def _let_be(task: asyncio.Task[Any]) -> None:
-    """Look at how a cancelled task ended: an error may have come at the same moment."""
-    if not task.cancelled():
-        task.exception()

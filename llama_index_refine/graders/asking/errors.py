@@ -143,7 +143,8 @@ def _string(error: BaseException) -> str:
         return ""
 
 
-def _get(owner: Any, name: str) -> Any:
+def get(owner: Any, name: str) -> Any:
+    """Read an entry of a mapping or an attribute, None where there is none."""
     try:
         return owner.get(name) if isinstance(owner, Mapping) else getattr(owner, name, None)
     except Exception:
@@ -152,28 +153,25 @@ def _get(owner: Any, name: str) -> Any:
 
 def _number(value: Any) -> int | None:
     """Read a status, also from a string or an enumeration."""
-    value = value if isinstance(value, (int, str)) else _get(value, "value")
-    if isinstance(value, tuple) and value:
-        value = value[0]
-    if isinstance(value, str) and re.fullmatch(r"[1-5]\d\d", value):
-        value = int(value)
-    return value if isinstance(value, int) and not isinstance(value, bool) and 100 <= value < 600 else None
+    value = value if (held := get(value, "value")) is None else held
+    spelled = str(value[0] if isinstance(value, tuple) and value else value)
+    return int(spelled) if re.fullmatch(r"[1-5]\d\d", spelled) else None
 
 
 def _status(error: BaseException) -> int | None:
-    places = ((error, "status_code"), (_get(error, "response"), "status_code"), (error, "status"), (error, "code"))
-    found = (_number(_get(owner, name)) for owner, name in places)
+    places = ((error, "status_code"), (get(error, "response"), "status_code"), (error, "status"), (error, "code"))
+    found = (_number(get(owner, name)) for owner, name in places)
     # Under a status of success it is the body that says what went wrong.
     return next((status for status in found if status is not None and status >= 400), None)
 
 
 def _bodies(error: BaseException) -> list[Any]:
     """Find what the server sent: parsed by the client, or in the response."""
-    response = _get(error, "response")
-    given = [_get(error, name) for name in ("body", "details", "json_body", "response_body")]
+    response = get(error, "response")
+    given = [get(error, name) for name in ("body", "details", "json_body", "response_body")]
     given.append(response if isinstance(response, Mapping) else None)
     parsed = [parsed for body in given if (parsed := _parsed(body)) is not None]
-    text = None if parsed else _parsed(_get(response, "text"))
+    text = None if parsed else _parsed(get(response, "text"))
     return parsed if text is None else [text]
 
 
@@ -233,7 +231,7 @@ def _seconds(value: Any, milliseconds: bool = False) -> float | None:
 
 
 def _asked_in_headers(error: BaseException) -> float | None:
-    headers: Any = _get(_get(error, "response"), "headers") or _get(error, "headers")
+    headers: Any = get(get(error, "response"), "headers") or get(error, "headers")
     names = ("retry-after-ms", "x-ms-retry-after-ms", "retry-after", "Retry-After")
-    waits = (_seconds(_get(headers, name), milliseconds=name.endswith("-ms")) for name in names)
+    waits = (_seconds(get(headers, name), milliseconds=name.endswith("-ms")) for name in names)
     return next((wait for wait in waits if wait is not None), None)

@@ -15,19 +15,17 @@ from llama_index.core.schema import BaseNode, MetadataMode, QueryBundle
 from typing_extensions import Unpack
 
 from llama_index_refine.graders.account import Account, current_account
+from llama_index_refine.graders.asking.answer import Answer
 from llama_index_refine.graders.asking.calls import CallOptions, Calls
 from llama_index_refine.graders.asking.loop import arun, run
-from llama_index_refine.graders.asking.options import Options
 from llama_index_refine.graders.asking.prompts import instruction_line
-from llama_index_refine.graders.asking.question import Question
-from llama_index_refine.graders.asking.reply import Answer
+from llama_index_refine.graders.asking.question import Options, Question
 from llama_index_refine.graders.asking.showing import MAX_IMAGE_PIXELS, Shown, Sight
 from llama_index_refine.graders.base import BaseGrader, Grades
 from llama_index_refine.graders.chat import Chat, NoModelError
 from llama_index_refine.graders.combining import mean
 
 _PROMPT_KEY = "grade_prompt"
-_ANSWER_TOKENS = 16
 
 
 class AskingOptions(CallOptions, total=False):
@@ -143,7 +141,6 @@ class AskingGrader(BaseGrader):
         return Grades(grades)
 
     def _question(self, query: Shown, documents: Sequence[Shown], account: Account) -> Question:
-        count = len(documents)
         messages = self._prompt.format_messages(
             llm=None,
             query=query.in_line(),
@@ -157,8 +154,7 @@ class AskingGrader(BaseGrader):
             account,
             [query, *documents],
             messages,
-            _ANSWER_TOKENS * count,
-            partial(self._read, count=count),
+            partial(self._read, count=len(documents)),
         )
 
     def _get_prompts(self) -> PromptDictType:

@@ -95,11 +95,9 @@ def in_thread(function: Callable[..., T], *args: Any) -> Awaitable[T]:
 
     def work() -> None:
         try:
-            result = context.run(function, *args)
+            future.set_result(context.run(function, *args))
         except BaseException as error:
             future.set_exception(error)
-        else:
-            future.set_result(result)
 
     future.set_running_or_notify_cancel()
     threading.Thread(target=work, name="llama-index-refine-call", daemon=True).start()

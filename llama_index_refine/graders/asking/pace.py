@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 
 _FIRST = 4
 # Answers that take a larger share of the time allowed are no reason to ask more at a time.
@@ -25,38 +24,34 @@ class Pace:
         self.size = min(_FIRST, most)
         self._most = most
         self._soon = allowed * _SOON
-        self._out = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._places = asyncio.Semaphore(self.size)
+        # So many of the places that are taken are not given to another.
+        self._surplus = 0
         self._round: list[float] = []
         self._changed = 0.0
 
     async def __aenter__(self) -> None:
-        if self._out < self.size:
-            self._out += 1
-            return
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
-        try:
-            await turn
-        except BaseException:
-            if turn.done() and not turn.cancelled():
-                await self.__aexit__()
-            raise
+        await self._places.acquire()
 
     async def __aexit__(self, *_: object) -> None:
-        self._out -= 1
-        while self._waiting and self._out < self.size:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                self._out += 1
-                turn.set_result(None)
+        self._surplus -= 1
+        self._settle()
+
+    def _resize(self, size: int) -> None:
+        self.size, self._surplus = size, self._surplus + self.size - size
+        self._settle()
+
+    def _settle(self) -> None:
+        while self._surplus < 0:
+            self._surplus += 1
+            self._places.release()
 
     def answered(self, begun: float) -> None:
         """Take note of an answer to a question that was asked then, by `time.monotonic`."""
         self._round.append(time.monotonic() - begun)
         if len(self._round) >= self.size:
             if max(self._round) <= self._soon:
-                self.size = min(2 * self.size, self._most)
+                self._resize(min(2 * self.size, self._most))
             self._round = []
 
     def slower(self, begun: float) -> bool:
@@ -67,7 +62,8 @@ class Pace:
         """
         crowded = self.size > 1 or begun < self._changed
         if begun >= self._changed:
-            self.size, self._round, self._changed = max(1, self.size // 2), [], time.monotonic()
+            self._resize(max(1, self.size // 2))
+            self._round, self._changed = [], time.monotonic()
         return crowded
 
 

@@ -1,4 +1,4 @@
-"""The questions teachers ask, as LlamaIndex prompt templates. The document always comes fenced (`text.fenced`)."""
+"""The questions teachers ask, as LlamaIndex prompt templates. The document always comes fenced (`Shown.fenced`)."""
 
 from __future__ import annotations
 
@@ -52,5 +52,9 @@ def form_of(name: str, properties: Mapping[str, Any]) -> dict[str, Any]:
     :param properties: the JSON schemas of its entries, all of which are required.
     :return: a `response_format`.
     """
-    schema = {"type": "object", "properties": properties, "required": [*properties], "additionalProperties": False}
-    return {"type": "json_schema", "json_schema": {"name": name, "strict": True, "schema": schema}}
+    return {"type": "json_schema", "json_schema": {"name": name, "strict": True, "schema": object_of(properties)}}
+
+
+def object_of(properties: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the JSON schema of an object that has just these entries."""
+    return {"type": "object", "properties": properties, "required": [*properties], "additionalProperties": False}

@@ -1,11 +1,15 @@
-"""What a teacher is shown of a query and of a document: text, and images at their place in it."""
+"""What a teacher is shown of a query and of a document: text, and images at their place in it.
+
+Text is cut to a budget, cleaned and fenced, because its author may be hostile.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from base64 import b64decode
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -13,12 +17,110 @@ from typing import Any, cast
 
 from llama_index.core.base.llms.types import ChatMessage, ImageBlock, MessageRole, TextBlock
 from llama_index.core.schema import BaseNode, MetadataMode, QueryBundle
+from llama_index.core.utils import get_tokenizer
 
+from llama_index_refine.graders.asking.failures import BLIND, Kind
 from llama_index_refine.graders.asking.loop import in_thread
-from llama_index_refine.graders.asking.rules import BLIND, Kind
-from llama_index_refine.graders.asking.text import clean, content, count_tokens, cut, fence
 from llama_index_refine.images.reading import ImageError, ImageReader, Picture, fitted, pixels_of
 from llama_index_refine.images.sources import ImageSource, image_of, media_of
+
+# No tokenizer spends fewer tokens on text of this many characters, save on long runs of one character.
+_CHARACTERS_PER_TOKEN = 12
+# So much of a text is looked at for each of its tokens, with what is dropped from it.
+_LONGEST_SHARE = 8 * _CHARACTERS_PER_TOKEN
+# Half of what English text has: an estimate may be too high, and not too low.
+_FEWEST_BYTES_PER_TOKEN = 2
+# What metadata and text take that stand beside each other, at the most.
+_BETWEEN = 3
+
+logger = logging.getLogger(__name__)
+
+_CONTROL = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\ufffe\uffff]"
+    r"|[\U000e0000-\U000e007f]"
+)
+# What chat templates use to end a turn and begin another, by its forms: `<|...|>`, `[|...|]`, `<name:...>`, `]~...`,
+# names with an underscore in tags or capitals, and short ones of old. Servers may read it as such in a message too.
+_TEMPLATE_TOKEN = re.compile(
+    r"<(?=[|\uff5c]|/?(?:s|think|[besu]o[dpst]|pad|unk|mask|cls|sep|tools|role|ai|\w+[:_]\w*)>|</?SYS>>|/?document"
+    r"|\w{1,20}[|\uff5c]>|unused\d+>|\s?EOT\s?>|[^\W\x00-\u2fff]{1,8}>)"
+    r"|\[(?=[|\uff5c]|\w?~|/?(?:[A-Z]+_[A-Z_]+|INST|IMG|THINK|EOT|CLS|SEP|PAD|MASK|UNK|BOS|EOS|gMASK)\]|unused\d+\])"
+    r"|\](?=~)|\u25c1(?=/?\w)",
+    re.IGNORECASE,
+)
+
+
+def count_tokens(text: str) -> int:
+    """Count the tokens of a text with LlamaIndex's tokenizer (`Settings.tokenizer`).
+
+    A tokenizer that fails, because it refuses a text or cannot be loaded, is replaced by an estimate on the safe side.
+    """
+    try:
+        return len(get_tokenizer()(text))
+    except Exception as error:
+        logger.warning("The tokenizer failed (%s): a text's tokens are estimated by its length", type(error).__name__)
+        return -(-len(text.encode(errors="replace")) // _FEWEST_BYTES_PER_TOKEN)
+
+
+def cut(text: str, max_tokens: int) -> str:
+    """Cut a text to a token budget, at its end.
+
+    :param text: any text.
+    :param max_tokens: the budget, at least 1, in tokens of LlamaIndex's tokenizer.
+    :return: the text where it fits, else as much of its beginning as was found to fit.
+    """
+    if len(text.encode(errors="replace")) <= max_tokens:
+        return text
+    text = text[: max_tokens * _CHARACTERS_PER_TOKEN]
+    while (tokens := count_tokens(text)) > max_tokens:
+        text = text[: min(len(text) - 1, len(text) * max_tokens // tokens)]
+    return text
+
+
+def content(node: BaseNode, mode: MetadataMode, max_tokens: int) -> str:
+    """Return a node's text with its metadata, cleaned; of the metadata as much is left out as the text needs room.
+
+    :param node: the node.
+    :param mode: which of its metadata.
+    :param max_tokens: the budget for both, at least 1, in tokens of LlamaIndex's tokenizer.
+    :return: what LlamaIndex makes of the two where it fits, else as much of the metadata as fits before the text. A
+        text that is too long by itself is whole.
+    """
+    longest = max_tokens * _LONGEST_SHARE
+    # A `Node` without text says nothing of its metadata either.
+    whole = node.get_content(mode) or node.get_metadata_str(mode)
+    if len(whole) <= longest and cut(cleaned := clean(whole), max_tokens) == cleaned:
+        return cleaned
+    text = clean(node.get_content(MetadataMode.NONE)[:longest])
+    room = max_tokens - count_tokens(text) - _BETWEEN if cut(text, max_tokens) == text else 0
+    metadata = clean(node.get_metadata_str(mode)[:longest])
+    return f"{cut(metadata, room)}\n\n{text}" if room > 0 else text
+
+
+def clean(text: str) -> str:
+    """Make a text safe to count and to send.
+
+    Control and invisible characters go, halves of a character are joined or else replaced by U+FFFD, and what a chat
+    template would take for the end of a turn is broken up.
+    """
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return _TEMPLATE_TOKEN.sub(lambda match: f"{match.group()} ", _CONTROL.sub("", text))
+
+
+def fence(text: str, label: str = "document") -> str:
+    """Put a text between two tags that it cannot contain.
+
+    The tag carries a hash of the text itself: whoever writes a text that closes its own fence has found a fixed point
+    of 80 bits of SHA-256. The same text always has the same fence, so a prompt can be repeated and cached.
+
+    :param text: the text.
+    :param label: what the tag says before the hash.
+    :return: the text on lines of its own between an opening and a closing tag.
+    """
+    tag = f"{label}-{hashlib.sha256(text.encode()).hexdigest()[:20]}"
+    return f"<{tag}>\n{text}\n</{tag}>"
+
 
 MAX_IMAGE_PIXELS = 1_000_000
 # What Anthropic's documentation gives; others count tiles, which comes to about the same.
@@ -32,13 +134,11 @@ class Shown:
 
     :param text: its text, cleaned.
     :param images: its images, by the mark that stands for each in the prompt.
-    :param image_tokens: about how many tokens the images take.
     :param refusal: why it cannot be asked about; empty where it can.
     """
 
     text: str
     images: Mapping[str, ImageBlock] = field(default_factory=dict)
-    image_tokens: int = 0
     refusal: str = ""
 
     @property
@@ -83,15 +183,11 @@ class Sight:
         """
         texts = [content(node, mode, max_tokens) for node in nodes]
         media = [media_of(node) for node in nodes]
-        image = image_of(query)
-        if image is None and not any(one.images or one.others for one in media):
-            return Shown(clean(query.query_str)), [Shown(text) for text in texts]
-        return await in_thread(self._look, query, image, texts, media)
+        pictured = image_of(query) or any(one.images for one in media)
+        return await in_thread(self._look, query, texts, media) if pictured else self._look(query, texts, media)
 
-    def _look(
-        self, query: QueryBundle, image: ImageSource | None, texts: Sequence[str], media: Sequence[Any]
-    ) -> tuple[Shown, list[Shown]]:
-        asked = self._shown("query", clean(query.query_str), [image] if image else [], anywhere=True)
+    def _look(self, query: QueryBundle, texts: Sequence[str], media: Sequence[Any]) -> tuple[Shown, list[Shown]]:
+        asked = self._shown("query", clean(query.query_str), filter(None, [image_of(query)]), anywhere=True)
         documents = []
         for text, one in zip(texts, media, strict=True):
             if one.others:
@@ -101,18 +197,13 @@ class Sight:
                 documents.append(self._shown("document", text, one.images))
         return asked, documents
 
-    def _shown(self, label: str, text: str, sources: Sequence[ImageSource], anywhere: bool = False) -> Shown:
+    def _shown(self, label: str, text: str, sources: Iterable[ImageSource], anywhere: bool = False) -> Shown:
         try:
             images = [self.reader.read(source, anywhere) for source in sources]
         except ImageError as error:
             return Shown(text, refusal=f"the query cannot be shown: {error}" if anywhere else str(error))
         marks = [_mark(label, text, at, image) for at, image in enumerate(images)]
-        tokens = sum(self._tokens(image) for image in images)
-        return Shown(text, {mark: _block(image) for mark, image in zip(marks, images, strict=True)}, tokens)
-
-    def _tokens(self, image: Picture | str) -> int:
-        pixels = image.width * image.height if isinstance(image, Picture) else self.reader.max_image_pixels
-        return -(-pixels // _PIXELS_PER_TOKEN)
+        return Shown(text, dict(zip(marks, map(_block, images), strict=True)))
 
     def open_places(
         self, model: str, takes_images: bool, query: Shown, documents: Sequence[Shown], tell: Callable[[str], None]
@@ -179,14 +270,14 @@ def can_be_plainer(image: ImageBlock) -> bool:
 def tokens_of(messages: Sequence[ChatMessage]) -> int:
     """Count the tokens of messages, with an estimate for their images."""
     text = sum(count_tokens(message.content or "") for message in messages)
-    images = [block for message in messages for block in message.blocks if isinstance(block, ImageBlock)]
-    return text + sum(-(-_pixels(block) // _PIXELS_PER_TOKEN) for block in images)
+    blocks = (block for message in messages for block in message.blocks)
+    return text + sum(image_tokens(block) for block in blocks if isinstance(block, ImageBlock))
 
 
-def _pixels(block: ImageBlock) -> int:
-    if not isinstance(block.image, bytes):
-        return MAX_IMAGE_PIXELS
-    return pixels_of(b64decode(block.image))
+def image_tokens(block: ImageBlock) -> int:
+    """Estimate the tokens of an image; of one that is elsewhere, by the most that is shown unless the user says so."""
+    pixels = pixels_of(b64decode(block.image)) if isinstance(block.image, bytes) else MAX_IMAGE_PIXELS
+    return -(-pixels // _PIXELS_PER_TOKEN)
 
 
 def with_images(messages: Sequence[ChatMessage], images: Mapping[str, ImageBlock]) -> list[ChatMessage]:
@@ -198,16 +289,16 @@ def with_images(messages: Sequence[ChatMessage], images: Mapping[str, ImageBlock
     """
     if not images:
         return list(messages)
-    placed: set[str] = set()
-    written = [_with_images(message, images, placed) for message in messages]
-    lost = [image for mark, image in images.items() if mark not in placed]
+    written = [_with_images(message, images) for message in messages]
+    text = "".join(message.content or "" for message in messages)
+    lost = [image for mark, image in images.items() if mark not in text]
     if lost:
         last = next((at for at, one in reversed([*enumerate(written)]) if one.role == MessageRole.USER), -1)
         written[last].blocks.extend(lost)
     return written
 
 
-def _with_images(message: ChatMessage, images: Mapping[str, ImageBlock], placed: set[str]) -> ChatMessage:
+def _with_images(message: ChatMessage, images: Mapping[str, ImageBlock]) -> ChatMessage:
     blocks: list[Any] = []
     for block in message.blocks:
         parts = _MARK.split(block.text) if isinstance(block, TextBlock) else []
@@ -218,7 +309,6 @@ def _with_images(message: ChatMessage, images: Mapping[str, ImageBlock], placed:
             # Some providers refuse a text of nothing but space.
             if image is not None:
                 blocks.append(image)
-                placed.add(text)
             elif text.strip():
                 blocks.append(TextBlock(text=text))
     return ChatMessage(role=message.role, blocks=blocks, additional_kwargs=message.additional_kwargs)

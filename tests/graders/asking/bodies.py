@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from llama_index_refine.graders.asking.rules import Remedy
+from llama_index_refine.graders.asking.failures import Remedy
 
 WAIT, ADAPT, SKIP, STOP = Remedy.WAIT, Remedy.ADAPT, Remedy.SKIP, Remedy.STOP
 

@@ -9,10 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llama_index_refine.graders.asking.answer import answer_in, found
+from llama_index_refine.graders.asking.answer import Answer, Unreadable, answer_in, found, reply_of
 from llama_index_refine.graders.asking.errors import ServerError
-from llama_index_refine.graders.asking.reply import Answer, Unreadable, reply_of
-from llama_index_refine.graders.asking.verdicts import grades_of, verdicts_in
+from llama_index_refine.graders.listwise import grades_of, verdicts_in
 from llama_index_refine.graders.reading import number, yes_or_no
 from tests.graders.asking.answers import POSITIONS, SCRAPS, TEXTS
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from llama_index.core.schema import MetadataMode, TextNode
 
-from llama_index_refine.graders.asking.text import content, count_tokens, cut
+from llama_index_refine.graders.asking.showing import content, count_tokens, cut
 from llama_index_refine.graders.listwise import ListwiseGrader
 from llama_index_refine.graders.llm import LLMGrader
 from tests.graders.conftest import QUERY

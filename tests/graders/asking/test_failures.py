@@ -15,8 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llama_index_refine.graders.asking.errors import ServerError, read
-from llama_index_refine.graders.asking.failures import Failure, judge
-from llama_index_refine.graders.asking.rules import Remedy
+from llama_index_refine.graders.asking.failures import Failure, Remedy, judge
 from tests.graders.asking.bodies import BEDROCK, REFUSALS, Refusal
 
 URL = "http://127.0.0.1/v1/chat/completions"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llama_index_refine.graders.asking.verdicts import grades_of, verdicts_in
+from llama_index_refine.graders.listwise import grades_of, verdicts_in
 
 A, B = '[{"document": 1, "relevance": 10}, {"document": 2, "relevance": 0}]', "[0, 10]"
 

@@ -10,8 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from llama_index_refine.graders.asking.failures import judge
-from llama_index_refine.graders.asking.rules import Remedy
+from llama_index_refine.graders.asking.failures import Remedy, judge
 from tests.graders.asking.bodies import Refusal
 from tests.graders.asking.test_failures import caused, of_openai
 

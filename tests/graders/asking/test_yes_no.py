@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_index_refine.graders.asking.reply import Answer
+from llama_index_refine.graders.asking.answer import Answer
 from llama_index_refine.graders.reading import yes_or_no
 from tests.graders.asking.answers import MUSINGS, THINKING, THOUGHTS, tokens
 
