@@ -84,7 +84,7 @@ def content(node: BaseNode, mode: MetadataMode, max_tokens: int) -> str:
     :param mode: which of its metadata.
     :param max_tokens: the budget for both, at least 1, in tokens of LlamaIndex's tokenizer.
     :return: what LlamaIndex makes of the two where it fits, else as much of the metadata as fits before the text. A
-        text that is too long by itself is whole.
+        text that is too long by itself is whole, or longer than any cut leaves it.
     """
     longest = max_tokens * _LONGEST_SHARE
     # A `Node` without text says nothing of its metadata either.
