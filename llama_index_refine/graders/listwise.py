@@ -231,9 +231,10 @@ class ListwiseGrader(AskingGrader):
         """Ask for JSON behind the prompt, whoever wrote it."""
         question = super()._question(query, documents, account)
         form, blocks = LISTWISE_FORM.replace("{count}", str(len(documents))), question.messages[-1].blocks
-        if isinstance(blocks[-1], TextBlock):
-            form = f"{blocks.pop().text}\n\n{form}"
-        blocks.append(TextBlock(text=form))
+        if isinstance(last := blocks[-1], TextBlock):
+            last.text = f"{last.text}\n\n{form}"
+        else:
+            blocks.append(TextBlock(text=form))
         return question
 
     def _read(self, answer: Answer, count: int) -> list[float | None]:
