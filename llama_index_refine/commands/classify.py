@@ -78,7 +78,7 @@ def classify(
             finished = Finished({key: text for note in rows.done for key, text in note.items()})
             while batch := list(islice(items, BATCH)):
                 if left := {name for name, node in batch if finished.lacks(name, node)}:
-                    # The whole batch, as it would be undisturbed: the last digit depends on what stands beside a row.
+                    # The whole batch, as it would be undisturbed: what stands beside a row moves its last bits.
                     found = [row for row in _rows(classifier, batch) if row["id"] in left]
                     rows.add(found, {row["id"]: digest_of(row["text"]) for row in found})
                 bars.advance(bar, len(batch))
@@ -295,5 +295,5 @@ def _rows(classifier: RefinedClassifier, batch: list[tuple[str, BaseNode]]) -> l
     rows = []
     for (name, node), label, chances in zip(batch, classifier.labels_of(proba), proba, strict=True):
         likely = float(chances.max()) if label is not None else 1 - float(chances.sum())
-        rows.append({"id": name, "label": label, "probability": round(likely, 6), "text": node.get_content()})
+        rows.append({"id": name, "label": label, "probability": round(likely, 4), "text": node.get_content()})
     return rows
