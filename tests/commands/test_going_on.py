@@ -156,7 +156,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_rows(call: Call):
     assert whole.touched > 4
     rows = call.rows(undisturbed)
     chance = random.Random(27)
-    for trial in range(3):
+    for trial in range(2):
         folder = call.copy(f"killed{trial}")
         # Each goes on and is killed once more, before it may end.
         for kill_at in (chance.randint(2, whole.touched), chance.randint(1, whole.touched)):
@@ -186,7 +186,7 @@ def test_killed_while_the_llm_is_asked_it_goes_on_to_the_same_rows(call: Call, m
         return judge(question)
 
     monkeypatch.setattr(call.server, "reply", dying)
-    for _ in range(3):
+    for _ in range(2):
         left = chance.randint(1, calls)
         assert call.run(folder).status in (0, -signal.SIGKILL)
     left = 0
