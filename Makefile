@@ -11,10 +11,11 @@ LOWEST_TESTS = tests/graders tests/qdrant tests/refining tests/retrieval tests/l
 demo: .venv/.demo
 	.venv/bin/llama-index-refine demo
 
-# Each process keeps to one core: torch's threads would wait for each other.
+# Each process keeps to one core: torch's threads would wait for each other. In the order of their files, the long tests
+# of the commands come first, and no process waits for them at the end.
 test: .venv/.dev
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile \
-	    --cov --cov-report=term:skip-covered --cov-fail-under=90
+	    --no-loadscope-reorder --cov --cov-report=term:skip-covered --cov-fail-under=90
 
 # The oldest versions that pyproject.toml allows, in an environment of their own. UV_TORCH_BACKEND=cpu keeps it small.
 LOWEST = --resolution lowest-direct --quiet

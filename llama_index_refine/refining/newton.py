@@ -10,6 +10,8 @@ from torch import Tensor
 # How far the objective may be above its minimum, in nats.
 EXCESS = 1e-10
 HALVINGS = 30
+# From this step on the curvature is that of the student alone.
+PLAIN_FROM = 10
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,8 @@ def minimise(gram: Tensor, logits: Tensor, target: Tensor, pull: float, max_iter
         history.append(squared)
         if taken == max_iterations or most <= enough:
             break
-        twice = student + goal.clamp_min(0)
+        # Of this mean nobody has proven that it ends; Newton's own curvature does, with the halving.
+        twice = student + (goal.clamp_min(0) if taken < PLAIN_FROM else student)
         curvature = twice * gram.sub(torch.bmm(twice.mT, gram), alpha=0.5)
         curvature.diagonal(dim1=-2, dim2=-1).add_(2 * pull)
         reached = goal.add(torch.linalg.solve_ex(curvature, slope)[0], alpha=2 * pull)
