@@ -295,7 +295,7 @@ class RefinedClassifier:
         found: dict[Any, NDArray[np.float32]] = {}
         for start in range(0, len(points), CHUNK):
             chunk = points[start : start + CHUNK]
-            search = collection.search(probe, len(chunk), vectors=len(chunk), payload=False, among=chunk)
+            search = collection.those(probe, chunk, vectors=True, payload=False)
             fetched = run([search])[0].get().with_vectors()
             found |= zip(fetched.ids, (vector.numpy() for vector in fetched.vectors.dense), strict=True)
         return {node_id: found[point] for node_id, points in wanted.items() for point in points if point in found}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import unicodedata
 from uuid import UUID
@@ -11,16 +13,17 @@ _HYPHENATED = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 _UUID = re.compile(rf"[0-9a-f]{{32}}|(?:urn:uuid:)?{_HYPHENATED}|\{{{_HYPHENATED}\}}", re.IGNORECASE)
 
 
-def same_id(node_id: str) -> str:
+def same_id(node_id: str | int | UUID) -> str:
     """Return what all spellings of an id have in common.
 
     Qdrant writes a UUID with hyphens and in lower case, however it was given, so that a node may come back under an id
     that is spelled otherwise than the one it was written with.
 
-    :param node_id: a node's id.
-    :return: a UUID as Qdrant writes it; any other id as it is.
+    :param node_id: a node's id, or its point's.
+    :return: a UUID as Qdrant writes it; any other id as it is, as text.
     """
-    return str(UUID(node_id)) if is_uuid(node_id) else node_id
+    text = str(node_id)
+    return str(UUID(text)) if is_uuid(text) else text
 
 
 def is_uuid(node_id: str) -> bool:
@@ -30,6 +33,11 @@ def is_uuid(node_id: str) -> bool:
     :return: whether it does.
     """
     return _UUID.fullmatch(node_id) is not None
+
+
+def key_of(*parts: str) -> str:
+    """Return a key of fixed length for texts of any length: one hexadecimal hash of all of them."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def same_text(text: str) -> str:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from llama_index_refine.graders.account import current_account
 from llama_index_refine.graders.base import BaseGrader, Grades
+from llama_index_refine.ids import key_of
 from llama_index_refine.images.identity import identity_of
 
 _CHUNK = 1024
@@ -104,11 +105,6 @@ class _Connection:
         self._database.close()
 
 
-def key_of(*parts: str) -> str:
-    """A key of fixed length for texts of any length."""
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
 class ReplayingGrader(BaseGrader):
     """A teacher that is asked once for each pair of query and document, and whose bill is replayed.
 
@@ -153,7 +149,7 @@ class ReplayingGrader(BaseGrader):
         return keys, self.answers.get(keys)
 
     def _keep(self, keys: Sequence[str], grades: Sequence[float | None], bill: _Bill, known: dict[str, Any]) -> None:
-        spread = grades.spread if isinstance(grades, Grades) and grades.spread else [None] * len(keys)
+        spread = grades.spread if isinstance(grades, Grades) else [None] * len(keys)
         share = [part / len(keys) for part in bill.parts]
         fresh = {
             key: {"grade": grade, "spread": wide, "bill": share}

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import logging
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -18,6 +16,7 @@ from llama_index_refine.graders.account import current_account
 from llama_index_refine.graders.asking.loop import holds_a_loop, in_thread, is_ours
 from llama_index_refine.graders.base import BaseGrader, Grades
 from llama_index_refine.graders.combining import CombiningGrader, ask
+from llama_index_refine.ids import key_of
 from llama_index_refine.images.identity import identity_of
 from llama_index_refine.locks import Lock
 
@@ -136,8 +135,7 @@ async def _answers(asked: dict[str, _Asked]) -> dict[str, _Entry]:
 
 
 def _keys(teacher: str, query: QueryBundle, nodes: Sequence[BaseNode]) -> list[str]:
-    parts = ([teacher, *identity_of(query, node)] for node in nodes)
-    return [hashlib.sha256(json.dumps(part).encode()).hexdigest() for part in parts]
+    return [key_of(teacher, *identity_of(query, node)) for node in nodes]
 
 
 def _entry(value: dict[str, object] | None) -> _Entry | None:

@@ -13,9 +13,9 @@ from typing import Any
 from llama_index.core.storage.kvstore.types import BaseKVStore
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 
-from llama_index_refine.ids import same_id
+from llama_index_refine.ids import key_of, same_id
 from llama_index_refine.memory.records import TEACHERS, Keeping, Records
-from llama_index_refine.memory.remembered import RememberedGrade, RememberedQuery, Vector, digest
+from llama_index_refine.memory.remembered import RememberedGrade, RememberedQuery, Vector
 from llama_index_refine.memory.transfer import NEIGHBOURS
 from llama_index_refine.refining.trust import Reliability
 from llama_index_refine.scheduling import perform
@@ -151,7 +151,7 @@ class RefinementMemory:
         :param teacher: what decides its grades.
         :param record: its record in this process.
         """
-        found = _record_in(await perform("memory", self._reading, partial(_read, key=digest(teacher))))
+        found = _record_in(await perform("memory", self._reading, partial(_read, key=key_of(teacher))))
         if found is not None:
             record.adopt(found)
 
@@ -161,7 +161,7 @@ class RefinementMemory:
         :param teacher: what decides its grades.
         :param record: its record in this process.
         """
-        await perform("memory", self._writing, partial(_note, key=digest(teacher), record=record))
+        await perform("memory", self._writing, partial(_note, key=key_of(teacher), record=record))
 
     def _fresh(self, query: RememberedQuery | None) -> RememberedQuery | None:
         if query is None or self.max_age is None:
@@ -171,7 +171,7 @@ class RefinementMemory:
         return query.without(expired) if expired else query
 
     async def _keep(self, records: Records, query: RememberedQuery, gone: frozenset[str]) -> None:
-        key = digest(query.scope, query.query_str)
+        key = key_of(query.scope, query.query_str)
         before = self._fresh(RememberedQuery.from_dict(await records.read(query.scope, key)))
         if before is not None and before.scope == query.scope:
             query = merged(before, query, gone)
@@ -225,7 +225,7 @@ def merged(before: RememberedQuery, now: RememberedQuery, gone: Collection[str] 
 
 
 async def _recall(records: Records, scope: str, query_str: str, vector: Vector) -> tuple[Any, list[Any]]:
-    record = await records.read(scope, digest(scope, query_str))
+    record = await records.read(scope, key_of(scope, query_str))
     # The query itself may be among the nearest.
     return record, await records.nearest(scope, vector, NEIGHBOURS + 1)
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -14,7 +12,7 @@ import numpy as np
 from llama_index.core.schema import BaseNode, QueryBundle
 from numpy.typing import NDArray
 
-from llama_index_refine.ids import same_id
+from llama_index_refine.ids import key_of, same_id
 from llama_index_refine.images.identity import identity_of
 
 Vector = NDArray[np.float32]
@@ -184,12 +182,12 @@ class Scope:
     @property
     def key(self) -> str:
         """A name for it that says nothing of what is in it."""
-        return digest(*asdict(self).values())
+        return key_of(*asdict(self).values())
 
 
 def content_of(node: BaseNode) -> str:
     """Return a hash of what a teacher is shown of a node."""
-    return digest(*identity_of(QueryBundle(""), node))
+    return key_of(*identity_of(QueryBundle(""), node))
 
 
 def grade_of(node: BaseNode, grade: float, **fields: Any) -> RememberedGrade:
@@ -201,11 +199,6 @@ def grade_of(node: BaseNode, grade: float, **fields: Any) -> RememberedGrade:
     :return: the grade.
     """
     return RememberedGrade(same_id(node.node_id), content_of(node), float(grade), doc_id=node.ref_doc_id, **fields)
-
-
-def digest(*parts: str) -> str:
-    """Return one hexadecimal hash of several texts."""
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def vector_in(record: Any) -> Vector | None:

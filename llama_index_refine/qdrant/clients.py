@@ -8,7 +8,7 @@ import inspect
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -29,6 +29,7 @@ from qdrant_client.http.exceptions import ResponseHandlingException
 from llama_index_refine.locks import Lock, OfOneProcess
 from llama_index_refine.qdrant.errors import refused
 from llama_index_refine.qdrant.points import Points
+from llama_index_refine.scheduling import at_once
 
 headers: Callable[[dict[str, str]], AbstractContextManager[None]] | None
 try:
@@ -85,7 +86,7 @@ class ClientOperation(ABC):
         async def wait(seconds: float) -> None:
             time.sleep(seconds)
 
-        return _at_once(self.work(items, partial(_answered, client, ask, wait)))
+        return at_once(self.work(items, partial(_answered, client, ask, wait)))
 
     async def arun(self, items: Sequence[Any]) -> Sequence[Any]:
         """Call the asynchronous client; where there is none, the blocking one in a worker thread."""
@@ -158,7 +159,7 @@ class SamplePoints(QueryPoints):
 
     async def work(self, items: Sequence[Batch], call: Call) -> Sequence[Any]:
         """See `ClientOperation`."""
-        different = [item for at, item in enumerate(items) if item not in items[:at]]
+        different = _different(items)
         results = await super().work(different, call)
         return [results[different.index(item)] for item in items]
 
@@ -168,16 +169,18 @@ class CallOnce(ClientOperation):
 
     async def work(self, items: Sequence[tuple[str, dict[str, Any]]], call: Call) -> Sequence[Any]:
         """See `ClientOperation`."""
+        different = _different(items)
         results: list[Any] = []
-        for at, (method, arguments) in enumerate(items):
-            if (method, arguments) in items[:at]:
-                results.append(results[items.index((method, arguments))])
-                continue
+        for method, arguments in different:
             try:
                 results.append(await call(method, **arguments))
             except Exception as error:
                 results.append(error)
-        return results
+        return [results[different.index(item)] for item in items]
+
+
+def _different(items: Sequence[Any]) -> list[Any]:
+    return [item for at, item in enumerate(items) if item not in items[:at]]
 
 
 def as_it_is(client: Any) -> AbstractContextManager[None]:
@@ -284,16 +287,6 @@ class _Twins(OfOneProcess):
 
 
 _twins = _Twins()
-
-
-def _at_once(work: Coroutine[Any, Any, Sequence[Any]]) -> Sequence[Any]:
-    """Run a coroutine that awaits nothing that waits: it comes to its end in one go, without an event loop."""
-    try:
-        work.send(None)
-    except StopIteration as end:
-        results: Sequence[Any] = end.value
-        return results
-    raise AssertionError("a blocking operation has waited for an event loop")
 
 
 def _in_one_request(items: Sequence[Batch]) -> Sequence[Batch]:

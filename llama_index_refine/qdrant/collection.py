@@ -129,7 +129,6 @@ class QdrantCollection:
         *,
         vectors: int = 0,
         payload: bool = True,
-        among: Sequence[PointId] | None = None,
         beside: Collection[PointId] = (),
         offset: int = 0,
         exact: bool = False,
@@ -144,8 +143,6 @@ class QdrantCollection:
         :param vectors: how many of the first points, those beside `beside`, bring their vectors: none where the list is
             long, or points are matrices and not the first that are seen.
         :param payload: whether points bring their nodes, as they do unless payloads hold images.
-        :param among: these points only, in this order, whatever their scores; None for all. Where strict mode allows no
-            condition more, none is found.
         :param beside: points that need not be found: they are left out, or come along beside `limit` others.
         :param offset: how many points come before the first.
         :param exact: whether the query is compared with every point, so that pages fit together.
@@ -153,8 +150,6 @@ class QdrantCollection:
         :raises ValueError: the query does not fit what the collection is now; no point can be read as a node; or strict
             mode refuses the filter.
         """
-        if among is not None:
-            return await self._only(query, among, payload, bool(vectors))
         if vectors and not (beside or offset or exact):
             return await self._first(query, limit, min(vectors, limit), payload)
         space = await self.space()
@@ -164,13 +159,50 @@ class QdrantCollection:
         may_complete = self._gateway.state.may_narrow
         if may_complete and (vectors > LONG or (vectors and space.multivector)):
             vectors, payload = 0, False
-        payload = payload and not (self._images and may_complete)
+        payload = payload and not self._images
         if not payload and not exact:
             limit = self._gateway.worth(limit)
         asked = self._gateway.state.requests.nearest(
             query, limit, payload=payload, vectors=vectors > 0, without=without, offset=offset, exact=exact
         )
         (points,) = await self._gateway.send("page" if exact else "search", asked)
+        return self._read(points, space, payload)
+
+    async def those(
+        self, query: Query, ids: Sequence[PointId], *, vectors: bool = False, payload: bool = True
+    ) -> Found:
+        """Search some points only. Those that the search cannot score are listed after it.
+
+        :param query: what is searched for.
+        :param ids: the points; one may be asked for in several spellings.
+        :param vectors: whether they bring their vectors.
+        :param payload: whether they bring their nodes, as they do unless payloads hold images.
+        :return: those that are there, in this order, whatever their scores; none where strict mode allows no condition
+            more.
+        :raises ValueError: the query does not fit what the collection is now.
+        """
+        if not ids:
+            return Found.nothing()
+        space = await self.space()
+        if not self._gateway.state.may_narrow:
+            self._gateway.tell("judged nodes that no search finds are left out (filter_max_conditions)")
+            return Found.nothing()
+        payload = payload and not self._images
+        points: list[Any] = []
+        if query.finds_all:
+            requests = self._gateway.state.requests
+
+            def write(some: Sequence[PointId]) -> models.QueryRequest:
+                return requests.nearest(query, len(some), payload=payload, vectors=vectors, among=some)
+
+            points = await self._gateway.in_parts(ids, write)
+        names = [same_id(point) for point in ids]
+        there = {same_id(point.id) for point in points}
+        missing = [point for point, name in zip(ids, names, strict=True) if name not in there]
+        points += await self._listed(missing, payload, vectors)
+        points = list({point.id: point for point in points}.values())
+        rank = {name: at for at, name in reversed([*enumerate(names)])}
+        points.sort(key=lambda point: rank[same_id(point.id)])
         return self._read(points, space, payload)
 
     async def complete(self, found: Found, query: Query, vectors: bool = False) -> Found:
@@ -243,8 +275,8 @@ class QdrantCollection:
             told = "Points that are not found are taken to be there, as they cannot be asked for: %s"
             logger.warning(told, in_a_sentence(error))
             return set()
-        names = {same_id(str(point.id)) for point in there}
-        return {point for point in ids if same_id(str(point)) not in names}
+        names = {same_id(point.id) for point in there}
+        return {point for point in ids if same_id(point) not in names}
 
     async def _matrix(self, embedding: Any, bundle: QueryBundle) -> Any:
         """Return a query's matrix, made of its text unless it brings one."""
@@ -297,7 +329,7 @@ class QdrantCollection:
     ) -> tuple[Found, bool]:
         """Search, and say whether what comes back agrees with what is known."""
         gateway = self._gateway
-        requests, payload = gateway.state.requests, payload and not (self._images and gateway.state.may_narrow)
+        requests, payload = gateway.state.requests, payload and not self._images
         light = not space.multivector and space.sparse is None
         apart = limit > vectors and not (light and (limit - vectors) * space.size <= FEW_NUMBERS)
         asked = [requests.nearest(query, vectors if apart else limit, limit, payload=payload, vectors=True)]
@@ -331,30 +363,6 @@ class QdrantCollection:
         # Where the scores of points are known only when they are found, they are wanted unless others are to be graded.
         told = query.telling is query and query.threshold is None
         return sorted(beside, key=str) if vectors or told else []
-
-    async def _only(self, query: Query, ids: Sequence[PointId], payload: bool, vectors: bool) -> Found:
-        """Search some points only. Those that the search cannot score are listed after it."""
-        space = await self.space()
-        if not self._gateway.state.may_narrow:
-            self._gateway.tell("judged nodes that no search finds are left out (filter_max_conditions)")
-            return Found.nothing()
-        payload = payload and not self._images
-        points: list[Any] = []
-        if query.finds_all:
-            requests = self._gateway.state.requests
-
-            def write(some: Sequence[PointId]) -> models.QueryRequest:
-                return requests.nearest(query, len(some), payload=payload, vectors=vectors, among=some)
-
-            points = await self._gateway.in_parts(ids, write)
-        names = [same_id(str(point)) for point in ids]
-        there = {same_id(str(point.id)) for point in points}
-        missing = [point for point, name in zip(ids, names, strict=True) if name not in there]
-        points += await self._listed(missing, payload, vectors)
-        # An id may be asked for in several spellings.
-        points = list({point.id: point for point in points}.values())
-        points.sort(key=lambda point: names.index(same_id(str(point.id))))
-        return self._read(points, space, payload)
 
     async def _listed(self, ids: Sequence[PointId], payload: bool, vectors: bool) -> list[Any]:
         """Return those of some points that are there and inside the filter."""

@@ -10,14 +10,13 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 from qdrant_client import models
 from qdrant_client.local.async_qdrant_local import AsyncQdrantLocal
 from qdrant_client.local.qdrant_local import QdrantLocal
 
-from llama_index_refine.locks import Lock
+from llama_index_refine.locks import Lock, OfEach
 from llama_index_refine.qdrant.background import Background
 from llama_index_refine.qdrant.clients import BATCH, Batch, CallOnce, QueryPoints, SamplePoints
 from llama_index_refine.qdrant.errors import refused
@@ -42,7 +41,6 @@ class CollectionState:
     :param described: when it was read.
     :param requests: what writes requests about it.
     :param limits: what strict mode allows.
-    :param may_narrow: whether a search may be narrowed to some points, or leave some out.
     :param points: about how many points there are without the filter.
     :param background: the sample, None while there is none.
     :param counted: when its population was last compared with the collection's.
@@ -57,7 +55,6 @@ class CollectionState:
     described: float = 0.0
     requests: Requests = field(default_factory=Requests)
     limits: Limits = field(default_factory=Limits)
-    may_narrow: bool = True
     points: int = 0
     background: Background | None = None
     counted: float = 0.0
@@ -66,12 +63,16 @@ class CollectionState:
     turn: int = 0
     images: bool | None = None
 
+    @property
+    def may_narrow(self) -> bool:
+        """Whether a search may be narrowed to some points, or leave some out."""
+        return self.limits.may_narrow(self.requests.options.filter)
+
     def learn(self, space: Space, options: SearchOptions, limits: Limits, points: int = 0) -> None:
         """Take in a description. A background from another space is dropped."""
         if space != self.space:
             self.background = None
         self.requests, self.limits, self.points = Requests(space, options, space.brought), limits, points
-        self.may_narrow = limits.may_narrow(options.filter)
         self.space, self.described = space, time.monotonic()
 
     def forget(self) -> None:
@@ -87,7 +88,7 @@ class States:
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._of_client: WeakKeyDictionary[Any, OrderedDict[Hashable, CollectionState]] = WeakKeyDictionary()
+        self._of_client: OfEach[OrderedDict[Hashable, CollectionState]] = OfEach(OrderedDict)
 
     def entry(self, client: Any, key: Hashable) -> CollectionState:
         """Return what is known about a collection; a new entry where nothing is.
@@ -97,9 +98,7 @@ class States:
         :return: the entry, which its users fill.
         """
         with self._lock:
-            entries = self._of_client.get(client)
-            if entries is None:
-                entries = self._of_client[client] = OrderedDict()
+            entries = self._of_client.of(client)
             state = entries.get(key)
             if state is None:
                 state = entries[key] = CollectionState()
@@ -303,7 +302,7 @@ class Gateway:
         most = min(limits.batch or BATCH, BATCH)
         batch = Batch(list(chain.from_iterable(pages)), consistency, timeout, most)
         found = iter(await self._ask(stage, operation, batch))
-        return [joined(list(islice(found, len(some)))) if len(some) > 1 else next(found) for some in pages]
+        return [joined(list(islice(found, len(some)))) for some in pages]
 
     async def _ask(self, stage: str, operation: Operation, item: Any) -> Any:
         """Wait for Qdrant. A refusal may mean that the collection is another one by now."""

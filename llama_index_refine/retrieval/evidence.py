@@ -96,12 +96,13 @@ class Evidence:
         background = torch.as_tensor(refinement.background)
         sample = similarity(torch.as_tensor(row), background, view.metric).double().numpy()
         population = await collection.population()
-        evidence = cls(collection, teacher, refinement, view.refined(row), view.distance, population, sample)
+        query = view.refined(row)
+        evidence = cls(collection, teacher, refinement, query, view.distance, population, sample)
         rows = zip(
             feedback.nodes,
             refinement.held_out,
             teacher.calibrate(feedback.grades),
-            view.passes(row, torch.as_tensor(refinement.documents)),
+            view.passes(row, torch.as_tensor(refinement.documents), query.threshold),
             strict=True,
         )
         for entry, place, grade, inside in rows:
@@ -142,7 +143,7 @@ class Evidence:
 
     def open_places(self) -> NDArray[np.int64]:
         """Return the places in the ranking that nobody has graded, best first."""
-        return np.flatnonzero([name_of(point) not in self.judged for point in self.ids])
+        return np.flatnonzero([same_id(point) not in self.judged for point in self.ids])
 
     def relevant(self) -> int:
         """Count the graded documents that were found relevant and may be returned."""
@@ -250,7 +251,7 @@ async def with_probabilities(
     relevance = evidence.fit()
     evidence.learn(relevance)
     names = [same_id(entry.node_id) for entry in refinement.nodes]
-    near = dict(zip(map(name_of, evidence.ids), evidence.similarities, strict=True))
+    near = dict(zip(map(same_id, evidence.ids), evidence.similarities, strict=True))
     least = evidence.similarities[-1] if evidence.similarities else 0.0
     values = probabilities_of(
         relevance, [evidence.judged.get(name) for name in names], np.array([near.get(name, least) for name in names])
@@ -260,11 +261,6 @@ async def with_probabilities(
         for entry, value in zip(refinement.nodes, values, strict=True)
     ]
     return replace(refinement, nodes=sorted(nodes, key=lambda entry: -(entry.score or 0.0)))
-
-
-def name_of(point: PointId) -> str:
-    """Return the id of a point's node, in the spelling that all have in common."""
-    return same_id(str(point))
 
 
 def probabilities_of(relevance: Relevance, judged: Sequence[Judged | None], similarities: Array) -> Array:

@@ -114,15 +114,13 @@ class Feedback:
             self.ids.append(found.ids[at])
             self.nodes.append(NodeWithScore(node=found.nodes[at], score=found.scores[at]))
             self.grades.append(grades[at] or 0.0)
-            self.spread.append(grades.spread[at] if grades.spread else None)
+            self.spread.append(grades.spread[at])
             self.believed.append(believed)
 
     def new(self, found: Found) -> list[int]:
         """Return the places of points that nobody has been shown, nor left out on purpose."""
         return [
-            at
-            for at, point in enumerate(found.ids)
-            if point not in self.shown and same_id(str(point)) not in self.passed
+            at for at, point in enumerate(found.ids) if point not in self.shown and same_id(point) not in self.passed
         ]
 
     def borrowed(self) -> list[Loan]:

@@ -162,7 +162,7 @@ async def take_examples(collection: QdrantCollection, feedback: Feedback) -> Non
         return
     feedback.doing = "fetching the examples"
     points = [point for node_id in examples for point in points_of(node_id)]
-    found = await collection.search(feedback.first, len(points), vectors=len(points), among=points)
+    found = await collection.those(feedback.first, points, vectors=True)
     found = found.with_vectors()
     if len(found.ids) < len(examples):
         missing = f"{len(examples) - len(found.ids)} of the examples cannot be found: gone, or outside the filter"
@@ -192,7 +192,7 @@ async def with_judged(
     if not missing or room < 1:
         return shown
     feedback.doing = "fetching what people have judged"
-    found = await collection.search(feedback.first, len(missing), vectors=len(missing), among=missing)
+    found = await collection.those(feedback.first, missing, vectors=True)
     found = found.with_vectors(room)
     dropped = others[max(len(others) - len(found.ids), 0) :]
     return shown.at([at for at in range(len(shown.ids)) if at not in dropped]).beside(found)

@@ -209,7 +209,7 @@ class Pipeline:
         feedback.doing = "fetching what is graded next"
         whole = await self.collection.complete(chosen, query, vectors=True)
         shown = whole.with_vectors()
-        feedback.passed.update(same_id(str(point)) for point in {*whole.ids} - {*shown.ids})
+        feedback.passed.update(same_id(point) for point in {*whole.ids} - {*shown.ids})
         await ask_teacher(self.grading, self.teacher, feedback, shown)
 
     @property

@@ -47,7 +47,7 @@ def place(
         met = similarity(torch.as_tensor(row), feedback.brought.dense, view.metric)
         values = dict(zip(feedback.candidates, met.tolist(), strict=True))
     values |= zip(found.ids, others.tolist(), strict=True)
-    admitted, there = view.passes(row, torch.as_tensor(refinement.documents)), {*found.ids}
+    admitted, there = view.passes(row, torch.as_tensor(refinement.documents), query.threshold), {*found.ids}
     for point, value, inside in zip(feedback.ids, graded.tolist(), admitted, strict=True):
         values[point] = value if inside or point in there else -math.inf
     admitted_ones = [(point, value) for point, value in values.items() if value > -math.inf]
@@ -64,9 +64,11 @@ def place(
 
 def unmoved(feedback: Feedback, refinement: Refinement, query: Query) -> bool:
     """Say whether neither the query nor any graded document has moved, so that the first search stands."""
+    if query is not feedback.first:
+        return False
     row, documents = torch.as_tensor(refinement.vector), torch.as_tensor(refinement.documents)
     moved = torch.as_tensor(refinement.fused) - similarity(row, documents, feedback.view.metric)
-    return query is feedback.first and bool((moved.abs() <= UNMOVED * refinement.tau).all())
+    return bool((moved.abs() <= UNMOVED * refinement.tau).all())
 
 
 def levelled(found: Found, ids: Sequence[PointId], own: Tensor) -> Tensor:

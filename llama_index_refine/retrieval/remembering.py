@@ -21,7 +21,7 @@ from llama_index_refine.memory.remembered import RememberedGrade, RememberedQuer
 from llama_index_refine.memory.transfer import MAYBE, carry, follows, led, similarity_of
 from llama_index_refine.qdrant.background import Background
 from llama_index_refine.qdrant.collection import QdrantCollection
-from llama_index_refine.qdrant.points import Found, PointId, points_of
+from llama_index_refine.qdrant.points import Found, points_of
 from llama_index_refine.qdrant.views.dense import Query
 from llama_index_refine.refinement import Refinement
 from llama_index_refine.refining.newton import divergence
@@ -172,7 +172,7 @@ class Remembering:
         # The teacher might have graded all it may, unless the budget ended before.
         most = feedback.asked if feedback.account.exhausted() else self.feedback_top_k
         first = [*before.ids[: self.feedback_top_k], *found.ids]
-        seen = dict.fromkeys([*(same_id(str(point)) for point in first), *feedback.passed])
+        seen = dict.fromkeys([*(same_id(point) for point in first), *feedback.passed])
         query = RememberedQuery(
             scope=recollection.scope,
             query_str=recollection.name,
@@ -203,8 +203,7 @@ class Remembering:
         """
         if self.memory is None:
             raise ValueError("memory is None: give the retriever a RefinementMemory to keep judgements in")
-        points = points_of(node_id)
-        found = await self.collection.search(asked, len(points), among=points) if points else Found.nothing()
+        found = await self.collection.those(asked, points_of(node_id))
         found = await self.collection.complete(found, asked)
         if not found.ids:
             raise ValueError(f"node_id {node_id!r} cannot be found: it is gone, or outside the retriever's filter")
@@ -230,14 +229,8 @@ class Remembering:
                 )
 
     async def _found(self, feedback: Feedback, node_ids: Sequence[str]) -> Found:
-        points: list[PointId] = [
-            point for node_id in node_ids for point in points_of(node_id) if point not in feedback.shown
-        ]
-        if not points:
-            return Found.nothing()
-        return (
-            await self.collection.search(feedback.first, len(points), vectors=len(points), among=points)
-        ).with_vectors()
+        points = [point for node_id in node_ids for point in points_of(node_id) if point not in feedback.shown]
+        return (await self.collection.those(feedback.first, points, vectors=True)).with_vectors()
 
     async def _scope(self, query: QueryBundle) -> Scope:
         space = await self.collection.space()

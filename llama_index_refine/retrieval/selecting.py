@@ -17,7 +17,7 @@ from llama_index_refine.graders.base import GraderError
 from llama_index_refine.ids import same_id
 from llama_index_refine.refinement import Refinement
 from llama_index_refine.refining.relevance import Ranking
-from llama_index_refine.retrieval.evidence import RELEVANT, Evidence, Judged, Ordered, check, name_of
+from llama_index_refine.retrieval.evidence import RELEVANT, Evidence, Judged, Ordered, check
 from llama_index_refine.retrieval.grading import Sheet
 from llama_index_refine.retrieval.pipeline import Pipeline
 from llama_index_refine.scheduling import perform
@@ -282,7 +282,7 @@ class Selecting:
         hand.asked += len(places)
         ids = [evidence.ids[place] for place in places]
         try:
-            found = await self.pipeline.collection.search(evidence.query, len(ids), among=ids)
+            found = await self.pipeline.collection.those(evidence.query, ids)
             found = await self.pipeline.collection.complete(found, evidence.query)
             grades = await perform("grade", self.pipeline.grading, Sheet(hand.query, found.nodes, hand.account))
         except Exception as error:
@@ -292,21 +292,21 @@ class Selecting:
             return [None] * len(places)
         self.pipeline.teacher.hear([grade for grade in grades if grade is not None])
         given: dict[str, float] = {}
-        at = {name_of(evidence.ids[place]): place for place in places}
+        at = {same_id(evidence.ids[place]): place for place in places}
         for point, node, score, grade in zip(found.ids, found.nodes, found.scores, grades, strict=True):
-            name = name_of(point)
+            name = same_id(point)
             if grade is not None:
                 given[name] = grade
                 similarity = evidence.similarities[at[name]]
                 read = float(self.pipeline.teacher.calibrate([grade])[0])
                 evidence.judged[name] = Judged(similarity, read, NodeWithScore(node=node, score=score))
-        names = [name_of(evidence.ids[place]) for place in places]
+        names = [same_id(evidence.ids[place]) for place in places]
         return [given[name] >= RELEVANT if name in given else None for name in names]
 
     async def _reaching(self, hand: Hand, places: Sequence[int] | NDArray[np.int64], confidence: float) -> Selection:
         """Select what was found relevant, and the ungraded documents down to a place."""
         evidence = hand.evidence
-        inside = sum(name_of(evidence.ids[place]) not in evidence.judged for place in places)
+        inside = sum(same_id(evidence.ids[place]) not in evidence.judged for place in places)
         count = evidence.relevant() + inside
         return await self._cut(hand, lambda _: count, confidence, graded_first=True)
 
@@ -355,15 +355,15 @@ class Selecting:
         nodes: dict[str | int, BaseNode] = {
             name: evidence.judged[name].entry.node for name in names if isinstance(name, str)
         }
-        wanted = {name_of(evidence.ids[name]): name for name in names if isinstance(name, int)}
+        wanted = {same_id(evidence.ids[name]): name for name in names if isinstance(name, int)}
         deepest = max(wanted.values(), default=-1)
         for start in range(0, deepest + 1, NODES):
             limit = min(NODES, deepest + 1 - start)
             page = await self.pipeline.collection.search(evidence.query, limit, offset=start, exact=True)
             page = await self.pipeline.collection.complete(page, evidence.query)
             for at, point in enumerate(page.ids):
-                if name_of(point) in wanted:
-                    nodes[wanted[name_of(point)]] = page.nodes[at]
+                if same_id(point) in wanted:
+                    nodes[wanted[same_id(point)]] = page.nodes[at]
         return nodes
 
 

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from llama_index.core.schema import BaseNode, QueryBundle, TextNode
 
-from llama_index_refine.evaluation.cache import Answers, ReplayingGrader, cached_vectors, default_cache_dir, key_of
+from llama_index_refine.evaluation.cache import Answers, ReplayingGrader, cached_vectors, default_cache_dir
 from llama_index_refine.graders.account import Account, current_account
 from llama_index_refine.graders.base import BaseGrader, Grades
+from llama_index_refine.ids import key_of
 
 TEXTS = [f"text {i}" for i in range(2500)]
 

@@ -111,7 +111,7 @@ def test_points_are_found_by_id_in_that_order_whatever_their_scores(place, kind)
     query = asked(collection)
     # In hybrid mode it is the dense search's.
     assert bool(done(collection.search(query, 10, vectors=5)).ids) == (kind == "hybrid")
-    found = done(collection.search(query, 4, vectors=4, among=[77, 3, 4242, 12]))
+    found = done(collection.those(query, [77, 3, 4242, 12], vectors=True))
     assert found.ids == [77, 3, 12]
     assert [*found.placed] == [0, 1, 2]
     assert [node.node_id for node in found.nodes] == ["77", "3", "12"]
@@ -121,7 +121,7 @@ def test_what_a_search_cannot_score_is_listed_by_id_all_the_same(place):
     collection = made(place, "hybrid")
     name = collection.store.collection_name
     place.write(name, [models.PointStruct(id=900, vector={}, payload={"meta": {"abstract": "bare"}})])
-    found = done(collection.search(asked(collection), 2, vectors=2, among=[900, 3]))
+    found = done(collection.those(asked(collection), [900, 3], vectors=True))
     assert found.ids == [900, 3]
     assert [*found.placed] == [1]
     assert found.nodes[0].get_content() == "bare"
@@ -132,7 +132,7 @@ def test_by_id_too_nothing_outside_the_filter_is_found_and_what_is_gone_is_told_
     collection = made(place, options=SearchOptions(filter=tenant, score_threshold=2.0))
     inside, outside = 0, 5
     query = asked(collection)
-    assert done(collection.search(query, 3, among=[outside, 4242, inside])).ids == [inside]
+    assert done(collection.those(query, [outside, 4242, inside])).ids == [inside]
     assert done(collection.gone([outside, 4242, inside])) == {4242}
     assert done(collection.gone([])) == set()
 
@@ -145,7 +145,7 @@ def test_ids_of_any_spelling_are_told_from_those_that_are_gone(place):
     assert done(collection.gone([there, nowhere])) == {nowhere}
     other, another = f"urn:uuid:{there}", there.replace("-", "")
     spelled = [nowhere, there, other, another, "00000000-0000-0000-0000-000000000004"]
-    found = done(collection.search(asked(collection), 5, vectors=5, among=spelled))
+    found = done(collection.those(asked(collection), spelled, vectors=True))
     assert found.ids == [there, spelled[4]]
 
 
@@ -232,7 +232,7 @@ def test_where_strict_mode_allows_no_condition_more_nothing_is_found_by_id_and_n
     query = asked(collection)
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
-            assert not done(collection.search(query, 3, among=[1, 2, 3])).ids
+            assert not done(collection.those(query, [1, 2, 3])).ids
     assert len([record for record in caplog.records if "filter_max_conditions" in record.getMessage()]) == 1
     assert done(collection.gone([1, 2, 4242])) == {4242}
     found = done(collection.search(query, 100, vectors=100, beside=[1]))

@@ -157,7 +157,7 @@ def test_in_hybrid_mode_it_is_the_dense_searchs_and_scores_say_places(metric):
     (documents,) = view.rows(Vectors(torch.from_numpy(rows), sparse=SparseVectors.of([words] * 30)))
     near = similarity(torch.from_numpy(query.near.vector), torch.from_numpy(rows), metric)
     expected = passes(score_of_similarity(near, metric), query.threshold, metric).tolist()
-    assert sum(a != b for a, b in zip(view.passes(row, documents), expected, strict=True)) <= 1
+    assert sum(a != b for a, b in zip(view.passes(row, documents, query.threshold), expected, strict=True)) <= 1
 
 
 def test_of_sparse_vectors_it_is_as_high_above_the_sample():
@@ -194,8 +194,10 @@ def test_a_refined_search_keeps_to_the_threshold_that_it_carries(metric):
     view = query.view(run([collection.space()])[0].get())
     view.meet(first.with_vectors(10).vectors, run([collection.background()])[0].get())
     moved = view.row * 4
-    found = run([collection.search(view.refined(moved), 200)])[0].get()
+    searched = view.refined(moved)
+    found = run([collection.search(searched, 200)])[0].get()
     assert 20 <= len(found.ids) <= 80
     near = similarity(torch.from_numpy(moved), torch.from_numpy(vectors()[found.ids]).float(), metric)
-    assert all(view.passes(moved, torch.from_numpy(vectors()[found.ids]).float())) or metric == "cosine"
+    rows = torch.from_numpy(vectors()[found.ids]).float()
+    assert all(view.passes(moved, rows, searched.threshold)) or metric == "cosine"
     assert len(view.scores(moved, near)) == len(found.ids)

@@ -158,13 +158,13 @@ class View(ABC):
         """
         return score_of_similarity(self._moved(similarities, row, self.row), self.metric)
 
-    def passes(self, row: Row, rows: Tensor) -> list[bool]:
+    def passes(self, row: Row, rows: Tensor, threshold: float | None) -> list[bool]:
         """Say which documents a search for a row may return: those whose score is better than its threshold.
 
         :param row: (D,) the refined row.
         :param rows: (n, D) the documents.
+        :param threshold: that of the search.
         """
-        threshold = self.refined(row).threshold
         near = similarity(torch.as_tensor(row), rows, self.metric) / self.unit(row)
         admitted: list[bool] = passes(score_of_similarity(near, self.metric), threshold, self.metric).tolist()
         return admitted

@@ -128,17 +128,15 @@ class HybridQuery(Query):
         """Write both as prefetches. See `Query`."""
         if self.sum is not None:
             depth = max(DEEPER * depth, LEAST_DEPTH)
-        depths = [depth, self.how.sparse_top_k or depth]
+        depths = [depth]
+        how: models.FusionQuery | models.RrfQuery = models.FusionQuery(fusion=models.Fusion.RRF)
         prefetch = [models.Prefetch(**self.near.fields(space, restricted, depth), limit=depth)]
-        if not self.words.indices and self.sum is None:
-            return {"prefetch": prefetch, "query": models.FusionQuery(fusion=models.Fusion.RRF)}
-        if not self.words.indices:
-            depths = depths[:1]
-        else:
+        if self.words.indices:
+            depths, how = [depth, self.how.sparse_top_k or depth], self.how.query()
             # A score threshold is the dense search's.
             sparse = {**restricted, "score_threshold": None, "limit": depths[1]}
             prefetch.append(models.Prefetch(query=self.words, using=space.sparse, **sparse))
-        return {"prefetch": prefetch, "query": self.sum.query(depths) if self.sum else self.how.query()}
+        return {"prefetch": prefetch, "query": self.sum.query(depths) if self.sum else how}
 
     def vectors(self, space: Space) -> dict[str, Any]:
         """See `Query`."""
@@ -237,10 +235,10 @@ class HybridView(View):
         """Return None: a sum of two scores is neither of them."""
         return None
 
-    def passes(self, row: Row, rows: Tensor) -> list[bool]:
+    def passes(self, row: Row, rows: Tensor, threshold: float | None) -> list[bool]:
         """Compare the dense half. See `View`."""
         scores = self._linear.scores(self._near(row), rows[:, : self._linear.width] / (self._of_rows[0] or 1.0))
-        admitted: list[bool] = passes(scores, self.refined(row).threshold, self._space.metric).tolist()
+        admitted: list[bool] = passes(scores, threshold, self._space.metric).tolist()
         return admitted
 
     def _similarities(self, row: Row) -> Tensor:
