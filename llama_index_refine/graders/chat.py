@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
 from typing import Any
@@ -36,6 +36,11 @@ class NoModelError(Exception):
 class Chat(ABC):
     """A chat model that a teacher asks."""
 
+    _made: tuple[Any, Any, Any] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_made": None}
+
     @abstractmethod
     async def ask(self, messages: Sequence[ChatMessage], options: Mapping[str, Any]) -> Answer:
         """Ask one question, once, in the event loop that the package owns.
@@ -62,6 +67,13 @@ class Chat(ABC):
     def fingerprint(self) -> str:
         """Say which model answers, without secrets."""
 
+    def _of_this_loop(self, key: object, make: Callable[[], Any]) -> Any:
+        """Make once for an event loop, and for a key, what holds connections, which belong to the loop."""
+        loop = asyncio.get_running_loop()
+        if self._made is None or self._made[:2] != (loop, key):
+            self._made = loop, key, make()
+        return self._made[2]
+
 
 class LlamaIndexChat(Chat):
     """Asks a LlamaIndex LLM: its `achat`, or its `chat` in a thread where it has no coroutine that waits.
@@ -75,11 +87,7 @@ class LlamaIndexChat(Chat):
 
     def __init__(self, llm: LLM | None = None) -> None:
         self._given = llm
-        self._prepared: tuple[LLM, asyncio.AbstractEventLoop, LLM] | None = None
         self._blocking: type[LLM] | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_prepared": None}
 
     @property
     def llm(self) -> LLM:
@@ -118,17 +126,13 @@ class LlamaIndexChat(Chat):
 
     async def ask(self, messages: Sequence[ChatMessage], options: Mapping[str, Any]) -> Answer:
         """See `Chat.ask`."""
-        llm = self._of_this_loop()
+        given = self.llm
+        # Beside its copy, so that its id stays its own.
+        _, llm = self._of_this_loop(id(given), lambda: (given, _copied(given)))
         try:
             return _answer(await self._call(llm, messages, _given(llm, options)))
         except ValidationError as error:
             return _in_parts(error)
-
-    def _of_this_loop(self) -> LLM:
-        llm, loop = self.llm, asyncio.get_running_loop()
-        if self._prepared is None or self._prepared[0] is not llm or self._prepared[1] is not loop:
-            self._prepared = (llm, loop, _copied(llm))
-        return self._prepared[2]
 
     async def _call(self, llm: LLM, messages: Sequence[ChatMessage], options: Mapping[str, Any]) -> ChatResponse:
         if type(llm) is not self._blocking and type(llm).achat is not CustomLLM.achat:

@@ -43,34 +43,31 @@ _LINE = re.compile(
 )
 
 
-def grades_of(verdicts: Iterable[tuple[float, float]], count: int) -> list[float | None]:
+def grades_of(verdicts: Mapping[float, Sequence[float]], count: int) -> list[float | None]:
     """Turn verdicts into grades.
 
-    :param verdicts: pairs of a document's number, from 1, and its relevance, from 0 to 10.
+    :param verdicts: each document's number, from 1, with its relevances, from 0 to 10.
     :param count: how many documents there are.
     :return: one grade in [0, 1] a document: the mean where it was judged repeatedly, None where it was forgotten or its
         relevance is not on the scale. Numbers of documents that do not exist are dropped, and where they are counted
         from 0 that is so only if all are there.
     """
-    found = _by_document(verdicts)
-    first = 1
-    if 0 in found and count not in found:
-        if found.keys() != {*range(count)}:
-            return [None] * count
-        first = 0
+    first = int(verdicts.keys() != {*range(count)})
+    if first and 0 in verdicts and count not in verdicts:
+        return [None] * count
     marks = [
-        [m for m in found.get(n, ()) if math.isfinite(m) and 0 <= m <= HIGHEST] for n in range(first, first + count)
+        [m for m in verdicts.get(n, ()) if math.isfinite(m) and 0 <= m <= HIGHEST] for n in range(first, first + count)
     ]
     return [sum(several) / len(several) / HIGHEST if several else None for several in marks]
 
 
-def verdicts_in(text: str, count: int) -> list[tuple[float, float]]:
+def verdicts_in(text: str, count: int) -> dict[float, list[float]]:
     """Find verdicts in a text that should have been JSON.
 
     :param text: an LLM's answer: JSON in any of the usual shapes, alone or in prose or cut off, or lines like
         "Document 3: 7".
     :param count: how many documents there are; a bare list of so many numbers is their relevances.
-    :return: pairs of number and relevance, none where there are none, nor of a document of which different things are
+    :return: numbers and their relevances, none where there are none, nor of a document of which different things are
         said.
     """
     text = _FORM.sub("", answer_in(text))
@@ -88,7 +85,7 @@ def verdicts_in(text: str, count: int) -> list[tuple[float, float]]:
         pairs = (match.group("document", "relevance") for form in (_ENTRY, _LINE) for match in form.finditer(text))
         known = _by_document((float(number), float(mark)) for number, mark in pairs)
         doubtful = {number for number, marks in known.items() if len({*marks}) > 1}
-    return [(number, mark) for number, marks in known.items() if number not in doubtful for mark in marks]
+    return {number: marks for number, marks in known.items() if number not in doubtful}
 
 
 def _by_document(verdicts: Iterable[tuple[float, float]]) -> dict[float, list[float]]:
@@ -206,19 +203,17 @@ class ListwiseGrader(AskingGrader):
     def _batches(self, documents: Sequence[Shown], places: Sequence[int]) -> list[list[int]]:
         """Divide documents among questions. Those with images go by themselves: who cannot see them grades the rest."""
         batches: list[list[int]] = []
-        for pictured in (False, True):
-            left = 0
-            for place in places:
-                shown = documents[place]
-                if bool(shown.images) != pictured:
-                    continue
-                tokens = count_tokens(shown.fenced(self._max_document_tokens))
-                tokens += sum(map(image_tokens, shown.images.values()))
-                if not left or tokens > left or len(batches[-1]) == self._batch_size:
-                    batches.append([])
-                    left = self._max_prompt_tokens
-                batches[-1].append(place)
-                left -= tokens
+        left = 0
+        for place in sorted(places, key=lambda at: bool(documents[at].images)):
+            shown = documents[place]
+            tokens = count_tokens(shown.fenced(self._max_document_tokens))
+            tokens += sum(map(image_tokens, shown.images.values()))
+            apart = batches and bool(documents[batches[-1][-1]].images) != bool(shown.images)
+            if not left or apart or tokens > left or len(batches[-1]) == self._batch_size:
+                batches.append([])
+                left = self._max_prompt_tokens
+            batches[-1].append(place)
+            left -= tokens
         return batches
 
     def _variables(self, documents: Sequence[Shown]) -> Mapping[str, Any]:

@@ -6,12 +6,10 @@ from llama_index.core.llms import LLM
 from llama_index.core.prompts import BasePromptTemplate
 from typing_extensions import Unpack
 
-from llama_index_refine.graders.asking.answer import Answer
 from llama_index_refine.graders.asking.grader import AskingOptions
 from llama_index_refine.graders.asking.prompts import YES_NO
 from llama_index_refine.graders.chat import LlamaIndexChat
 from llama_index_refine.graders.pointwise import PointwiseGrader
-from llama_index_refine.graders.reading import yes_or_no
 
 
 class LLMGrader(PointwiseGrader):
@@ -36,7 +34,3 @@ class LLMGrader(PointwiseGrader):
         **asking: Unpack[AskingOptions],
     ) -> None:
         super().__init__(LlamaIndexChat(llm), prompt or YES_NO, instruction, ("Yes", "No"), **asking)
-
-    def read(self, answer: Answer) -> float | None:
-        """See `PointwiseGrader.read`."""
-        return yes_or_no(answer)

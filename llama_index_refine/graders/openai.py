@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,7 +18,6 @@ from llama_index_refine.graders.asking.prompts import YES_NO
 from llama_index_refine.graders.base import digest
 from llama_index_refine.graders.chat import Chat, NoModelError
 from llama_index_refine.graders.pointwise import PointwiseGrader
-from llama_index_refine.graders.reading import yes_or_no
 
 try:
     from openai import AsyncOpenAI, DefaultAsyncHttpxClient
@@ -59,10 +57,6 @@ class OpenAIGrader(PointwiseGrader):
         chat = _OpenAIChat(model, base_url, api_key)
         super().__init__(chat, prompt or YES_NO, instruction, ("Yes", "No"), {"temperature": 0.0}, **asking)
 
-    def read(self, answer: Answer) -> float | None:
-        """See `PointwiseGrader.read`."""
-        return yes_or_no(answer)
-
 
 class _OpenAIChat(Chat):
     """One client for the event loop in which it is asked, whose connections belong to that loop."""
@@ -71,10 +65,6 @@ class _OpenAIChat(Chat):
         self._model = model
         self._base_url = base_url
         self._api_key = api_key
-        self._made: tuple[asyncio.AbstractEventLoop, str, AsyncOpenAI] | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_made": None}
 
     def check(self) -> None:
         """See `Chat.check`."""
@@ -89,7 +79,8 @@ class _OpenAIChat(Chat):
         body |= options.get("extra_body") or {}
         request: Any = {_OF_THE_REQUEST[name]: value for name, value in options.items() if name in _OF_THE_REQUEST}
         # `chat.completions.create` does the same, and doubles the processor time of a call by what it does with types.
-        response = await self._client().post("/chat/completions", cast_to=object, body=body, options=request)
+        client = self._of_this_loop(self._key(), self._client)
+        response = await client.post("/chat/completions", cast_to=object, body=body, options=request)
         usage = get(response, "usage")
         return reply_of(response).counted(get(usage, "prompt_tokens"), get(usage, "completion_tokens"))
 
@@ -103,15 +94,12 @@ class _OpenAIChat(Chat):
         return self._api_key or (os.environ.get("OPENAI_API_KEY") if own else None)
 
     def _client(self) -> AsyncOpenAI:
-        loop, key = asyncio.get_running_loop(), self._key() or "none"
-        if self._made is None or self._made[:2] != (loop, key):
-            # openai's own HTTP client closes itself on whatever loop runs when it is collected, and fails at that.
-            http_client = DefaultAsyncHttpxClient()
-            client = AsyncOpenAI(base_url=self._base_url, api_key=key, max_retries=0, http_client=http_client)
-            if not self._key():
-                client.organization = client.project = None
-            self._made = loop, key, client
-        return self._made[2]
+        # openai's own HTTP client closes itself on whatever loop runs when it is collected, and fails at that.
+        http_client, key = DefaultAsyncHttpxClient(), self._key()
+        client = AsyncOpenAI(base_url=self._base_url, api_key=key or "none", max_retries=0, http_client=http_client)
+        if not key:
+            client.organization = client.project = None
+        return client
 
 
 def _is_openais(url: str) -> bool:

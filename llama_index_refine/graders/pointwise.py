@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,13 +13,14 @@ from llama_index_refine.graders.asking.grader import AskingGrader, AskingOptions
 from llama_index_refine.graders.asking.prompts import form_of
 from llama_index_refine.graders.asking.showing import Shown
 from llama_index_refine.graders.chat import Chat
+from llama_index_refine.graders.reading import yes_or_no
 
 _ANSWER_TOKENS = 16
 _OPTIONAL = {"logprobs": True, "top_logprobs": 20, "max_tokens": _ANSWER_TOKENS}
 
 
 class PointwiseGrader(AskingGrader):
-    """One question a node; a subclass brings the question and reads the answer.
+    """One question a node; a subclass brings the question, and reads the answer unless it is a yes or a no.
 
     :param chat: the chat model to ask.
     :param prompt: the question, with the variables query, document and instruction. The document comes fenced.
@@ -45,13 +45,13 @@ class PointwiseGrader(AskingGrader):
         form = form_of("Answer", {"answer": {"enum": [*choices]}}) if choices else None
         super().__init__(chat, prompt, instruction, {**_OPTIONAL, **(optional or {})}, form, **asking)
 
-    @abstractmethod
     def read(self, answer: Answer) -> float | None:
-        """Read the grade from an answer.
+        """Read the grade from an answer: of a yes or a no, unless a subclass says otherwise.
 
         :param answer: what the model said.
         :return: the grade in [0, 1], None where there is none in it.
         """
+        return yes_or_no(answer)
 
     def _read(self, answer: Answer, count: int) -> list[float | None]:
         grade = self.read(answer)

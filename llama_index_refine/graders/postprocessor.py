@@ -78,7 +78,9 @@ class PostprocessorGrader(BaseGrader):
         if not nodes or self._may_not_be_asked():
             return Grades([None] * len(nodes))
         order, shown = self._shown(query, nodes)
-        ranked = self._for(shown).postprocess_nodes(_scored(shown), query_bundle=query)
+        # Copies to work on, without a hint of their order in the scores.
+        scored = [NodeWithScore(node=node.model_copy(), score=_NO_SCORE) for node in shown]
+        ranked = self._for(shown).postprocess_nodes(scored, query_bundle=query)
         return self._grades(nodes, ranked, order)
 
     async def agrade(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> Grades:
@@ -165,11 +167,6 @@ class _Order:
 def _score(found: NodeWithScore) -> float | None:
     score = found.score
     return None if score is None or math.isnan(score) or score == _NO_SCORE else float(score)
-
-
-def _scored(nodes: Sequence[BaseNode]) -> list[NodeWithScore]:
-    """Give a postprocessor copies to work on, without a hint of their order in the scores."""
-    return [NodeWithScore(node=node.model_copy(), score=_NO_SCORE) for node in nodes]
 
 
 def scale_of(postprocessor: BaseNodePostprocessor) -> Scale | None:

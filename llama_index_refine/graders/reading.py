@@ -114,11 +114,9 @@ def yes_or_no(answer: Answer) -> float | None:
         yes, no = _yes_no_mass(tokens)
         says_so = claim is not None and word(said) in (YES if claim.value else NO)
         return yes / (yes + no) if says_so and yes + no >= _LEAST_MASS else claim and claim.value
-    first = _FIRST_WORD.search(text)
-    if first is not None and _of_word(first["value"]) is not None:
-        return None
-    yes, no = _yes_no_mass(_first_tokens(text, answer))
-    return yes / (yes + no) if yes + no >= _FAINT_MASS else None
+    first, tokens = _first(text, answer)
+    yes, no = _yes_no_mass(tokens)
+    return yes / (yes + no) if _of_word(first) is None and yes + no >= _FAINT_MASS else None
 
 
 def number(answer: Answer, highest: int) -> float | None:
@@ -132,9 +130,8 @@ def number(answer: Answer, highest: int) -> float | None:
     text = _ends(found(answer))
     claims = [*_numbers(text, highest)]
     if not claims:
-        first = _FIRST_WORD.search(text)
-        doubtful = first is not None and first["value"].isdecimal()
-        return None if doubtful else _expected(_first_tokens(text, answer), highest)
+        first, tokens = _first(text, answer)
+        return None if first.isdecimal() else _expected(tokens, highest)
     claim = _agreed(claims)
     if claim is None or not 0 <= claim.value <= highest:
         return None
@@ -186,10 +183,10 @@ def _numbers(text: str, highest: int) -> Iterator[_Claim]:
             yield _Claim(value, match.start("value"))
 
 
-def _first_tokens(text: str, answer: Answer) -> Mapping[str, float]:
-    """The probabilities where the answer's first word begins, past quotes and Markdown."""
+def _first(text: str, answer: Answer) -> tuple[str, Mapping[str, float]]:
+    """The answer's first word, past quotes and Markdown, and the probabilities where it begins."""
     first = _FIRST_WORD.search(text)
-    return position_of(text, first.start("value"), answer)[0] if first else {}
+    return (first["value"], position_of(text, first.start("value"), answer)[0]) if first else ("", {})
 
 
 def _yes_no_mass(tokens: Mapping[str, float]) -> tuple[float, float]:

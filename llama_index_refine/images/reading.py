@@ -211,14 +211,11 @@ def _scaled(image: Image, max_pixels: int) -> Image:
     if (width, height) != image.size:
         # A JPEG is decoded at a smaller scale at once.
         image.draft(None, (width, height))
-        image = _upright_exif(image.resize((width, height), Resampling.LANCZOS, reducing_gap=2.0), image)
+        scaled = image.resize((width, height), Resampling.LANCZOS, reducing_gap=2.0)
+        # Take along which way is up.
+        scaled.getexif()[0x0112] = image.getexif().get(0x0112, 1)
+        image = scaled
     return exif_transpose(image)
-
-
-def _upright_exif(scaled: Image, original: Image) -> Image:
-    """Take along which way is up."""
-    scaled.getexif()[0x0112] = original.getexif().get(0x0112, 1)
-    return scaled
 
 
 def _in_colours(image: Image) -> Image:

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import unquote, unquote_to_bytes
 from urllib.request import url2pathname
 
-from llama_index.core.schema import BaseNode, ImageNode, MediaResource, MetadataMode, Node, QueryBundle, TextNode
+from llama_index.core.schema import BaseNode, ImageNode, MetadataMode, Node, QueryBundle, TextNode
 
 # Shorter than any image, and longer than most names of files, which may look like base64.
 _SHORTEST_BASE64 = 64
@@ -124,11 +124,7 @@ def _of_resources(node: Node) -> Media:
         return Media(others=tuple(others))
     if resource.mimetype and not resource.mimetype.startswith("image/"):
         return Media(others=(_kind(resource.mimetype), *others))
-    return Media((_of_resource(resource),), tuple(others))
-
-
-def _of_resource(resource: MediaResource) -> ImageSource:
-    return _source(resource.data, resource.path, resource.url)
+    return Media((_source(resource.data, resource.path, resource.url),), tuple(others))
 
 
 def _of_blocks(blocks: Sequence[Any]) -> Media:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -126,10 +125,12 @@ class AskingGrader(BaseGrader):
             return Grades([None] * len(nodes))
         asked, documents = await self._sight.look(query, nodes, self._metadata_mode, self._max_document_tokens)
         model, takes_images = self._chat.fingerprint(), self._chat.takes_images()
-        tell = partial(self._calls.tell, account=account)
-        orders = self._orders(self._sight.open_places(model, takes_images, asked, documents, tell))
-        gradings = await asyncio.gather(*(self._ask(asked, documents, order, account) for order in orders))
-        return mean(gradings) if len(gradings) > 1 else gradings[0]
+        reasons = [self._sight.why_not(model, takes_images, asked, shown) for shown in documents]
+        for reason in filter(None, reasons):
+            self._calls.tell(reason, account)
+        places = [at for at, one in enumerate(documents) if not reasons[at] and (one.text.strip() or one.images)]
+        asks = (self._ask(asked, documents, order, account) for order in self._orders(places))
+        return mean(await asyncio.gather(*asks))
 
     async def _ask(self, query: Shown, documents: Sequence[Shown], order: Sequence[int], account: Account) -> Grades:
         batches = self._batches(documents, order)
@@ -141,21 +142,9 @@ class AskingGrader(BaseGrader):
         return Grades(grades)
 
     def _question(self, query: Shown, documents: Sequence[Shown], account: Account) -> Question:
-        messages = self._prompt.format_messages(
-            llm=None,
-            query=query.in_line(),
-            instruction=instruction_line(self.instruction),
-            **self._variables(documents),
-        )
-        return Question(
-            self._chat,
-            self._options,
-            self._sight,
-            account,
-            [query, *documents],
-            messages,
-            partial(self._read, count=len(documents)),
-        )
+        line = instruction_line(self.instruction)
+        messages = self._prompt.format_messages(query=query.in_line(), instruction=line, **self._variables(documents))
+        return Question(self._chat, self._options, self._sight, account, [query, *documents], messages, self._read)
 
     def _get_prompts(self) -> PromptDictType:
         return {_PROMPT_KEY: self._prompt}

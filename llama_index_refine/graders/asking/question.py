@@ -193,8 +193,6 @@ def _fewer_logprobs(sent: dict[str, Any], text: str) -> Iterator[dict[str, Any]]
 # About how many tokens the answer has for each document.
 _ANSWER_TOKENS = 16
 
-Read = Callable[[Answer], Sequence[float | None]]
-
 
 @dataclass
 class Question:
@@ -206,7 +204,7 @@ class Question:
     :param account: the bill of the query.
     :param shown: the query and the documents.
     :param messages: the prompt, with a mark in the place of each image.
-    :param read: reads one grade a document from an answer, None where there is none in it.
+    :param read: reads so many grades, one a document, from an answer, None where there is none in it.
     """
 
     chat: Chat
@@ -215,7 +213,7 @@ class Question:
     account: Account
     shown: Sequence[Shown]
     messages: Sequence[ChatMessage]
-    read: Read
+    read: Callable[[Answer, int], Sequence[float | None]]
     _attempt: Attempt = field(init=False)
     _images: Mapping[str, ImageBlock] = field(init=False)
     _plain: bool = field(default=False, init=False)
@@ -238,7 +236,7 @@ class Question:
         if not self._attempt.tried:
             self._attempt = self._begin()
         images = self._images
-        if self._plain or self.sight.wants_plain(self._attempt.model):
+        if self._plain or self._attempt.model in self.sight.reads_plain:
             images = await self.sight.plain(images)
         messages = with_images(self.messages, images)
         answer = await self.chat.ask(messages, {**self._attempt.sent, **self.options.required})
@@ -247,7 +245,7 @@ class Question:
         self.account.charge(prompt, answer.completion_tokens or count_tokens(answer.text))
         if images:
             self.sight.answered(self._attempt.model, self._plain)
-        grades = self.read(answer)
+        grades = self.read(answer, len(self.shown) - 1)
         if all(grade is None for grade in grades):
             raise answer.why_unreadable()
         self.options.worked(self._attempt)

@@ -9,7 +9,7 @@ import hashlib
 import logging
 import re
 from base64 import b64decode
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -22,7 +22,7 @@ from llama_index.core.utils import get_tokenizer
 from llama_index_refine.graders.asking.failures import BLIND, Kind
 from llama_index_refine.graders.asking.loop import in_thread
 from llama_index_refine.images.reading import ImageError, ImageReader, Picture, fitted, pixels_of
-from llama_index_refine.images.sources import ImageSource, image_of, media_of
+from llama_index_refine.images.sources import Media, image_of, media_of
 
 # No tokenizer spends fewer tokens on text of this many characters, save on long runs of one character.
 _CHARACTERS_PER_TOKEN = 12
@@ -141,11 +141,6 @@ class Shown:
     images: Mapping[str, ImageBlock] = field(default_factory=dict)
     refusal: str = ""
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether there is nothing to ask about."""
-        return not (self.text.strip() or self.images)
-
     def in_line(self) -> str:
         """Write it on one line, the images after the text."""
         return " ".join([self.text, *self.images]).strip()
@@ -168,7 +163,8 @@ class Sight:
         self.reader = ImageReader(max_image_pixels, image_folders)
         self._blind: set[str] = set()
         self._seeing: set[str] = set()
-        self._plain: set[str] = set()
+        # Models whose servers read PNG and JPEG only.
+        self.reads_plain: set[str] = set()
 
     async def look(
         self, query: QueryBundle, nodes: Sequence[BaseNode], mode: MetadataMode, max_tokens: int
@@ -186,57 +182,32 @@ class Sight:
         pictured = image_of(query) or any(one.images for one in media)
         return await in_thread(self._look, query, texts, media) if pictured else self._look(query, texts, media)
 
-    def _look(self, query: QueryBundle, texts: Sequence[str], media: Sequence[Any]) -> tuple[Shown, list[Shown]]:
-        asked = self._shown("query", clean(query.query_str), filter(None, [image_of(query)]), anywhere=True)
-        documents = []
-        for text, one in zip(texts, media, strict=True):
-            if one.others:
-                kinds = " and ".join(one.others)
-                documents.append(Shown(text, refusal=f"a node holds {kinds}, and teachers judge texts and images only"))
-            else:
-                documents.append(self._shown("document", text, one.images))
-        return asked, documents
+    def _look(self, query: QueryBundle, texts: Sequence[str], media: Sequence[Media]) -> tuple[Shown, list[Shown]]:
+        asked = self._shown("query", clean(query.query_str), Media(tuple(filter(None, [image_of(query)]))), True)
+        return asked, [self._shown("document", text, one) for text, one in zip(texts, media, strict=True)]
 
-    def _shown(self, label: str, text: str, sources: Iterable[ImageSource], anywhere: bool = False) -> Shown:
+    def _shown(self, label: str, text: str, media: Media, anywhere: bool = False) -> Shown:
+        if media.others:
+            kinds = " and ".join(media.others)
+            return Shown(text, refusal=f"a node holds {kinds}, and teachers judge texts and images only")
         try:
-            images = [self.reader.read(source, anywhere) for source in sources]
+            images = [self.reader.read(source, anywhere) for source in media.images]
         except ImageError as error:
             return Shown(text, refusal=f"the query cannot be shown: {error}" if anywhere else str(error))
         marks = [_mark(label, text, at, image) for at, image in enumerate(images)]
         return Shown(text, dict(zip(marks, map(_block, images), strict=True)))
-
-    def open_places(
-        self, model: str, takes_images: bool, query: Shown, documents: Sequence[Shown], tell: Callable[[str], None]
-    ) -> list[int]:
-        """Say which documents a model can be asked about.
-
-        :param model: the model.
-        :param takes_images: whether its class takes images at all.
-        :param query: the query.
-        :param documents: what it is to be asked about.
-        :param tell: is told why it cannot be asked about one.
-        :return: their places.
-        """
-        reasons = [self.why_not(model, takes_images, query, shown) for shown in documents]
-        for reason in filter(None, reasons):
-            tell(reason)
-        return [at for at, shown in enumerate(documents) if not (reasons[at] or shown.is_empty)]
 
     def answered(self, model: str, plain: bool) -> None:
         """Learn that a model has answered a question with images, and whether only after they were written anew."""
         self._seeing.add(model)
         self._blind.discard(model)
         if plain:
-            self._plain.add(model)
+            self.reads_plain.add(model)
 
     def refused(self, model: str, kind: Kind) -> None:
         """Learn that a model takes no images, unless it has answered a question with one."""
         if kind == "blind" and model not in self._seeing:
             self._blind.add(model)
-
-    def wants_plain(self, model: str) -> bool:
-        """Whether a model's server reads PNG and JPEG only."""
-        return model in self._plain
 
     async def plain(self, images: Mapping[str, ImageBlock]) -> dict[str, ImageBlock]:
         """Write anew as PNG or JPEG what is something else. :raises ImageError: one cannot be opened."""
