@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -23,8 +22,10 @@ from llama_index_refine.evaluation.lines import read_lines
 
 if TYPE_CHECKING:
     from llama_index.core.schema import BaseNode
+    from llama_index.vector_stores.qdrant import QdrantVectorStore
 
     from llama_index_refine.classifier import RefinedClassifier
+    from llama_index_refine.qdrant.points import NodeReader
     from llama_index_refine.retriever import RefinedRetriever
 
     Items = Iterator[tuple[str, BaseNode]]
@@ -70,10 +71,12 @@ def classify(
         kept.check(run if llm.given or model is None else {"--labels": wanted}, out)
         given = {"--texts": texts and str(texts.resolve()), "--none-of-these": none_of_these}
         rows = Rows(out, COLUMNS, {**run, **given, kept.name: kept.digest})
-        with collection.opened(grader or kept.needed_grader(llm)) as (retriever, client), progress_on(console) as bars:
+        grader = grader or (None if kept.path.exists() else llm.needed_grader())
+        with collection.opened(grader) as (retriever, client), progress_on(console) as bars:
             classifier = kept.classifier(retriever, wanted, run).set_params(none_of_these=none_of_these)
             rows.run[kept.name] = kept.digest
-            total, items = read_texts(texts) if texts is not None else _documents(client, collection)
+            store = retriever._collection.store
+            total, items = read_texts(texts) if texts is not None else _documents(client, store)
             bar = bars.add_task("Classifying", total=total)
             finished = Finished({key: text for note in rows.done for key, text in note.items()})
             while batch := list(islice(items, BATCH)):
@@ -126,10 +129,6 @@ class Kept:
                 f"{self.name} was taught with other options: {different}. Give those again, or remove "
                 f"{' and '.join(there)} to begin anew"
             )
-
-    def needed_grader(self, llm: LLMOptions) -> Any:
-        """Return no teacher where none is needed. :raises ValueError: one is needed, and none is named."""
-        return None if self.path.exists() else llm.needed_grader()
 
     def classifier(self, retriever: RefinedRetriever, labels: dict[str, str], run: dict[str, Any]) -> RefinedClassifier:
         """Load the classifier, or teach it and keep it.
@@ -190,7 +189,7 @@ class Finished:
             some = ", ".join(stale[:5]) + (" ..." if len(stale) > 5 else "")
             raise ValueError(
                 f"{source} has changed since rows were written: {len(stale)} of them are of what is there no more (id "
-                f"{some}): remove {rows.path} and {rows.beside} to begin anew"
+                f"{some}): {rows.start_anew()}"
             )
 
 
@@ -255,38 +254,32 @@ def _column(path: Path, lines: Sequence[tuple[int, str]]) -> list[tuple[int, str
     return found
 
 
-def _documents(client: Any, collection: CollectionOptions) -> tuple[int, Items]:
+def _documents(client: Any, store: QdrantVectorStore) -> tuple[int, Items]:
     """Return all documents of the collection in the order of their ids, with their vectors."""
-    from llama_index_refine.stores import open_store
+    from llama_index_refine.qdrant.points import NodeReader
 
-    store = open_store(client, collection.collection, collection.text_key, collection.vector_name)
-    name = collection.vector_name or store.dense_vector_name
+    collection, name, reader = store.collection_name, store.dense_vector_name, NodeReader(store)
 
     def documents() -> Items:
         offset = None
         while True:
-            points, offset = client.scroll(collection.collection, limit=BATCH, offset=offset, with_vectors=True)
-            for point, node in zip(points, _nodes(store, points), strict=True):
+            points, offset = client.scroll(collection, limit=BATCH, offset=offset, with_vectors=True)
+            for point, node in zip(points, _nodes(reader, points, collection), strict=True):
                 # Of several vectors, the classifier knows which is meant, and looks it up.
                 vector = point.vector if isinstance(point.vector, list) else (point.vector or {}).get(name)
                 yield str(point.id), node.model_copy(update={"embedding": vector})
             if offset is None:
                 return
 
-    return client.count(collection.collection).count, documents()
+    return client.count(collection).count, documents()
 
 
-def _nodes(store: Any, points: Sequence[Any]) -> list[BaseNode]:
+def _nodes(reader: NodeReader, points: Sequence[Any], collection: str) -> list[BaseNode]:
     """Read points as nodes; some may have no text, as long as others have."""
-    from llama_index.core.schema import TextNode
-
-    found: dict[int, BaseNode] = {}
-    for at, point in enumerate(points):
-        with suppress(Exception):
-            (found[at],) = store.parse_to_query_result([point.model_copy(update={"vector": None})]).nodes
-    if points and not found:
-        raise ValueError(f"--collection {store.collection_name} has no texts that can be read: give --text-key")
-    return [found.get(at) or TextNode(id_=str(point.id), text="") for at, point in enumerate(points)]
+    try:
+        return reader.nodes(points, all_odd=False)
+    except ValueError as error:
+        raise ValueError(f"--collection {collection} has no texts that can be read: give --text-key") from error
 
 
 def _rows(classifier: RefinedClassifier, batch: list[tuple[str, BaseNode]]) -> list[dict[str, Any]]:

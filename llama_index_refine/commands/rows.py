@@ -60,7 +60,7 @@ class Rows:
             self.beside.write_bytes(_line(self.run))
             self.path.write_bytes(b"")
         elif not self.path.exists() or self.path.stat().st_size != self._size:
-            raise ValueError(f"--out {self.path} was changed while rows were written: {self._start_anew()}")
+            raise ValueError(f"--out {self.path} was changed while rows were written: {self.start_anew()}")
         content = self._written(rows)
         self._digest.update(content)
         entry = {"done": note, "bytes": self._size + len(content), "sha256": self._digest.hexdigest()}
@@ -93,7 +93,7 @@ class Rows:
         if different := differences(run, json.loads(json.dumps(self.run))):
             raise ValueError(
                 f"--out {self.path} was begun with other options: {different}. Give those again to go on, or "
-                f"{self._start_anew()}"
+                f"{self.start_anew()}"
             )
         size, whole = self.path.stat().st_size, len(self._entries)
         if self._size > size:
@@ -106,7 +106,7 @@ class Rows:
             rest = file.read() if whole == len(self._entries) else b""
         # A line that does not end has been cut off; whole ones are somebody's.
         if left or b"\n" in rest or (self._entries and self._digest.hexdigest() != self._entries[-1]["sha256"]):
-            raise ValueError(f"--out {self.path} was changed since it was written: {self._start_anew()}")
+            raise ValueError(f"--out {self.path} was changed since it was written: {self.start_anew()}")
         os.truncate(self.path, self._size)
         os.truncate(self.beside, sum(len(_line(part)) for part in [run, *self._entries]))
 
@@ -116,9 +116,10 @@ class Rows:
         try:
             return [json.loads(line) for line in lines] or None
         except ValueError as error:
-            raise ValueError(f"{self.beside} cannot be read: {self._start_anew()}") from error
+            raise ValueError(f"{self.beside} cannot be read: {self.start_anew()}") from error
 
-    def _start_anew(self) -> str:
+    def start_anew(self) -> str:
+        """Say what to remove."""
         return f"remove {self.path} and {self.beside} to begin anew"
 
 

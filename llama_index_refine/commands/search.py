@@ -47,8 +47,7 @@ def search(
 
 
 def _show(console: Console, refinement: Refinement, top_k: int) -> None:
-    grades = refinement.grade_of
-    ranks = {entry.node.node_id: rank for rank, entry in enumerate(refinement.nodes_before, 1)}
+    grades, ranks = refinement.grade_of, refinement.rank_before
 
     def places(nodes: Sequence[NodeWithScore], compared: bool) -> list[Place]:
         return [

@@ -182,7 +182,7 @@ class Benchmark:
             [corpus.dataset.name, corpus.dataset.digest, corpus.embedding, [query.id for query in corpus.queries]],
             [teacher, k, self._grader(teacher, corpus.dataset).fingerprint()],
             LLMGrader(llm=self.llm).fingerprint() if self.llm is not None else None,
-            hashlib.sha256(corpus.document_vectors.tobytes() + corpus.query_vectors.tobytes()).hexdigest(),
+            corpus.vectors_digest,
         ]
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -56,6 +57,14 @@ class Corpus:
         """The query in this row as a retriever takes it, with its embedding."""
         query = self.queries[row]
         return LabelledQuery(query.text, embedding=self.query_vectors[row].tolist(), query_id=query.id)
+
+    @cached_property
+    def vectors_digest(self) -> str:
+        """Tells the vectors from others."""
+        found = hashlib.sha256()
+        for vectors in (self.document_vectors, self.query_vectors):
+            found.update(vectors.tobytes())
+        return found.hexdigest()
 
     @cached_property
     def nodes(self) -> list[TextNode]:

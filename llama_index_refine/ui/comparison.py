@@ -125,11 +125,8 @@ class Playground:
         account = Account(self.retriever.budget)
         marks = self._grade(grader, bundle, first, account)
         reranked = [*sorted(first, key=lambda node: -marks.get(node.node_id, 0.0)), *plain[len(first) :]]
-        marks |= {
-            entry.node.node_id: float(grade)
-            for entry, grade in zip(refinement.graded_nodes, refinement.grades, strict=False)
-        }
-        rank = {node.node_id: place for place, node in enumerate(plain, 1)}
+        marks |= refinement.grade_of
+        rank = refinement.rank_before
 
         def results(nodes: Sequence[BaseNode]) -> list[Result]:
             return [

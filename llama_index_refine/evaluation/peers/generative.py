@@ -19,9 +19,10 @@ from llama_index.core.llms import LLM
 from llama_index.core.postprocessor import LLMRerank
 from llama_index.core.schema import NodeWithScore, TextNode
 
-from llama_index_refine.evaluation.cache import Answers, key_of
+from llama_index_refine.evaluation.cache import Answers
 from llama_index_refine.evaluation.peers.base import Bill, Evidence, Floats, Peer, VectorPeer
 from llama_index_refine.graders.llm import LLMGrader
+from llama_index_refine.ids import key_of
 
 logger = logging.getLogger(__name__)
 
@@ -29,10 +30,6 @@ Advance = Callable[[], None]
 
 # Documents in one call of LLMRerank.
 _BATCH = 10
-
-
-def _nothing() -> None:
-    pass
 
 
 class _Asking:
@@ -80,7 +77,7 @@ class HyDE(VectorPeer):
     uses_grades = False
     needs_llm = True
 
-    def __init__(self, llm: LLM, answers: Answers, embed_model: BaseEmbedding, advance: Advance = _nothing) -> None:
+    def __init__(self, llm: LLM, answers: Answers, embed_model: BaseEmbedding, advance: Advance) -> None:
         """Set up. See `Peer.needs_llm`."""
         self._transform = HyDEQueryTransform(llm=llm, include_original=False)
         self._embed_model = embed_model
@@ -115,7 +112,7 @@ class LLMReranked(Peer):
     needs_llm = True
     similarities = False
 
-    def __init__(self, llm: LLM, answers: Answers, embed_model: object = None, advance: Advance = _nothing) -> None:
+    def __init__(self, llm: LLM, answers: Answers, embed_model: object, advance: Advance) -> None:
         """Set up. See `Peer.needs_llm`."""
         self._asking = _Asking(llm, answers, self.name, advance)
 
