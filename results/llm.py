@@ -17,6 +17,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -89,17 +90,17 @@ class Measured:
     asked: dict[str, int]
     missing: dict[str, int]
 
+    @cached_property
     def scores(self) -> dict[str, dict[str, float]]:
         """Method to metric to its mean; a list of ten has no MAP."""
-        labels = {
-            self.corpus.queries[row].id: self.corpus.dataset.qrels[self.corpus.queries[row].id] for row in self.rows
-        }
+        labels = self.corpus.dataset.qrels
         found = {name: score_rankings(ranked, labels) for name, ranked in self.rankings.items()}
         return {
             name: {metric: float(np.mean(list(values.values()))) for metric, values in scores.items()}
             for name, scores in found.items()
         }
 
+    @cached_property
     def first(self) -> list[tuple[NDArray[np.float64], NDArray[np.bool_]]]:
         """For each query the grades of the first documents, and whether they are relevant."""
         return [graded(self.corpus, self.kept, row) for row in self.rows]
@@ -135,7 +136,7 @@ def measure(spec: str, folder: Path, model: str, many: int) -> Measured:
 
 def teacher_row(spec: str, measured: Measured) -> list[str]:
     """What the grades of the first documents are worth."""
-    first = measured.first()
+    first = measured.first
     grades, relevant = (np.concatenate(parts) for parts in zip(*first, strict=True))
     within = [area_under_roc(g[y], g[~y]) for g, y in first if 0 < y.sum() < len(y)]
     offsets = np.var([g.mean() for g, _ in first]) / grades.var()
@@ -155,7 +156,7 @@ def teacher_row(spec: str, measured: Measured) -> list[str]:
 
 def calibration_row(spec: str, measured: Measured) -> list[str]:
     """The share of relevant documents by grade, with the number of grades."""
-    grades, relevant = (np.concatenate(parts) for parts in zip(*measured.first(), strict=True))
+    grades, relevant = (np.concatenate(parts) for parts in zip(*measured.first, strict=True))
     fifths = np.minimum((5 * grades).astype(int), 4)
     shares = [relevant[fifths == fifth] for fifth in range(5)]
     return [spec, *(f"{share.mean():.2f} ({len(share)})" if len(share) else "" for share in shares)]
@@ -181,7 +182,7 @@ def quality_rows(measured: Mapping[str, Measured], metric: str) -> list[list[str
     """A row for each collection, the best in bold, and the mean of all."""
     rows, every = [], []
     for spec, one in measured.items():
-        scores = one.scores()
+        scores = one.scores
         values = [scores[name][metric] for name in _shown(one, metric)]
         every.append(values)
         rows.append([spec, *_bold(values)])
@@ -199,7 +200,7 @@ def _bold(values: Sequence[float]) -> list[str]:
 
 def page(model: str, measured: Mapping[str, Measured]) -> str:
     """Write what was measured with one model's grades."""
-    first = next(iter(measured.values()))
+    first, data = next(iter(measured.values())), " ".join(f"data/{name}" for name in measured)
     told = sorted({", ".join(one.kept.about.values()) for one in measured.values() if one.kept.about})
     missing = {
         f"{spec}, {name}": f"{many} of {one.asked[name]}"
@@ -211,7 +212,7 @@ def page(model: str, measured: Mapping[str, Measured]) -> str:
     parts = [
         f"# {model} as the teacher",
         f"The first {K} documents of each query, graded yes or no; grades recorded with: {'; '.join(told)}. Made from "
-        f"`grades/` without a model by `python -m results.llm tables {' '.join(measured)} --model {model}`.",
+        f"`grades/` without a model by `python -m results.llm tables {data} --model {model}`.",
         "## The teacher",
         table(
             [*about, "area over all", "variance between queries", "Brier score"], [*map(teacher_row, *_pairs(measured))]
