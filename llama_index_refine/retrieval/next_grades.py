@@ -10,7 +10,7 @@ import torch
 from llama_index_refine.qdrant.points import Found
 from llama_index_refine.qdrant.views.dense import Query
 from llama_index_refine.refinement import Refinement
-from llama_index_refine.refining.allocation import PLENTY, WORTH, expected_gains, next_to_grade
+from llama_index_refine.refining.allocation import WORTH, expected_gains
 from llama_index_refine.refining.refiner import rarity
 from llama_index_refine.refining.relevance import Ranking, fit_relevance
 from llama_index_refine.refining.trust import Teacher
@@ -18,8 +18,8 @@ from llama_index_refine.retrieval.feedback import Feedback
 from llama_index_refine.retrieval.placing import standing
 from llama_index_refine.similarity import similarity, similarity_of_score
 
-# How far down the refined ranking is looked where plenty is relevant. Ids and scores of that many points are some
-# 15 kB; results deeper down concern few users, and a handful of grades cannot chart them.
+# How far down the refined ranking is looked. Ids and scores of that many points are some 15 kB; results deeper down
+# concern few users, and a handful of grades cannot chart them.
 DEPTH = 300
 # Places that stand for all that a fused ranking leaves out.
 SAMPLE = 30
@@ -33,39 +33,33 @@ class NextGrades:
     :param refinement: how the query moved by it.
     :param query: what is searched for.
     :param count: how many documents to choose at most.
-    :param left: how many may still be graded, now or later.
     :param limit: how many documents are returned.
     :param population: how many documents there are, as far as that is known.
     :param teacher: what is known of the teacher.
-    :param own_grade: what a certain grade adds to its document's place, in nats, where grades that are not worth their
-        call may be saved; None where all are asked for.
+    :param own_grade: what a certain grade adds to its document's place, in nats.
+    :param saves: whether grades that are not worth their call are not asked for.
     """
 
     feedback: Feedback
     refinement: Refinement
     query: Query
     count: int
-    left: int
     limit: int
     population: int
     teacher: Teacher
-    own_grade: float | None
+    own_grade: float
+    saves: bool
 
     @property
     def depth(self) -> int:
         """How deep a ranking there has to be to choose from; to return, where there is nothing to choose."""
-        if not self.count or self.feedback.settled:
-            return self.limit
-        if self.own_grade is not None:
-            return max(self.count, self.limit)
-        return DEPTH if self._plenty else self.count
-
-    @property
-    def _plenty(self) -> bool:
-        return float(np.mean(self.refinement.grades)) > PLENTY
+        choosing = self.count and not self.feedback.settled
+        return max(self.count, min(self.limit, DEPTH)) if choosing else self.limit
 
     def choose(self, ranking: Found) -> list[int]:
-        """Choose what is graded next.
+        """Choose what is graded next: what would improve the list most.
+
+        The first of the ranking are often so surely relevant that their grades would change nothing.
 
         :param ranking: the refined ranking, as deep as `depth`.
         :return: places in it, at most `count`.
@@ -77,21 +71,17 @@ class NextGrades:
             # What stood just behind the last one that was seen is no news.
             others = [at for at, point in enumerate(ranking.ids) if point not in self.feedback.shown]
             return sorted({*new} & {*others[: self.limit // 2]})[: self.count]
-        if self.own_grade is not None:
-            return self._worth_their_call(ranking, new)
-        return self._spread_out(ranking, new) if self._plenty else new[: self.count]
+        gains = self._gains(ranking, new)
+        best = np.argsort(-gains, kind="stable")[: self.count]
+        return sorted(new[at] for at in best if gains[at] >= WORTH or not self.saves)
 
     @property
     def spares(self) -> bool:
         """Whether grades that are not chosen are saved, as they are not worth their call."""
-        return self.own_grade is not None and self.count > 0 and not self.feedback.settled
+        return self.saves and self.count > 0 and not self.feedback.settled
 
-    def _worth_their_call(self, ranking: Found, new: list[int]) -> list[int]:
-        """Choose those whose grades would improve the list most, as far as they are worth a call.
-
-        The first of the ranking are often so surely relevant that their grades would change nothing. See
-        `expected_gains`.
-        """
+    def _gains(self, ranking: Found, new: list[int]) -> np.ndarray:
+        """Say what the grades of documents of a ranking would change. See `expected_gains`."""
         refinement = self.refinement
         vector, tau = torch.from_numpy(refinement.vector), refinement.tau
         own = similarity(vector, torch.from_numpy(refinement.documents), refinement.metric)
@@ -110,23 +100,7 @@ class NextGrades:
         fit = fit_relevance(whole, held_out, refinement.grades, teacher.sees(), teacher.abundance.log_odds)
         grades = np.asarray(refinement.grades, dtype=np.float64)
         doubt = float(np.minimum(grades, 1 - grades).mean())
-        step = (self.own_grade or 0.0) * (1 - 2 * doubt)
+        step = self.own_grade * (1 - 2 * doubt)
         steps = step * rarity(float(grades.mean())), step
-        gains = expected_gains(
-            placed.numpy(), grades, others.numpy(), fit.probability(others), self.left, steps, doubt, self.limit
-        )
-        best = np.argsort(-gains, kind="stable")[: self.count]
-        return sorted(new[at] for at in best if gains[at] >= WORTH)
-
-    def _spread_out(self, ranking: Found, new: list[int]) -> list[int]:
-        """Choose from the best down to where the relevant ones seem to end. See `next_to_grade`."""
-        refinement = self.refinement
-        grades = torch.nn.functional.pad(torch.from_numpy(refinement.grades), (0, len(refinement.background)))
-        if self.query.ranks:
-            known = standing(ranking, [*self.feedback.ids, *[None] * len(refinement.background)])
-            candidates = standing(ranking, [ranking.ids[at] for at in new])
-        else:
-            documents = torch.from_numpy(np.concatenate([refinement.documents, refinement.background]))
-            known = similarity(torch.from_numpy(refinement.vector), documents, refinement.metric)
-            candidates = similarity_of_score(torch.tensor([ranking.scores[at] for at in new]), refinement.metric)
-        return [new[place] for place in next_to_grade(known, grades, candidates, self.count)]
+        chances = fit.probability(others)
+        return expected_gains(placed.numpy(), grades, others.numpy(), chances, steps, doubt, self.limit)

@@ -175,16 +175,17 @@ class Pipeline:
             count = min(max(share, planned - feedback.asked), left) if share else 0
             refinement = await move(self.refining, self.teacher, feedback, background)
             query = feedback.view.refined(np.asarray(refinement.vector), feedback.ahead)
+            refiner = self.refining.refiner_for(feedback.view.metric, feedback.view.distance)
             following = NextGrades(
                 feedback,
                 refinement,
                 query,
                 count,
-                left,
                 self.similarity_top_k,
                 background.population if background else len(feedback.shown),
                 self.teacher,
-                self._own_grade(feedback),
+                refiner.own_grade * feedback.trust**2,
+                self._may_stop and refiner.own_grade > 0,
             )
             feedback.doing = "the ranking between rounds" if count else "the second search"
             try:
@@ -219,11 +220,6 @@ class Pipeline:
         What a new teacher grades tells of itself too, for all queries to come, and a few grades tell little.
         """
         return self.early_stop and self.teacher.known() and self.similarity_top_k <= self.feedback_top_k
-
-    def _own_grade(self, feedback: Feedback) -> float | None:
-        """Return what a certain grade adds to its document's place, in nats; None where all grades are asked for."""
-        refiner = self.refining.refiner_for(feedback.view.metric, feedback.view.distance)
-        return refiner.own_grade * feedback.trust**2 if self._may_stop and refiner.own_grade > 0 else None
 
     async def _nodes(
         self, feedback: Feedback, query: Query, ranking: Sequence[tuple[PointId, float]], lists: Sequence[Found]

@@ -72,14 +72,16 @@ def test_what_is_graded_next_is_what_would_change_the_list_and_not_what_is_surel
 
     query, teacher = DenseQuery(refinement.vector), FixedTrust(1.0)
 
-    def chosen(own_grade: float) -> list[int]:
-        following = NextGrades(feedback, refinement, query, 5, 13, 10, 400, teacher, own_grade)
+    def chosen(own_grade: float, saves: bool = True) -> list[int]:
+        following = NextGrades(feedback, refinement, query, 5, 10, 400, teacher, own_grade, saves)
         return following.choose(ranking)
 
     assert chosen(1.1) == sorted(chosen(1.1))
     assert 0 < len(chosen(1.1)) <= 5
     assert 0 not in chosen(1.1)
     assert chosen(0.0) == []
+    assert len(chosen(1.1, saves=False)) == 5
+    assert 0 not in chosen(1.1, saves=False)
 
 
 def test_what_was_saved_is_said():
