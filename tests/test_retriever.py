@@ -157,21 +157,19 @@ def test_one_round_sends_two_requests_once_the_background_is_there():
     assert [[request.limit for request in requests] for requests in client.batches] == [[20], [30]]
 
 
-def test_two_rounds_send_one_search_more_and_fetch_only_what_they_grade():
+@pytest.mark.parametrize(("top_k", "fetches"), [(20, False), (200, True)])
+def test_two_rounds_send_one_search_more_and_of_long_lists_fetch_only_what_they_grade(top_k, fetches):
     client = CountingClient(":memory:")
     grader = TopicGrader()
-    refined = retriever(PLANTED.store(client), grader, rounds=2)
+    refined = retriever(PLANTED.store(client), grader, rounds=2, similarity_top_k=top_k, early_stop=False)
     refined.retrieve(PLANTED.query(0))
     client.batches.clear()
     refined.retrieve(PLANTED.query(1))
-    first, ranking, fetch, last = (requests[0] for requests in client.batches)
-    assert first.limit == 10
+    first, ranking, *fetched, last = (requests[0] for requests in client.batches)
     assert first.with_vector
-    assert not ranking.with_vector
-    assert not ranking.with_payload
+    assert bool(ranking.with_vector) is bool(ranking.with_payload) is not fetches
+    assert [(fetch.limit, bool(fetch.with_vector)) for fetch in fetched] == [(10, True)] * fetches
     assert not last.with_vector
-    assert fetch.limit == 10
-    assert fetch.with_vector
     assert [len(wave) for wave in grader.shown[-2:]] == [10, 10]
 
 

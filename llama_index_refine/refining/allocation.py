@@ -7,27 +7,24 @@ from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
 
-# Where later rounds may be saved, what the first one gets of an even share: enough to see which queries it settles.
-FIRST_SHARE = 0.75
 # The gain of a call, as a share of what the list is worth, below which it is not worth it. Chosen on nine collections
 # with one to a hundred relevant documents a query; results/early_stop.md has what it keeps.
 WORTH = 0.0115
 
 
-def split_budget(feedback_top_k: int, rounds: int, may_stop: bool = False) -> list[int]:
-    """Share the documents that may be graded out among the rounds, as evenly as can be, earlier ones getting the rest.
+def split_budget(feedback_top_k: int, rounds: int) -> list[int]:
+    """Share the documents that may be graded out among the rounds: the first one gets half, the others the rest.
 
     :param feedback_top_k: the most documents to grade, at least 2.
     :param rounds: the most rounds, at least 1.
-    :param may_stop: whether later rounds may be saved, so that the first one is smaller than the others.
     :return: documents to grade in each round, at least 2, since one grade has no other to differ from.
     """
-    rounds = min(rounds, feedback_top_k // 2)
-    if may_stop and rounds > 1:
-        first = max(2, round(FIRST_SHARE * feedback_top_k / rounds))
-        return [first, *split_budget(feedback_top_k - first, rounds - 1)]
-    share, rest = divmod(feedback_top_k, rounds)
-    return [share + (at < rest) for at in range(rounds)]
+    later = min(rounds, feedback_top_k // 2) - 1
+    if not later:
+        return [feedback_top_k]
+    first = min((feedback_top_k + 1) // 2, feedback_top_k - 2 * later)
+    share, rest = divmod(feedback_top_k - first, later)
+    return [first, *(share + (at < rest) for at in range(later))]
 
 
 def expected_gains(
@@ -36,7 +33,6 @@ def expected_gains(
     others: ArrayLike,
     chances: ArrayLike,
     steps: tuple[float, float],
-    doubt: float,
     limit: int,
 ) -> Array:
     """Say how much the list's discounted cumulative gain (DCG) would grow, could one of the next documents be graded.
@@ -48,8 +44,7 @@ def expected_gains(
     :param grades: (K,) in [0, 1].
     :param others: (n,) where the other documents stand, best first.
     :param chances: (n,) how likely each of these is relevant, as `Relevance.probability` says.
-    :param steps: nats by which its own grade moves a document up, and down, for a teacher as certain as this one.
-    :param doubt: the probability that a grade is wrong, by what the teacher itself says, in [0, 0.5].
+    :param steps: nats by which its own grade moves a document up, and down.
     :param limit: how many documents are returned.
     :return: (n,) the growth for each of the others, as a share of the best DCG of documents that are relevant with
         these probabilities.
@@ -67,9 +62,6 @@ def expected_gains(
     passed = np.r_[0.0, np.cumsum(relevance[1:] * one_place)]
     here, above, below = (np.searchsorted(-places, -rest - moved) for moved in (0.0, steps[0], -steps[1]))
     last = np.maximum(below - 1, here)
-    # Of its own discount, and of what it passes.
-    up, down = discount[above] - discount[here], discount[last] - discount[here]
-    costs, leaves = lost[here] - lost[above], passed[last] - passed[here]
-    right = likely * np.maximum(up - costs, 0.0) + (1 - likely) * leaves
-    wrong = likely * (down + leaves) - (1 - likely) * costs
-    return ((1 - doubt) * right + doubt * wrong) / (best if best > 0 else np.inf)
+    up, costs, leaves = discount[above] - discount[here], lost[here] - lost[above], passed[last] - passed[here]
+    gains = likely * np.maximum(up - costs, 0.0) + (1 - likely) * leaves
+    return gains / (best if best > 0 else np.inf)

@@ -99,8 +99,6 @@ class NextGrades:
         whole, teacher = Ranking.of(there, sample, self.population), self.teacher
         fit = fit_relevance(whole, held_out, refinement.grades, teacher.sees(), teacher.abundance.log_odds)
         grades = np.asarray(refinement.grades, dtype=np.float64)
-        doubt = float(np.minimum(grades, 1 - grades).mean())
-        step = self.own_grade * (1 - 2 * doubt)
-        steps = step * rarity(float(grades.mean())), step
+        steps = self.own_grade * rarity(float(grades.mean())), self.own_grade
         chances = fit.probability(others)
-        return expected_gains(placed.numpy(), grades, others.numpy(), chances, steps, doubt, self.limit)
+        return expected_gains(placed.numpy(), grades, others.numpy(), chances, steps, self.limit)

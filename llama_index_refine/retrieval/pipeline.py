@@ -84,7 +84,7 @@ class Pipeline:
         if is_empty(query):
             return await self._nothing(query), None
         asked = await self.asked(query)
-        shares = split_budget(self.feedback_top_k, self.rounds, self._may_stop and self.remembering.memory is None)
+        shares = split_budget(self.feedback_top_k, self.rounds)
         found = await self.collection.search(asked, max(self.similarity_top_k, shares[0]), vectors=shares[0])
         found = await self.collection.complete(found, asked)
         space = await self.collection.space()
