@@ -43,7 +43,7 @@ notebooks: .venv/.dev
 
 # Write the measured tables of results/ into the pages that show them.
 tables: .venv/.dev
-	.venv/bin/python results/tables.py README.md docs/comparison.md docs/how-it-works.md
+	.venv/bin/python results/tables.py README.md docs/comparison.md
 
 clean:
 	rm -rf .venv .venv-lowest site

@@ -58,8 +58,7 @@ class RefinedRetriever(BaseRetriever):
     :param rounds: how many times the teacher is asked. More rounds choose better what is graded; each costs the time of
         one more wave of LLM calls and one more search.
     :param early_stop: whether to leave grades that would hardly change the nodes returned, which saves a quarter
-        to a third of the calls. It is told of lists of at most feedback_top_k nodes; longer ones get all their grades,
-        and so do the first two queries of a teacher.
+        to a third of the calls. Only for lists of at most feedback_top_k nodes, and from a teacher's third query on.
     :param background_size: background vectors to refine against, 0 for none.
     :param budget: the most that grading one query may cost; a number is the most LLM calls.
     :param refiner: how the query moves; None for a `QueryRefiner` in the collection's distance.
@@ -67,15 +66,17 @@ class RefinedRetriever(BaseRetriever):
         grades; None for the one that all retrievers with this grader share, or 1 where the grader is `trusted`, as
         people are.
     :param memory: what past queries have taught; None for no memory.
-    :param decompose: split a query that asks several things, by LlamaIndex's question generator or one on
-        `Settings.llm`. The parts share the budget and feedback_top_k, and nodes say in `refine_parts` what they answer.
+    :param decompose: split a query that asks several things: True for a LlamaIndex question generator on
+        `Settings.llm`, or the generator. The parts share the budget and feedback_top_k, and nodes say in `refine_parts`
+        what they answer.
     :param on_error: "fallback" returns the first search's nodes when anything after it fails, "raise" raises.
     :param score: what the nodes' scores are: Qdrant's "similarity", or the "probability" that a node is relevant, which
         costs one more request; None for all where nothing was graded.
     :param node_ids: search these nodes only.
     :param doc_ids: search the nodes of these documents only.
     :param vector_store_query_mode: "default", "sparse", or "hybrid" to search by both, and refine both.
-    :param alpha: in hybrid mode the dense half's share, in [0, 1]; None for half of the ranks, .8 of added scores.
+    :param alpha: in hybrid mode the dense half's share, in [0, 1]; None for .5 in the first search, .8 in the
+        refined one.
     :param sparse_top_k: in hybrid mode, how many nodes the sparse search contributes; None for as many as the dense.
     :param hybrid_top_k: in hybrid mode, the most nodes to return; None for similarity_top_k.
     :param multivector_query_fn: turns texts into matrices, one a text with a vector a token, and has a multivector
@@ -158,7 +159,7 @@ class RefinedRetriever(BaseRetriever):
 
     @classmethod
     def from_index(cls, index: VectorStoreIndex, modality: Modality | None = None, **kwargs: Any) -> RefinedRetriever:
-        """Retrieve from an index over Qdrant, in the place of `index.as_retriever()`.
+        """Retrieve from an index over Qdrant: a drop-in replacement for `index.as_retriever()`.
 
         The index's vector store, embedding model, docstore, callbacks and objects are taken over, and, where it lists
         nodes of its own, the search is restricted to those, as in its own retriever.
@@ -186,7 +187,7 @@ class RefinedRetriever(BaseRetriever):
         image_key: str | None = None,
         **kwargs: Any,
     ) -> RefinedRetriever:
-        """Retrieve from a collection, whoever wrote it.
+        """Retrieve from a collection that LlamaIndex or anything else wrote.
 
         :param client: a `QdrantClient`, an `AsyncQdrantClient` or an `EdgeClient`.
         :param collection_name: the collection.

@@ -14,22 +14,24 @@ from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr
 from llama_index.core.instrumentation.event_handlers import NullEventHandler
 from llama_index.core.instrumentation.events import BaseEvent
 from llama_index.core.instrumentation.span_handlers import NullSpanHandler
-from llama_index_instrumentation.dispatcher import DISPATCHER_SPAN_DECORATED_ATTR
+from llama_index_instrumentation.dispatcher import DISPATCHER_SPAN_DECORATED_ATTR, Dispatcher
 
 P = ParamSpec("P")
 T = TypeVar("T")
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 dispatcher = get_dispatcher("llama_index_refine")
+llama_index = get_dispatcher()
 
 
-def tell(event: Callable[[], BaseEvent]) -> None:
+def tell(event: Callable[[], BaseEvent], to: Dispatcher = dispatcher) -> None:
     """Dispatch an event where anyone listens; elsewhere it is not even made.
 
     :param event: makes it.
+    :param to: the dispatcher: this package's own, or `llama_index` for an event of LlamaIndex's.
     """
     if _listened():
-        dispatcher.event(event())
+        to.event(event())
 
 
 def _listened() -> bool:

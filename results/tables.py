@@ -5,7 +5,8 @@ A page holds the marks; what stands between them is replaced:
     <!-- begin measured: NAME -->
     <!-- end measured -->
 
-`NAME brief` draws the most telling rows and columns only.
+`NAME brief llm/MODEL.md` draws four rows instead: what each way to use a teacher costs and gains, on average over the
+collections, with exact labels as the teacher in the run and with the LLM of that file.
 
     python results/tables.py docs/comparison.md            # write
     python results/tables.py --check docs/comparison.md    # only say whether the pages are up to date
@@ -19,41 +20,74 @@ import re
 import sys
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 
 from llama_index_refine.evaluation.results import BASELINE, REFINED, Cell, Run
 
-_MARKED = re.compile(r"(<!-- begin measured: (\S+)( brief)? -->\n).*?(<!-- end measured -->)", re.DOTALL)
+_MARKED = re.compile(r"(<!-- begin measured: (\S+)(?: brief (\S+))? -->\n).*?(<!-- end measured -->)", re.DOTALL)
 _METRICS = ("nDCG@10", "recall@10", "MAP")
-_BRIEF_METHODS = (BASELINE, "rerank", "rerank 40", "rerank 100", "paper", REFINED)
-_BRIEF_TEACHERS = ("good", "strict", "noisy", "gold")
+_BRIEF = {
+    "no feedback": (BASELINE, 0),
+    "reranked": ("rerank", 1),
+    "refined": (REFINED, 1),
+    "reranked, five times the calls": ("rerank 100", 5),
+}
+"""Rows of the brief table: the method's name in a run, and how many times `feedback_top_k` it has graded at most."""
 
 
-def table(run: Run, name: str, brief: bool = False) -> str:
+def brief(run: Run, name: str, llm: Path) -> str:
+    """Draw what each way costs and gains, nDCG@10 on average over the collections.
+
+    :param run: its exact teacher is drawn.
+    :param name: the run's folder in `results/`.
+    :param llm: the table of an LLM as the teacher, as `results/llm.py` writes it.
+    """
+    cells = [cell for cell in run.cells if cell.teacher == "gold"]
+    graded, measured_by_llm = cells[0].feedback_top_k, _llm_means(llm.read_text(encoding="utf-8"))
+    lines = [["", "LLM calls a query", "exact labels", llm.stem], ["---", "---:", "---:", "---:"]]
+    for label, (method, times) in _BRIEF.items():
+        mean = fmean(cell.measured[method].mean("nDCG@10") for cell in cells)
+        most = "at most " if method == REFINED else ""
+        lines.append([label, f"{most}{times * graded}", f"{mean:.3f}", measured_by_llm.get(label, "not measured")])
+    about = (
+        f"nDCG@10. Exact labels: mean of {len(cells)} collections, {_range(_queries(run))} queries each "
+        f"(`results/{name}`). {llm.stem}: mean of its collections (`results/llm/{llm.name}`). The commands are in "
+        "`results/README.md`."
+    )
+    return "\n" + "\n\n".join(["\n".join(f"| {' | '.join(row)} |" for row in lines), about]) + "\n\n"
+
+
+def _llm_means(text: str) -> dict[str, str]:
+    """Read the mean of each method from the first table of nDCG@10."""
+    rows = [
+        [field.strip("* ") for field in line.split("|")[1:-1]] for line in text.partition("nDCG@10:")[2].split("\n")
+    ]
+    head = next(row for row in rows if row)
+    means = next(row for row in rows if row and row[0] == "mean")
+    return dict(zip(head, means, strict=True))
+
+
+def table(run: Run, name: str) -> str:
     """Draw every method on every data set and teacher, with where it was measured; a table for each metric."""
     methods = list(dict.fromkeys(method for cell in run.cells for method in cell.measured if method != REFINED))
     methods = [BASELINE, *(method for method in methods if method != BASELINE), REFINED]
-    cells = list(run.cells)
-    if brief:
-        methods = [method for method in _BRIEF_METHODS if method in methods]
-        cells = [cell for cell in cells if cell.teacher in _BRIEF_TEACHERS and cell.embedding == "minilm"]
     tables = []
-    for metric in _METRICS[:1] if brief else _METRICS:
+    for metric in _METRICS:
         lines = [["data", "teacher", *methods], ["---", "---", *["---:"] * len(methods)]]
-        lines += [[_data(cell, brief), cell.teacher, *_row(cell, methods, metric)] for cell in cells]
-        title = "" if brief else f"{metric}:\n\n"
-        tables.append(title + "\n".join(f"| {' | '.join(row)} |" for row in lines))
-    queries = sorted({len(cell.queries) for cell in run.cells})
+        lines += [
+            [f"{cell.dataset} ({cell.embedding})", cell.teacher, *_row(cell, methods, metric)] for cell in run.cells
+        ]
+        tables.append(f"{metric}:\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in lines))
     graded = sorted({cell.feedback_top_k for cell in run.cells})
     about = (
-        f"{'nDCG@10; ' if brief else ''}{_range(queries)} queries a row, {_range(graded)} documents graded for each; "
-        f"{_machine(run)}. Every figure, with intervals, is in `results/{name}`, and the command in "
-        "`results/README.md`."
+        f"{_range(_queries(run))} queries a row, {_range(graded)} documents graded for each; {_machine(run)}. Every "
+        f"figure, with intervals, is in `results/{name}`, and the command in `results/README.md`."
     )
     return "\n" + "\n\n".join([*tables, about]) + "\n\n"
 
 
-def _data(cell: Cell, brief: bool) -> str:
-    return cell.dataset if brief else f"{cell.dataset} ({cell.embedding})"
+def _queries(run: Run) -> list[int]:
+    return sorted({len(cell.queries) for cell in run.cells})
 
 
 def _machine(run: Run) -> str:
@@ -78,7 +112,9 @@ def _range(numbers: list[int]) -> str:
 
 
 def _filled(results: Path, mark: re.Match[str]) -> str:
-    return mark[1] + table(Run.load(results / mark[2]), mark[2], brief=bool(mark[3])) + mark[4]
+    run = Run.load(results / mark[2])
+    drawn = brief(run, mark[2], results / mark[3]) if mark[3] else table(run, mark[2])
+    return mark[1] + drawn + mark[4]
 
 
 def main() -> int:

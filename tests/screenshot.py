@@ -11,7 +11,8 @@ from pathlib import Path
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-from llama_index_refine.commands.ui import open_sample
+from llama_index_refine.commands.ui import SAMPLE_QUERIES
+from llama_index_refine.demo.sample import load_sample, open_sample
 from llama_index_refine.ui import launch
 from tests.browser import chromium, missing
 
@@ -23,8 +24,9 @@ def main() -> None:
     reason = missing()
     if reason:
         sys.exit(f"needs {reason}")
-    retriever, teachers, queries = open_sample(Path(sys.argv[2]) if len(sys.argv) > 2 else None)
-    page = launch(retriever, teachers, queries, open_browser=False, block=False)
+    retriever = open_sample(path=Path(sys.argv[2]) if len(sys.argv) > 2 else None)
+    queries = sorted((query.text for query in load_sample().queries), key=len)[:SAMPLE_QUERIES]
+    page = launch(retriever, {"the sample's labels": retriever.grader}, queries, open_browser=False, block=False)
     with chromium(1440, 1290) as browser:
         wait = WebDriverWait(browser, 60)
         browser.get(page.local_url)

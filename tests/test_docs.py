@@ -233,6 +233,26 @@ class TestMeasured:
         assert "2 queries" in text
         assert self.run("--results", str(results), "--check", str(page)).returncode == 0
 
+    def test_brief_ones_have_four_rows_and_what_each_costs(self, results):
+        file = results / "small" / "run.json"
+        run = json.loads(file.read_text())
+        run["cells"][0]["measured"]["rerank 100"] = run["cells"][0]["measured"]["rerank"]
+        file.write_text(json.dumps(run))
+        (results / "a-model.md").write_text(
+            "nDCG@10:\n\n| data | no feedback | refined |\n| --- | ---: | ---: |\n| shelf | 0.1 | **0.2** |\n"
+            "| mean | 0.300 | **0.400** |\n\nMAP:\n\n| data | refined |\n| mean | 0.9 |\n"
+        )
+        page = results / "page.md"
+        page.write_text("<!-- begin measured: small brief a-model.md -->\n<!-- end measured -->\n")
+        assert self.run("--results", str(results), str(page)).returncode == 0
+        rows = [line for line in page.read_text().split("\n") if line.startswith("| re") or line.startswith("| no")]
+        assert rows == [
+            "| no feedback | 0 | 0.400 | 0.300 |",
+            "| reranked | 20 | 0.500 | not measured |",
+            "| refined | at most 20 | 0.700 | 0.400 |",
+            "| reranked, five times the calls | 100 | 0.500 | not measured |",
+        ]
+
     def test_say_what_is_missing(self, results):
         page = results / "page.md"
         page.write_text("<!-- begin measured: nowhere -->\nstale\n<!-- end measured -->\n")

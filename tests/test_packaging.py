@@ -187,12 +187,14 @@ import importlib, pkgutil
 import llama_index_refine
 
 assert "site-packages" in llama_index_refine.__file__
-for name in llama_index_refine.__all__:
-    try:
-        getattr(llama_index_refine, name)
-    except ImportError as error:
-        assert 'pip install "llama-index-refine[' in str(error), (name, error)
-        print("needs an extra:", name)
+exec("from llama_index_refine import *")
+assert set(llama_index_refine.__all__) <= set(globals())
+try:
+    OpenAIGrader("a-model")
+except ImportError as error:
+    assert 'pip install "llama-index-refine[openai]"' in str(error), error
+else:
+    raise SystemExit("openai is there")
 for module in pkgutil.walk_packages(llama_index_refine.__path__, "llama_index_refine."):
     if module.name.startswith("llama_index_refine.ui."):
         continue
@@ -268,6 +270,25 @@ def test_what_is_run_exists(file):
     named = re.findall(r"(?<![\w/.])(?:tests|results|examples)/[\w/.]+", (ROOT / file).read_text())
     assert named
     assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+def test_the_image_is_made_of_what_is_here():
+    tomllib = pytest.importorskip("tomllib")
+    recipe = (ROOT / "Dockerfile").read_text()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    (extras,) = re.findall(r"^ARG EXTRAS=(.+)$", recipe, re.MULTILINE)
+    assert set(extras.split(",")) <= set(project["optional-dependencies"])
+    copied = [name for line in re.findall(r"^COPY (.+) \S+$", recipe, re.MULTILINE) for name in line.split()]
+    assert {project["readme"], "pyproject.toml", "llama_index_refine"} <= set(copied)
+    assert [name for name in copied if f"!{name}" not in (ROOT / ".dockerignore").read_text().split()] == []
+    assert [name for name in copied if not (ROOT / name).exists()] == []
+    (command,) = re.findall(r'^ENTRYPOINT \["(.+)"\]$', recipe, re.MULTILINE)
+    assert command in project["scripts"]
+
+
+def test_links_of_the_readme_lead_somewhere():
+    links = re.findall(r"\]\(([^)#]+)", (ROOT / "README.md").read_text())
+    assert [link for link in links if "://" not in link and not (ROOT / link).exists()] == []
 
 
 def test_the_readme_says_what_torch_takes_up_and_how_to_take_less():

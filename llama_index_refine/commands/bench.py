@@ -54,7 +54,7 @@ _Teachers = Annotated[
 _Peers = Annotated[
     str,
     typer.Option(
-        help="What to measure beside: names parted by commas, all, or none. Of all, hyde and llm rerank need "
+        help="What to measure beside: names with commas between them, all, or none. Of all, hyde and llm rerank need "
         "--llm-model: they ask the LLM for more than grades."
     ),
 ]

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -15,12 +14,6 @@ from llama_index_refine.commands.errors import plain_errors
 from llama_index_refine.commands.options import CollectionOptions, takes
 from llama_index_refine.commands.progress import progress_on
 from llama_index_refine.commands.teacher import LLMOptions
-
-if TYPE_CHECKING:
-    from llama_index_refine.graders.base import BaseGrader
-    from llama_index_refine.retriever import RefinedRetriever
-
-    Opened = tuple[RefinedRetriever, Mapping[str, BaseGrader], Sequence[str]]
 
 SAMPLE_QUERIES = 12
 
@@ -46,12 +39,17 @@ def ui(
         teachers = {} if grader is None else {"the LLM": grader}
         queries: Sequence[str] = ()
         if collection is None:
+            # The model comes with a package: nothing is fetched, nor asked for.
+            os.environ.setdefault("HF_HUB_OFFLINE", "1")
+            from llama_index_refine.demo.sample import load_sample, open_sample
+
             with progress_on(console) as bars:
                 embedding = bars.add_task("Embedding the sample", total=None)
-                retriever, labels, queries = open_sample(
-                    options.path, lambda done, total: bars.update(embedding, advance=done, total=total)
+                retriever = open_sample(
+                    path=options.path, advance=lambda done, total: bars.update(embedding, advance=done, total=total)
                 )
-            teachers |= labels
+            teachers |= {"the sample's labels": retriever.grader}
+            queries = sorted((query.text for query in load_sample().queries), key=len)[:SAMPLE_QUERIES]
             retriever.feedback_top_k = options.feedback_top_k
         else:
             with console.status("Opening the collection"):
@@ -59,24 +57,3 @@ def ui(
         page = launch(retriever, teachers, queries, host=host, port=port, open_browser=browser, block=False)
         console.print(f"Open {page.local_url} in your browser; Ctrl-C ends.")
         page.block_thread()
-
-
-def open_sample(path: Path | None = None, advance: Callable[[int, int], None] = lambda done, total: None) -> Opened:
-    """Open the demo's sample.
-
-    :param path: a folder to keep its collection in, None for memory.
-    :param advance: called with the number of documents that have become ready, and that of all.
-    :return: a retriever on it, its labels as a teacher by the name to show, and some of its queries.
-    """
-    # The model comes with a package: nothing is fetched, nor asked for.
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    from llama_index_refine.demo.sample import index, load_sample, open_client
-    from llama_index_refine.evaluation.embeddings import SentenceTransformerEmbedding
-    from llama_index_refine.retriever import RefinedRetriever
-    from llama_index_refine.ui.labels import SampleLabels
-
-    dataset = load_sample()
-    model = SentenceTransformerEmbedding(embed_batch_size=64)
-    _, store = index(dataset, [0], model, open_client(path), lambda done: advance(done, len(dataset.documents)))
-    queries = sorted((query.text for query in dataset.queries), key=len)[:SAMPLE_QUERIES]
-    return RefinedRetriever(store, model), {"the sample's labels": SampleLabels(dataset)}, queries

@@ -1,8 +1,9 @@
-"""The sample, and a Qdrant collection that holds it."""
+"""The sample, a Qdrant collection that holds it, and a retriever on that."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,19 +11,52 @@ from llama_index.core.schema import BaseNode
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 from qdrant_client import QdrantClient
 
+from llama_index_refine.demo.labels import SampleLabels
 from llama_index_refine.evaluation.corpus import Corpus
 from llama_index_refine.evaluation.datasets import Dataset, load_folder
 from llama_index_refine.evaluation.embeddings import SentenceTransformerEmbedding, embed_queries, unit
 from llama_index_refine.evaluation.teachers import node_id
+from llama_index_refine.retriever import RefinedRetriever
 
 COLLECTION = "banking77-sample"
 
 _BATCH = 64
 
 
-def load_sample() -> Dataset:
-    """Read the sample."""
-    return load_folder(Path(__file__).parent / "banking77")
+def load_sample(about: str = "") -> Dataset:
+    """Read the sample: messages of a bank's customers, queries that name their intents, and which message has which.
+
+    :param about: keep only the intents with this word in their name, such as "card", and their messages.
+    :raises ValueError: no intent has it.
+    """
+    whole = load_folder(Path(__file__).parent / "banking77")
+    queries = [query for query in whole.queries if about.casefold() in query.text.casefold()]
+    if not queries:
+        raise ValueError(f"about={about!r}: no intent of the sample has that in its name; try 'card'")
+    kept = {document for query in queries for document in whole.qrels[query.id]}
+    documents = [document for document in whole.documents if document.id in kept]
+    return replace(whole, documents=documents, queries=queries)
+
+
+def open_sample(
+    about: str = "", path: Path | None = None, advance: Callable[[int, int], None] = lambda done, total: None
+) -> RefinedRetriever:
+    """Open a retriever on the sample, with its human labels as the teacher. The embedding model
+    comes with the extra.
+
+    The labels know the sample's own queries only: the names of the intents, as `load_sample` has them.
+
+    :param about: keep only the intents with this word in their name, such as "card", and their messages.
+    :param path: a folder to keep the collection in; None for memory.
+    :param advance: called with the number of documents that have become ready, and that of all.
+    :return: the retriever.
+    :raises ImportError: the extra demo is missing.
+    :raises ValueError: no intent has that word, or the path is a file.
+    """
+    dataset = load_sample(about)
+    model = SentenceTransformerEmbedding(embed_batch_size=_BATCH)
+    _, store = index(dataset, [0], model, open_client(path), lambda done: advance(done, len(dataset.documents)))
+    return RefinedRetriever(store, model, SampleLabels(dataset))
 
 
 def open_client(path: Path | None) -> QdrantClient:

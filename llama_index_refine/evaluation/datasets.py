@@ -129,9 +129,9 @@ def load_folder(folder: Path, split: str = "test") -> Dataset:
     """Read a data set in BEIR's form.
 
     :param folder: has `corpus.jsonl` (`_id`, `text`, optionally `title` and `group`), `queries.jsonl` (`_id`, `text`,
-        optionally `group`), and `qrels/SPLIT.tsv` or `qrels.tsv`, with or without a header, or as TREC parts them by
-        spaces. `group` is a string or a list of strings. Any `NAME.npz` with `corpus` and `queries` holds their vectors
-        under the embedding model NAME. Files may begin with a byte order mark, also that of UTF-16.
+        optionally `group`), and `qrels/SPLIT.tsv` or `qrels.tsv`, with or without a header, or with spaces as
+        TREC has them. `group` is a string or a list of strings. Any `NAME.npz` with `corpus` and `queries` holds their
+        vectors under the embedding model NAME. Files may begin with a byte order mark, also that of UTF-16.
     :param split: which file of `qrels/`; ignored where there is only one.
     :return: the data set, named after its folder. A query with the id of a document is taken for that document, and
         does not find it, as BEIR and MTEB measure, unless it is labelled as relevant to itself.
@@ -216,7 +216,9 @@ def _read_qrels(path: Path) -> dict[str, dict[str, float]]:
         if row == [""] or (number == 1 and not _is_number(row[-1])):
             continue
         if len(row) not in (3, 4) or not _is_number(row[-1]):
-            raise ValueError(f"{path}, line {number} must be query-id, corpus-id, score, parted by tabs; got {row}")
+            raise ValueError(
+                f"{path}, line {number} must be query-id, corpus-id, score, with tabs between them; got {row}"
+            )
         query, document = row[0], row[-2]
         qrels.setdefault(query, {})[document] = float(row[-1])
     return qrels

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from llama_index.core.base.llms.types import ChatMessage, ImageBlock, TextBlock
@@ -19,10 +20,8 @@ from llama_index_refine.graders.base import digest
 from llama_index_refine.graders.chat import Chat, NoModelError
 from llama_index_refine.graders.pointwise import PointwiseGrader
 
-try:
-    from openai import AsyncOpenAI, DefaultAsyncHttpxClient
-except ImportError as error:
-    raise ImportError('OpenAIGrader needs the openai client: pip install "llama-index-refine[openai]"') from error
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
 
 # The arguments of a call that are not part of its body, by the names that the openai client's requests have for them.
 _OF_THE_REQUEST = {"extra_headers": "headers", "extra_query": "params", "timeout": "timeout"}
@@ -40,6 +39,7 @@ class OpenAIGrader(PointwiseGrader):
     :param prompt: a prompt of your own with the variables query, document and instruction.
     :param asking: how documents are shown, and how its questions are asked: see `AskingOptions`. Of `llm_kwargs`,
         "extra_body", "extra_headers", "extra_query" and "timeout" go where the openai client puts them.
+    :raises ImportError: the openai client is missing.
     :raises ValueError: an argument out of its range.
     """
 
@@ -52,6 +52,8 @@ class OpenAIGrader(PointwiseGrader):
         prompt: BasePromptTemplate | None = None,
         **asking: Unpack[AskingOptions],
     ) -> None:
+        if find_spec("openai") is None:
+            raise ImportError('OpenAIGrader needs the openai client: pip install "llama-index-refine[openai]"')
         if not model:
             raise ValueError("model must be the name of a model on the server; got none")
         chat = _OpenAIChat(model, base_url, api_key)
@@ -94,6 +96,8 @@ class _OpenAIChat(Chat):
         return self._api_key or (os.environ.get("OPENAI_API_KEY") if own else None)
 
     def _client(self) -> AsyncOpenAI:
+        from openai import AsyncOpenAI, DefaultAsyncHttpxClient
+
         # openai's own HTTP client closes itself on whatever loop runs when it is collected, and fails at that.
         http_client, key = DefaultAsyncHttpxClient(), self._key()
         client = AsyncOpenAI(base_url=self._base_url, api_key=key or "none", max_retries=0, http_client=http_client)

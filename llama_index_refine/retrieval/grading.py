@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from llama_index.core.schema import BaseNode, QueryBundle
+from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
+from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle
 
 from llama_index_refine.graders.account import Account
 from llama_index_refine.graders.base import BaseGrader, Grades, on_scale
@@ -26,7 +27,7 @@ from llama_index_refine.retrieval.events import GradingEvent
 from llama_index_refine.retrieval.examples import examples_of
 from llama_index_refine.retrieval.feedback import Feedback
 from llama_index_refine.scheduling import perform
-from llama_index_refine.tracing import tell
+from llama_index_refine.tracing import llama_index, tell
 
 logger = logging.getLogger(__name__)
 
@@ -83,13 +84,16 @@ class Grading:
         return results
 
     def _grade(self, sheet: Sheet) -> Grades:
+        tell(partial(_shown, self.grader, sheet), llama_index)
         before, began = sheet.account.bill(), time.perf_counter()
         with sheet.account.active():
             grades = checked(self.grader.grade(sheet.query, sheet.nodes), len(sheet.nodes))
         tell(partial(_graded, sheet, grades, before, time.perf_counter() - began))
+        tell(partial(_ordered, sheet, grades), llama_index)
         return grades
 
     async def _agrade(self, sheet: Sheet) -> Grades:
+        tell(partial(_shown, self.grader, sheet), llama_index)
         before, began = sheet.account.bill(), time.perf_counter()
         left = sheet.account.seconds_left()
         with sheet.account.active():
@@ -97,6 +101,7 @@ class Grading:
             given = await asyncio.wait_for(grading, None if left is None else left + GRACE_SECONDS)
         grades = checked(given, len(sheet.nodes))
         tell(partial(_graded, sheet, grades, before, time.perf_counter() - began))
+        tell(partial(_ordered, sheet, grades), llama_index)
         return grades
 
 
@@ -111,6 +116,19 @@ def _graded(sheet: Sheet, grades: Grades, before: dict[str, int], seconds: float
         failures=list(sheet.account.failures),
         milliseconds=1000 * seconds,
         **bill,
+    )
+
+
+def _shown(grader: BaseGrader, sheet: Sheet) -> ReRankStartEvent:
+    """LlamaIndex's own event, by which tracers know the span of a reranker."""
+    nodes = [NodeWithScore(node=node) for node in sheet.nodes]
+    return ReRankStartEvent(query=sheet.query, nodes=nodes, top_n=len(nodes), model_name=type(grader).__name__)
+
+
+def _ordered(sheet: Sheet, grades: Grades) -> ReRankEndEvent:
+    given = [NodeWithScore(node=node, score=grade) for node, grade in zip(sheet.nodes, grades, strict=True)]
+    return ReRankEndEvent(
+        nodes=sorted(given, key=lambda entry: -1.0 if entry.score is None else entry.score, reverse=True)
     )
 
 

@@ -1,7 +1,7 @@
 """The playground: a local page on which to watch a query being refined.
 
-For users: `launch`. Behind it, `page` is the page, `comparison` answers a query three ways, `cards` shows the answers,
-and `labels` are the sample's as a teacher.
+For users: `launch`. Behind it, `page` is the page, `comparison` answers a query three ways, and `cards` shows the
+answers.
 """
 
 from __future__ import annotations

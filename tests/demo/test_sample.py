@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 import llama_index_refine.demo
 from llama_index_refine.demo.sample import load_sample
 
@@ -19,6 +21,14 @@ def test_every_intent_has_forty_messages():
     assert set(labelled) == {document.id for document in sample.documents}
     assert {len(sample.relevant(query)) for query in sample.queries} == {40}
     assert set(labelled.values()) == {1}
+
+
+def test_a_part_of_it_is_what_its_word_says():
+    part = load_sample("Card Payment")
+    assert {query.text for query in part.queries} >= {"card payment not recognised", "pending card payment"}
+    assert len(part.documents) == 40 * len(part.queries) == 240
+    with pytest.raises(ValueError, match="about='weather'"):
+        load_sample("weather")
 
 
 def test_it_is_small_and_says_whose_it_is():

@@ -90,7 +90,7 @@ ALL = {"temperature": 0.0, "max_tokens": 16, "logprobs": True, "top_logprobs": 2
 NO_LOGPROBS = {"temperature": 0.0, "max_tokens": 16}
 NO_LIMIT = {"temperature": 0.0, "logprobs": True, "top_logprobs": 20}
 WITHOUT_ONE: list[float | None] = [0.9, None, 0.9]
-# By the names of the rows of the table in docs/teachers.md.
+# By the names of the rows of the table in docs/servers.md.
 HABITS = {
     "OpenAI, chat models": Habit(lambda question: None, ALL, BY_LOGPROBS),
     "OpenAI, reasoning models": Habit(reasoning_model, {"max_completion_tokens": 16}, BY_TEXT, 12),
@@ -137,7 +137,7 @@ def sent(question: Question) -> dict[str, Any]:
 
 
 def test_the_documentation_has_a_row_for_each():
-    page = (Path(__file__).parents[2] / "docs" / "teachers.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "servers.md").read_text()
     table = page.split("| server or provider |")[1].split("\n\n")[0]
     rows = [line.split("|")[1].strip() for line in table.splitlines()[2:]]
     assert rows == [*HABITS, "text completions"]

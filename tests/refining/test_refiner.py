@@ -383,7 +383,7 @@ def in_nats(move, refinement):
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 1000), trust=st.floats(0.01, 1), liar=st.integers(0, 19), honest=st.booleans())
 def test_no_grades_move_the_query_further_than_the_bound_nor_does_any_one_of_them(seed, trust, liar, honest):
-    """The bounds of docs/how-it-works.md. For a unit query under the dot product, tau is the formula's."""
+    """The bounds of docs/mathematics.md. For a unit query under the dot product, tau is the formula's."""
     query, documents, grades, around = lesson(seed)
     grades = grades if honest else np.random.default_rng(seed).random(20).round()
     refiner = QueryRefiner("dot")

@@ -15,6 +15,7 @@ from llama_index.core.callbacks import CallbackManager
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.instrumentation.events import BaseEvent
+from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.llms.openai import OpenAI
 
@@ -206,6 +207,30 @@ def test_no_event_carries_text_of_documents_or_keys(index, teacher, exporter):
     assert "whiskers" not in said
     assert "wings" not in said
     assert KEY not in said
+
+
+def test_grading_shows_as_a_reranker_to_whoever_knows_llamaindexs_events(index):
+    heard: list[BaseEvent] = []
+
+    class Listener(BaseEventHandler):
+        def handle(self, event: BaseEvent, **kwargs: Any) -> None:
+            heard.append(event)
+
+    root = get_dispatcher()
+    before = list(root.event_handlers)
+    root.add_event_handler(Listener())
+    try:
+        refinement = RefinedRetriever.from_index(index, grader=SubjectGrader("owls"), rounds=1).refine(QUERY)
+    finally:
+        root.event_handlers = before
+    begun = next(event for event in heard if isinstance(event, ReRankStartEvent))
+    ended = next(event for event in heard if isinstance(event, ReRankEndEvent))
+    assert "FeedbackLoop.grade" in begun.span_id
+    assert begun.span_id == ended.span_id
+    assert (begun.query.query_str, begun.model_name, begun.top_n) == (QUERY, "SubjectGrader", 20)
+    grades = [entry.score for entry in ended.nodes]
+    assert grades == sorted(grades, reverse=True)
+    assert {entry.node_id: entry.score for entry in ended.nodes} == pytest.approx(refinement.grade_of)
 
 
 def test_a_failing_teacher_shows_as_a_failed_span(index, exporter, caplog):

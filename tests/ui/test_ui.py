@@ -18,11 +18,11 @@ from typer.testing import CliRunner
 from llama_index_refine import LLMGrader, RefinedRetriever
 from llama_index_refine.commands.cli import app
 from llama_index_refine.commands.options import CollectionOptions
+from llama_index_refine.demo.labels import SampleLabels
 from llama_index_refine.evaluation.teachers import node_id as labelled
 from llama_index_refine.graders.base import BaseGrader
 from llama_index_refine.ui import cards
 from llama_index_refine.ui.comparison import THUMBS, Comparison, Playground, Settings
-from llama_index_refine.ui.labels import SampleLabels
 from tests.browser import chromium, missing
 from tests.chat_server import ChatServer
 from tests.small_index import QUERY, BrokenGrader, SubjectGrader, WordEmbedding, make_index, make_nodes, node_id
