@@ -63,5 +63,5 @@ def expected_gains(
     here, above, below = (np.searchsorted(-places, -rest - moved) for moved in (0.0, steps[0], -steps[1]))
     last = np.maximum(below - 1, here)
     up, costs, leaves = discount[above] - discount[here], lost[here] - lost[above], passed[last] - passed[here]
-    gains = likely * np.maximum(up - costs, 0.0) + (1 - likely) * leaves
+    gains: Array = likely * np.maximum(up - costs, 0.0) + (1 - likely) * leaves
     return gains / (best if best > 0 else np.inf)

@@ -36,7 +36,8 @@ class NextGrades:
     :param limit: how many documents are returned.
     :param population: how many documents there are, as far as that is known.
     :param teacher: what is known of the teacher.
-    :param own_grade: what a certain grade adds to its document's place, in nats.
+    :param own_grade: what a certain grade adds to its document's place, in nats; None in a list longer than what may be
+        graded.
     :param saves: whether grades that are not worth their call are not asked for.
     """
 
@@ -47,7 +48,7 @@ class NextGrades:
     limit: int
     population: int
     teacher: Teacher
-    own_grade: float
+    own_grade: float | None
     saves: bool
 
     @property
@@ -59,7 +60,9 @@ class NextGrades:
     def choose(self, ranking: Found) -> list[int]:
         """Choose what is graded next: what would improve the list most.
 
-        The first of the ranking are often so surely relevant that their grades would change nothing.
+        The first of the ranking are often so surely relevant that their grades would change nothing. A long list is
+        improved by what its grades teach of the others, and that is most where relevance is most in doubt: uncertainty
+        sampling (Lewis and Gale, A sequential algorithm for training text classifiers (1994)).
 
         :param ranking: the refined ranking, as deep as `depth`.
         :return: places in it, at most `count`.
@@ -71,17 +74,17 @@ class NextGrades:
             # What stood just behind the last one that was seen is no news.
             others = [at for at, point in enumerate(ranking.ids) if point not in self.feedback.shown]
             return sorted({*new} & {*others[: self.limit // 2]})[: self.count]
-        gains = self._gains(ranking, new)
-        best = np.argsort(-gains, kind="stable")[: self.count]
-        return sorted(new[at] for at in best if gains[at] >= WORTH or not self.saves)
+        worth = self._worth(ranking, new)
+        best = np.argsort(-worth, kind="stable")[: self.count]
+        return sorted(new[at] for at in best if worth[at] >= WORTH or not self.saves)
 
     @property
     def spares(self) -> bool:
         """Whether grades that are not chosen are saved, as they are not worth their call."""
         return self.saves and self.count > 0 and not self.feedback.settled
 
-    def _gains(self, ranking: Found, new: list[int]) -> np.ndarray:
-        """Say what the grades of documents of a ranking would change. See `expected_gains`."""
+    def _worth(self, ranking: Found, new: list[int]) -> np.ndarray:
+        """Say what the grades of documents of a ranking are worth, the same for all of them or more for some."""
         refinement = self.refinement
         vector, tau = torch.from_numpy(refinement.vector), refinement.tau
         own = similarity(vector, torch.from_numpy(refinement.documents), refinement.metric)
@@ -99,6 +102,8 @@ class NextGrades:
         whole, teacher = Ranking.of(there, sample, self.population), self.teacher
         fit = fit_relevance(whole, held_out, refinement.grades, teacher.sees(), teacher.abundance.log_odds)
         grades = np.asarray(refinement.grades, dtype=np.float64)
-        steps = self.own_grade * rarity(float(grades.mean())), self.own_grade
         chances = fit.probability(others)
+        if self.own_grade is None:
+            return chances * (1 - chances)
+        steps = self.own_grade * rarity(float(grades.mean())), self.own_grade
         return expected_gains(placed.numpy(), grades, others.numpy(), chances, steps, self.limit)

@@ -184,8 +184,8 @@ class Pipeline:
                 self.similarity_top_k,
                 background.population if background else len(feedback.shown),
                 self.teacher,
-                refiner.own_grade * feedback.trust**2,
-                self._may_stop and refiner.own_grade > 0,
+                refiner.own_grade * feedback.trust**2 if self._all_may_be_graded else None,
+                self._may_save and refiner.own_grade > 0,
             )
             feedback.doing = "the ranking between rounds" if count else "the second search"
             try:
@@ -214,12 +214,17 @@ class Pipeline:
         await ask_teacher(self.grading, self.teacher, feedback, shown)
 
     @property
-    def _may_stop(self) -> bool:
-        """Whether it can be told when more grades change nothing: of a list no longer than what may be graded.
+    def _may_save(self) -> bool:
+        """Whether grades that are not worth their call are left out.
 
-        What a new teacher grades tells of itself too, for all queries to come, and a few grades tell little.
+        Not those of a new teacher: they tell of it too, for all queries to come, and a few grades tell little.
         """
-        return self.early_stop and self.teacher.known() and self.similarity_top_k <= self.feedback_top_k
+        return self.early_stop and self._all_may_be_graded and self.teacher.known()
+
+    @property
+    def _all_may_be_graded(self) -> bool:
+        """Whether the list is no longer than what may be graded: then it can be told what a grade changes in it."""
+        return self.similarity_top_k <= self.feedback_top_k
 
     async def _nodes(
         self, feedback: Feedback, query: Query, ranking: Sequence[tuple[PointId, float]], lists: Sequence[Found]
