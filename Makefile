@@ -25,8 +25,8 @@ test-lowest: .venv-lowest/.installed
 .venv-lowest/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check uv
-	.venv-lowest/bin/uv pip compile $(LOWEST) --extra edge --extra openai --extra plot --extra sentence-transformers \
-	    --python .venv-lowest/bin/python --output-file .venv-lowest/lowest.txt pyproject.toml
+	.venv-lowest/bin/uv pip compile $(LOWEST) --extra edge --extra mcp --extra openai --extra plot \
+	    --extra sentence-transformers --python .venv-lowest/bin/python --output-file .venv-lowest/lowest.txt pyproject.toml
 	UV_LINK_MODE=copy .venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python \
 	    --constraint .venv-lowest/lowest.txt --editable '.[test]'
 	touch $@

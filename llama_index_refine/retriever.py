@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Literal, NoReturn
@@ -15,14 +16,17 @@ from llama_index.core.prompts.mixin import PromptMixinType
 from llama_index.core.question_gen.types import BaseQuestionGenerator
 from llama_index.core.schema import IndexNode, NodeWithScore, QueryBundle, QueryType
 from llama_index.core.storage.docstore import BaseDocumentStore
+from llama_index.core.tools import FunctionTool
 from llama_index.core.vector_stores.types import MetadataFilters, VectorStoreQueryMode
 from llama_index.vector_stores.qdrant import QdrantVectorStore
-from qdrant_client import AsyncQdrantClient
+from qdrant_client import AsyncQdrantClient, models
 
 from llama_index_refine.graders.account import Budget
 from llama_index_refine.graders.base import BaseGrader
+from llama_index_refine.graders.feedback import FeedbackGrader
 from llama_index_refine.memory.memory import RefinementMemory
 from llama_index_refine.qdrant.collection import QdrantCollection
+from llama_index_refine.qdrant.filters import read_filter
 from llama_index_refine.qdrant.options import MatrixEncoder, QdrantKwargs, read_hybrid, read_multivector, read_options
 from llama_index_refine.refinement import Refinement
 from llama_index_refine.refining.base import BaseRefiner
@@ -442,6 +446,39 @@ class RefinedRetriever(BaseRetriever):
         """Keep a person's judgement without blocking the event loop. See `judge`."""
         (outcome,) = await arun([self._pipeline().judge(with_examples(query), node_id, grade, user)])
         outcome.get()
+
+    def with_filters(self, filters: MetadataFilters) -> RefinedRetriever:
+        """Search less: what this retriever's own restrictions admit, and further filters too.
+
+        :param filters: metadata filters.
+        :return: a copy for these, which shares everything else.
+        :raises ValueError: filters that hold no condition, or one that Qdrant does not know.
+        :raises NotImplementedError: an operator that the store does not know.
+        """
+        ours, copied = self._collection, copy.copy(self)
+        both = [one for one in (ours.options.filter, read_filter(ours.store, filters)) if one is not None]
+        options = replace(ours.options, filter=models.Filter(must=[*both]))
+        copied._collection = QdrantCollection(ours.store, options, ours.background_size)
+        return copied
+
+    def as_tools(self, prefix: str = "", about: str | None = None) -> list[FunctionTool]:
+        """Offer this retriever to agents, as `find`, and where one dense vector is searched `find_all` and `classify`.
+
+        With a memory there is `judge` too. The others read only.
+
+        :param prefix: what the tools' names begin with, where an agent has several retrievers.
+        :param about: what the collection holds, in a sentence for the agent.
+        :return: the tools, whose answers are short texts.
+        """
+        from llama_index_refine.tools import Arguments, Classify, Find, FindAll, Judge, Library, tools_of
+
+        plain, options = copy.copy(self), self._collection.options
+        plain._grader, plain._questions, plain.memory, plain.score = FeedbackGrader(), None, None, "similarity"
+        dense = not (options.hybrid or options.multivector or options.sparse_alone)
+        kinds: list[type[Arguments]] = [Find]
+        kinds += [FindAll, Classify] if dense else []
+        kinds += [Judge] if self.memory is not None else []
+        return tools_of(Library(self, plain), kinds, prefix, about)
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         return list(self.refine(query_bundle).nodes)

@@ -55,7 +55,9 @@ MAY_KNOW = {
         "graders",
         "memory",
         "retrieval",
+        "tools",
     },
+    "tools": {"display", "graders"},
 }
 # What users start: free to know all of the above.
 ON_TOP = ("evaluation", "demo", "ui", "commands")

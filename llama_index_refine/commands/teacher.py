@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -71,10 +71,13 @@ class LLMOptions:
             raise ValueError(f"--llm-kwargs must be a JSON object, got {type(found).__name__}; {example}")
         return found
 
-    def grader(self, instruction: str | None = None) -> BaseGrader | None:
+    def grader(
+        self, instruction: str | None = None, on_error: Literal["ignore", "raise"] = "raise"
+    ) -> BaseGrader | None:
         """Make the teacher that the options and the environment name.
 
         :param instruction: what the search is for, in a sentence.
+        :param on_error: whether what the user has to mend raises, or leaves documents without a grade.
         :return: the teacher, None where nothing names one.
         :raises ValueError: a server without a model, a model without server and key, or arguments that are no JSON
             object.
@@ -87,16 +90,19 @@ class LLMOptions:
 
         # As the option's help says, the key is the named server's.
         url, key = server_url(self.llm_base_url), os.environ.get("OPENAI_API_KEY")
-        return OpenAIGrader(chosen, url, key, instruction=instruction, llm_kwargs=options, on_error="raise")
+        return OpenAIGrader(chosen, url, key, instruction=instruction, llm_kwargs=options, on_error=on_error)
 
-    def needed_grader(self, instruction: str | None = None) -> BaseGrader:
+    def needed_grader(
+        self, instruction: str | None = None, on_error: Literal["ignore", "raise"] = "raise"
+    ) -> BaseGrader:
         """Make the teacher, or say what would name one.
 
         :param instruction: what the search is for, in a sentence.
+        :param on_error: see `grader`.
         :return: the teacher.
         :raises ValueError: nothing names one.
         """
-        grader = self.grader(instruction)
+        grader = self.grader(instruction, on_error)
         if grader is None:
             raise ValueError(f"grading needs an LLM: {no_llm()}")
         return grader

@@ -48,6 +48,9 @@ classifier, unless `--model` names it. With `--model` and without an LLM, a clas
 is, and further texts cost no call. A row's `id` is the document's, or the number of the text's line.""",
     "bench run": """The folder of `--out` has `run.json`, `table.md`, the pictures, and `cells/`, a file for each part
 that is finished, named after all that decides its figures. [Measuring](measuring.md) says what the figures are.""",
+    "mcp": """Standard output is the protocol's. Where the server listens, and warnings, are on standard error. A
+teacher that fails is told of in the answers, and the server goes on. [Agents](agents.md) has the tools, and what to
+write into a client's configuration.""",
     "demo": "The collection stays in the folder of `--path`, the picture in that of `--out`.",
 }
 
