@@ -16,16 +16,27 @@ from llama_index_refine.retrieval.remembering import NO_MEMORY
 _LEAST = {"feedback_top_k": 2, "rounds": 1, "background_size": 0}
 
 
-def check_numbers(trust: Any, **counts: int) -> None:
+def check_numbers(**counts: int) -> None:
     """See that numbers are in their range.
 
-    :param trust: how far to follow the teacher, where that is a number.
     :param counts: feedback_top_k, rounds and background_size.
     :raises ValueError: one is not.
     """
     for name, value in counts.items():
         if value < _LEAST[name]:
             raise ValueError(f"{name} must be at least {_LEAST[name]}, got {value}")
+
+
+def check_shares(trust: Any, answerable: Any) -> None:
+    """See that what is a share lies in [0, 1].
+
+    :param trust: how far to follow the teacher, where that is a number.
+    :param answerable: the least probability that something answers, None for any.
+    :raises ValueError: one is no such number.
+    """
+    number = isinstance(answerable, (int, float)) and not isinstance(answerable, bool)
+    if answerable is not None and not (number and 0 <= answerable <= 1):
+        raise ValueError(f"answerable must be a probability in [0, 1] or None, got {answerable!r}")
     if isinstance(trust, (int, float)) and not 0 <= trust <= 1:
         raise ValueError(f"trust must be in [0, 1], got {trust}")
 

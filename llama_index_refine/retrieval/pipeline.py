@@ -21,6 +21,7 @@ from llama_index_refine.qdrant.views.dense import Query
 from llama_index_refine.refinement import Refinement
 from llama_index_refine.refining.allocation import split_budget
 from llama_index_refine.refining.trust import Teacher
+from llama_index_refine.retrieval.answering import answerable
 from llama_index_refine.retrieval.embedding import Embedding
 from llama_index_refine.retrieval.feedback import Feedback, NotRefinedError
 from llama_index_refine.retrieval.grading import Grading, ask_teacher, take_examples, with_judged
@@ -144,6 +145,8 @@ class Pipeline:
         if before.ids and not ranking:
             raise NotRefinedError("no node is as near to the refined query as score_threshold asks: lower it")
         refinement.nodes = await self._nodes(feedback, query, ranking, [before, found])
+        returned = [point for point, _ in ranking]
+        refinement.answerable = answerable(feedback, refinement, query, found, returned, background, self.teacher)
         await self.remembering.remember(feedback, recollection, before, found, self.teacher)
         return refinement, query
 

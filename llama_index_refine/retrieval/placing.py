@@ -17,6 +17,8 @@ from llama_index_refine.similarity import passes, score_of_similarity, similarit
 
 # A document that moves by less, in nats, has not moved.
 UNMOVED = 1e-3
+# Places that stand for all that a fused ranking leaves out.
+SAMPLE = 30
 
 
 def place(
@@ -60,6 +62,33 @@ def place(
     # Fused scores say places only: each place has the first search's score of that place.
     values_of = before.scores if scores is None else scores.tolist()
     return [(point, values_of[min(at, len(values_of) - 1)]) for at, (point, _) in enumerate(ranked)]
+
+
+def in_nats(
+    feedback: Feedback, refinement: Refinement, query: Query, found: Found, population: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Put a ranking on one scale, which counts nats whatever was searched.
+
+    :param feedback: what was graded.
+    :param refinement: how the query moved.
+    :param query: what the search was for.
+    :param found: what it found.
+    :param population: how many documents there are, as far as that is known.
+    :return: (K,) the graded documents by the ranking alone, (n,) those found that are not graded, and (m,) a sample.
+    """
+    known = {*feedback.ids}
+    others = [at for at, point in enumerate(found.ids) if point not in known]
+    if query.ranks:
+        deepest = max(population, len(found.ids))
+        sample = -torch.linspace(2 + len(found.ids), 2 + deepest, SAMPLE).log()
+        return standing(found, feedback.ids), standing(found, [found.ids[at] for at in others]), sample
+    vector, metric = torch.as_tensor(refinement.vector), refinement.metric
+    graded, sample = (
+        similarity(vector, torch.as_tensor(rows), metric) for rows in (refinement.documents, refinement.background)
+    )
+    scores = torch.tensor([found.scores[at] for at in others], dtype=torch.float32)
+    nats = [values / refinement.tau for values in (graded, similarity_of_score(scores, metric), sample)]
+    return nats[0], nats[1], nats[2]
 
 
 def unmoved(feedback: Feedback, refinement: Refinement, query: Query) -> bool:
