@@ -84,7 +84,8 @@ class RefinedRetriever(BaseRetriever):
         to return them whatever it is.
     :param node_ids: search these nodes only.
     :param doc_ids: search the nodes of these documents only.
-    :param vector_store_query_mode: "default", "sparse", or "hybrid" to search by both, and refine both.
+    :param vector_store_query_mode: "default", "mmr" for nodes that differ, "sparse", or "hybrid" to search by both, and
+        refine both.
     :param alpha: in hybrid mode the dense half's share, in [0, 1]; None for half of the ranks, .8 of added scores.
     :param sparse_top_k: in hybrid mode, how many nodes the sparse search contributes; None for as many as the dense.
     :param hybrid_top_k: in hybrid mode, the most nodes to return; None for similarity_top_k.
@@ -155,14 +156,13 @@ class RefinedRetriever(BaseRetriever):
         self._hybrid_top_k = hybrid_top_k
         self._embed_model = embed_model
         self._grader = grader
-        mode, kwargs = vector_store_query_mode, vector_store_kwargs or {}
+        mode, kwargs = VectorStoreQueryMode(vector_store_query_mode), vector_store_kwargs or {}
         hybrid = read_hybrid(vector_store, mode, alpha, sparse_top_k, hybrid_top_k, kwargs)
         depth = kwargs.get("prefetch_limit")
         multivector = read_multivector(multivector_query_fn, prefetch_vector_name, hybrid is not None, depth)
-        alone = mode == VectorStoreQueryMode.SPARSE
-        check_together(hybrid, alone, multivector, score, memory, refiner)
+        check_together(mode, multivector, score, memory, refiner)
         self.score = score
-        options = read_options(vector_store, filters, node_ids, doc_ids, hybrid, kwargs, multivector, alone)
+        options = read_options(vector_store, filters, node_ids, doc_ids, hybrid, kwargs, multivector, mode)
         self._collection = QdrantCollection(vector_store, options, background_size)
         self._refining = Refining(refiner)
         self._docstore = Docstore(docstore) if docstore is not None else None

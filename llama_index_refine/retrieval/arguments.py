@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from llama_index.core.vector_stores.types import VectorStoreQueryMode
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 
 from llama_index_refine.graders.account import Budget
 from llama_index_refine.graders.base import BaseGrader
 from llama_index_refine.memory.memory import RefinementMemory
-from llama_index_refine.qdrant.options import Hybrid, Multivector
+from llama_index_refine.qdrant.options import Multivector
 from llama_index_refine.refining.base import BaseRefiner
 from llama_index_refine.retrieval.remembering import NO_MEMORY
 
@@ -76,8 +77,7 @@ def check_parts(vector_store: Any, grader: Any, memory: Any) -> None:
 
 
 def check_together(
-    hybrid: Hybrid | None,
-    sparse_alone: bool,
+    mode: VectorStoreQueryMode,
     multivector: Multivector | None,
     score: str,
     memory: RefinementMemory | None,
@@ -85,23 +85,24 @@ def check_together(
 ) -> None:
     """See that arguments do not exclude each other.
 
-    :param hybrid: how a sparse search takes part.
-    :param sparse_alone: whether there is no other.
+    :param mode: LlamaIndex's query mode.
     :param multivector: how documents that are matrices are searched.
     :param score: what the nodes' scores are.
     :param memory: what past queries have taught.
     :param refiner: how the query moves.
     :raises ValueError: two of them do.
     """
-    mode = "hybrid" if hybrid is not None else "sparse"
-    if (hybrid is not None or sparse_alone) and score == "probability":
+    if score == "probability" and mode == VectorStoreQueryMode.MMR:
+        raise ValueError("score='probability' orders nodes by it, and vector_store_query_mode='mmr' does not: choose")
+    if score == "probability" and mode != VectorStoreQueryMode.DEFAULT:
         raise ValueError(
             "score='probability' needs similarities of all documents, and a search in "
-            f"vector_store_query_mode={mode!r} finds some"
+            f"vector_store_query_mode={mode.value!r} finds some"
         )
-    if sparse_alone and memory is not None:
+    alone = mode == VectorStoreQueryMode.SPARSE
+    if alone and memory is not None:
         raise ValueError(NO_MEMORY)
-    if sparse_alone and multivector is not None:
+    if alone and multivector is not None:
         raise ValueError("multivector_query_fn compares by MaxSim alone: leave out vector_store_query_mode='sparse'")
     if multivector is None:
         return
