@@ -32,6 +32,7 @@ from llama_index_refine.qdrant.points import (
 )
 from llama_index_refine.qdrant.requests import named
 from llama_index_refine.qdrant.space import Space
+from llama_index_refine.qdrant.views.boosted import BoostedQuery
 from llama_index_refine.qdrant.views.dense import DenseQuery, Query
 from llama_index_refine.qdrant.views.hybrid import HybridQuery
 from llama_index_refine.qdrant.views.matrices import MatrixQuery
@@ -124,6 +125,8 @@ class QdrantCollection:
                 words = await perform("embed", self._sparse_encoding, bundle.query_str)
             how = self.options.hybrid or Hybrid()
             query = SparseQuery(words, threshold) if near is None else HybridQuery(near, words, how)
+        if self.options.boost is not None:
+            query = BoostedQuery(query, self.options.boost)
         if query.misfit(space):
             await self._fitting(query, began)
         return query
@@ -386,6 +389,8 @@ class QdrantCollection:
         if refusal is not None and same:
             if advice := wants_another_filter(refusal):
                 raise ValueError(f"strict mode of the collection refuses the filters: {advice}") from refusal
+            if self.options.boost is not None:
+                raise ValueError(f"boost cannot be computed: {in_a_sentence(refusal)}") from refusal
             raise refusal
         state.background, state.doubted = None, time.monotonic()
         if found is None or not same:

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypedDict
 from llama_index.core.vector_stores.types import MetadataFilters, VectorStoreQueryMode
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 from llama_index.vector_stores.qdrant.utils import relative_score_fusion
+from pydantic import ValidationError
 from qdrant_client import models
 
 from llama_index_refine.qdrant.filters import read_filter
@@ -42,6 +43,8 @@ class QdrantKwargs(TypedDict, total=False):
     - group_size: the most nodes of one document among those that a search returns, at least 1; 1 by default.
     - mmr_threshold: in mmr mode, how much being near the query counts beside differing from other nodes, in [0, 1];
       0.5 by default.
+    - boost: a formula by which points are ranked, of "$score", which is Qdrant's score for the query as it is refined,
+      and payload fields: an expression, or a `FormulaQuery` with `defaults` for fields that points may lack.
     """
 
     qdrant_filters: models.Filter | None
@@ -56,6 +59,7 @@ class QdrantKwargs(TypedDict, total=False):
     group_by: str
     group_size: int
     mmr_threshold: float
+    boost: models.FormulaQuery | models.Expression | dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,7 @@ class SearchOptions:
     :param sparse_alone: whether the sparse vector is searched, even where there are dense ones.
     :param grouping: how many points of one document are returned.
     :param mmr_threshold: how much being near the query counts beside differing from other points; None for alone.
+    :param boost: the formula by which points are ranked, None for the score alone.
     """
 
     filter: models.Filter | None = None
@@ -135,6 +140,7 @@ class SearchOptions:
     sparse_alone: bool = False
     grouping: Grouping = field(default_factory=Grouping)
     mmr_threshold: float | None = None
+    boost: models.FormulaQuery | None = None
 
     def candidates(self, limit: int) -> int:
         """Return how many points are ranked for so many to be returned."""
@@ -186,6 +192,7 @@ def read_options(
         sparse_alone=mode == VectorStoreQueryMode.SPARSE,
         grouping=_grouping(given),
         mmr_threshold=_mmr(mode, given, multivector),
+        boost=_boost(given.get("boost"), mode),
     )
 
 
@@ -279,6 +286,23 @@ def _mmr(mode: VectorStoreQueryMode, given: Mapping[str, Any], multivector: Mult
     if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not 0 <= threshold <= 1:
         raise ValueError(f"mmr_threshold must be in [0, 1], got {threshold!r}")
     return float(threshold)
+
+
+def _boost(given: Any, mode: VectorStoreQueryMode) -> models.FormulaQuery | None:
+    if given is None:
+        return None
+    if mode == VectorStoreQueryMode.MMR:
+        raise ValueError("boost ranks by a formula and vector_store_query_mode='mmr' by similarity: choose one of them")
+    if isinstance(given, models.FormulaQuery):
+        return given
+    written = given if isinstance(given, dict) and "formula" in given else {"formula": given}
+    try:
+        return models.FormulaQuery(**written)
+    except ValidationError:
+        raise ValueError(
+            f"boost is no formula of Qdrant's, whose numbers are floats: {given!r}; write it as "
+            "{'sum': ['$score', {'mult': [0.1, 'field']}]}, or as models.FormulaQuery(formula=..., defaults=...)"
+        ) from None
 
 
 def _consistency(given: Any) -> models.ReadConsistency | None:
