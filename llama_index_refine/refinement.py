@@ -69,8 +69,11 @@ class Refinement:
     :param cached_grades: grades that a cache answered.
     :param remembered: grades that a memory had for this very query.
     :param borrowed: grades that a memory had for similar queries, and that took part; they are not among `grades`.
+    :param answerable: the probability that at least one of the nodes is relevant, in [0, 1]; None where nothing was
+        refined. Where the query was split, the greatest of its parts'.
     :param parts: the refinement of each part, where the query was split; the vectors are theirs.
-    :param reason: why nothing was refined, None where it was.
+    :param reason: why nothing was refined, or why no nodes are returned; None where the nodes are those of a second
+        search.
     """
 
     query: Array
@@ -110,6 +113,7 @@ class Refinement:
     cached_grades: int = 0
     remembered: int = 0
     borrowed: int = 0
+    answerable: float | None = None
     parts: Sequence[Refinement] = ()
     reason: str | None = None
 

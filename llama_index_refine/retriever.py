@@ -31,7 +31,15 @@ from llama_index_refine.qdrant.options import MatrixEncoder, QdrantKwargs, read_
 from llama_index_refine.refinement import Refinement
 from llama_index_refine.refining.base import BaseRefiner
 from llama_index_refine.refining.trust import FixedTrust, Reliability
-from llama_index_refine.retrieval.arguments import budget_of, check_choices, check_numbers, check_parts, check_together
+from llama_index_refine.retrieval.arguments import (
+    budget_of,
+    check_choices,
+    check_numbers,
+    check_parts,
+    check_shares,
+    check_together,
+)
+from llama_index_refine.retrieval.chances import withheld
 from llama_index_refine.retrieval.decomposing import questions_of, retrieve_parts
 from llama_index_refine.retrieval.embedding import Embedding
 from llama_index_refine.retrieval.events import RefinementEvent
@@ -76,9 +84,12 @@ class RefinedRetriever(BaseRetriever):
     :param on_error: "fallback" returns the first search's nodes when anything after it fails, "raise" raises.
     :param score: what the nodes' scores are: Qdrant's "similarity", or the "probability" that a node is relevant, which
         costs one more request; None for all where nothing was graded.
+    :param answerable: return nothing where the probability that any of the nodes is relevant is lower, in [0, 1]; None
+        to return them whatever it is.
     :param node_ids: search these nodes only.
     :param doc_ids: search the nodes of these documents only.
-    :param vector_store_query_mode: "default", "sparse", or "hybrid" to search by both, and refine both.
+    :param vector_store_query_mode: "default", "mmr" for nodes that differ, "sparse", or "hybrid" to search by both, and
+        refine both.
     :param alpha: in hybrid mode the dense half's share, in [0, 1]; None for .5 in the first search, .8 in the
         refined one.
     :param sparse_top_k: in hybrid mode, how many nodes the sparse search contributes; None for as many as the dense.
@@ -116,6 +127,7 @@ class RefinedRetriever(BaseRetriever):
         decompose: bool | BaseQuestionGenerator = False,
         on_error: Literal["fallback", "raise"] = "fallback",
         score: Literal["similarity", "probability"] = "similarity",
+        answerable: float | None = None,
         node_ids: Sequence[str] | None = None,
         doc_ids: Sequence[str] | None = None,
         vector_store_query_mode: VectorStoreQueryMode | str = VectorStoreQueryMode.DEFAULT,
@@ -132,7 +144,8 @@ class RefinedRetriever(BaseRetriever):
         objects: list[IndexNode] | None = None,
         verbose: bool = False,
     ) -> None:
-        check_numbers(feedback_top_k=feedback_top_k, rounds=rounds, background_size=background_size, trust=trust)
+        check_numbers(feedback_top_k=feedback_top_k, rounds=rounds, background_size=background_size)
+        check_shares(trust=trust, answerable=answerable)
         check_choices(on_error=on_error, score=score)
         check_parts(vector_store, grader, memory)
         self.similarity_top_k = similarity_top_k
@@ -142,19 +155,19 @@ class RefinedRetriever(BaseRetriever):
         self.budget = budget_of(budget)
         self.on_error: Literal["fallback", "raise"] = on_error
         self.trust = trust
+        self.answerable = answerable
         self.memory = memory
         self._questions = questions_of(decompose, score)
         self._hybrid_top_k = hybrid_top_k
         self._embed_model = embed_model
         self._grader = grader
-        mode, kwargs = vector_store_query_mode, vector_store_kwargs or {}
+        mode, kwargs = VectorStoreQueryMode(vector_store_query_mode), vector_store_kwargs or {}
         hybrid = read_hybrid(vector_store, mode, alpha, sparse_top_k, hybrid_top_k, kwargs)
         depth = kwargs.get("prefetch_limit")
         multivector = read_multivector(multivector_query_fn, prefetch_vector_name, hybrid is not None, depth)
-        alone = mode == VectorStoreQueryMode.SPARSE
-        check_together(hybrid, alone, multivector, score, memory, refiner)
+        check_together(mode, multivector, score, memory, refiner)
         self.score = score
-        options = read_options(vector_store, filters, node_ids, doc_ids, hybrid, kwargs, multivector, alone)
+        options = read_options(vector_store, filters, node_ids, doc_ids, hybrid, kwargs, multivector, mode)
         self._collection = QdrantCollection(vector_store, options, background_size)
         self._refining = Refining(refiner)
         self._docstore = Docstore(docstore) if docstore is not None else None
@@ -496,14 +509,16 @@ class RefinedRetriever(BaseRetriever):
         return [self._retrieved(pipeline, query) for query in queries]
 
     async def _retrieved(self, pipeline: Pipeline, query: QueryBundle) -> Refinement:
+        return await self._finished(withheld(await self._found(pipeline, query), self.answerable))
+
+    async def _found(self, pipeline: Pipeline, query: QueryBundle) -> Refinement:
         if self._questions is not None:
-            return await self._finished(await retrieve_parts(pipeline, self._questions, query))
+            return await retrieve_parts(pipeline, self._questions, query)
         if self.score == "similarity":
-            return await self._finished(await pipeline.retrieve(query))
+            return await pipeline.retrieve(query)
         await check(self._collection)
         refinement, feedback = await pipeline.explore(query)
-        scored = await with_probabilities(self._collection, pipeline.teacher, refinement, feedback, self.on_error)
-        return await self._finished(scored)
+        return await with_probabilities(self._collection, pipeline.teacher, refinement, feedback, self.on_error)
 
     def _selections(self, queries: Sequence[QueryBundle], target: Target) -> list[Work[Selection]]:
         """Describe the selection for each of some queries."""

@@ -80,6 +80,8 @@ def moves(refinement: Refinement) -> list[Move]:
 
 def effect(refinement: Refinement) -> str:
     """Say in a sentence what refining did, or why it did nothing."""
+    if refinement.reason is not None and not refinement.nodes:
+        return f"Nothing returned: {clean(refinement.reason)}."
     if refinement.reason is not None:
         return f"Not refined: {clean(refinement.reason)}. These are the first search's nodes."
     said = (

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _PLAIN = (
     "query_str", "refined", "reason", "metric", "kl_before", "kl_after", "tau", "trust", "iterations", "converged",
     "seconds", "rounds", "saved_grades", "ungraded", "llm_calls", "prompt_tokens", "completion_tokens", "cached_grades",
-    "remembered", "borrowed",
+    "remembered", "borrowed", "answerable",
 )  # fmt: skip
 _VECTORS = ("query", "vector", "documents", "background")
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from llama_index.core.schema import QueryBundle
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 from qdrant_client import models
@@ -18,6 +19,7 @@ from llama_index_refine.qdrant.background import Background, drawn
 from llama_index_refine.qdrant.encoding import MatrixEncoding, SparseEncoding, as_matrix
 from llama_index_refine.qdrant.errors import in_a_sentence, refused, wants_another_filter
 from llama_index_refine.qdrant.gateway import Gateway
+from llama_index_refine.qdrant.grouping import diverse
 from llama_index_refine.qdrant.options import Hybrid, SearchOptions
 from llama_index_refine.qdrant.points import (
     Found,
@@ -30,11 +32,13 @@ from llama_index_refine.qdrant.points import (
 )
 from llama_index_refine.qdrant.requests import named
 from llama_index_refine.qdrant.space import Space
+from llama_index_refine.qdrant.views.boosted import BoostedQuery
 from llama_index_refine.qdrant.views.dense import DenseQuery, Query
 from llama_index_refine.qdrant.views.hybrid import HybridQuery
 from llama_index_refine.qdrant.views.matrices import MatrixQuery
 from llama_index_refine.qdrant.views.sparse import SparseQuery
 from llama_index_refine.scheduling import perform
+from llama_index_refine.similarity import similarity, similarity_of_score
 from llama_index_refine.stores import PayloadVectorStore
 
 logger = logging.getLogger(__name__)
@@ -42,6 +46,9 @@ logger = logging.getLogger(__name__)
 # Points that are not graded bring their vectors too where these have no more numbers: five of 3,072 dimensions, to ten
 # nodes of which five are graded. A search of its own, without them, takes a server as long.
 FEW_NUMBERS = 16_000
+# A ranking of which few points of a document count is read so many times as deep as they are many, as deep again where
+# that is not enough, and in the end no deeper than this.
+DEEPER, DEEPEST = 4, 64
 # Where more points than these should bring their vectors, few of them will be needed: they are brought afterwards.
 LONG = 64
 
@@ -118,11 +125,49 @@ class QdrantCollection:
                 words = await perform("embed", self._sparse_encoding, bundle.query_str)
             how = self.options.hybrid or Hybrid()
             query = SparseQuery(words, threshold) if near is None else HybridQuery(near, words, how)
+        if self.options.boost is not None:
+            query = BoostedQuery(query, self.options.boost)
         if query.misfit(space):
             await self._fitting(query, began)
         return query
 
     async def search(
+        self,
+        query: Query,
+        limit: int,
+        *,
+        vectors: int = 0,
+        payload: bool = True,
+        beside: Collection[PointId] = (),
+        offset: int = 0,
+        exact: bool = False,
+    ) -> Found:
+        """Find the nearest points, but of one document no more than the options say, unless every point counts.
+
+        Where documents have many points, the ranking is read as deep as it takes, though not deeper than `DEEPEST`
+        times as many points as are asked for. See `nearest`, which has the parameters.
+
+        :param exact: whether every point counts, and the query is compared with each.
+        """
+        if exact or not self._groups:
+            return await self.nearest(
+                query, limit, vectors=vectors, payload=payload, beside=beside, offset=offset, exact=exact
+            )
+        known, depth = {*beside}, DEEPER * limit
+        while True:
+            found = await self.nearest(query, depth, vectors=vectors, payload=payload, beside=beside)
+            others = [at for at, point in enumerate(found.ids) if point not in known]
+            kept = self.options.grouping.first([found.groups[at] for at in others])[:limit]
+            if len(kept) == limit or len(others) < depth or depth >= DEEPEST * limit:
+                break
+            depth *= DEEPER
+        there = [at for at, point in enumerate(found.ids) if point in known]
+        found = found.at(sorted([*there, *(others[at] for at in kept)]))
+        first = range(min(vectors + len(there), len(found.ids)) if vectors else 0)
+        head, tail = found.at(first), found.at(range(len(first), len(found.ids)))
+        return (await self.complete(head, query, vectors=True)).beside(tail)
+
+    async def nearest(
         self,
         query: Query,
         limit: int,
@@ -162,8 +207,9 @@ class QdrantCollection:
         payload = payload and not self._images
         if not payload and not exact:
             limit = self._gateway.worth(limit)
+        brought = payload or (self._groups and not exact)
         asked = self._gateway.state.requests.nearest(
-            query, limit, payload=payload, vectors=vectors > 0, without=without, offset=offset, exact=exact
+            query, limit, payload=brought, vectors=vectors > 0, without=without, offset=offset, exact=exact
         )
         (points,) = await self._gateway.send("page" if exact else "search", asked)
         return self._read(points, space, payload)
@@ -233,6 +279,31 @@ class QdrantCollection:
             order = np.argsort(every).tolist()
             found = replace(found, vectors=found.vectors.beside(rows).at(order), placed=[every[at] for at in order])
         return found
+
+    async def diverse(self, ranking: list[tuple[PointId, float]], limit: int) -> list[tuple[PointId, float]]:
+        """Choose what is returned of a ranking: its first points, or those that differ, where the options ask for that.
+
+        Qdrant's own maximal marginal relevance knows nothing of grades, and would bring back what they put down.
+
+        :param ranking: points, best first, with their scores.
+        :param limit: the most points.
+        :return: those that are chosen, in the order in which they were.
+        """
+        threshold = self.options.mmr_threshold
+        if threshold is None or not ranking:
+            return ranking[:limit]
+        if not self._gateway.state.may_narrow:
+            self._gateway.tell("nodes are returned as they are ranked, as mmr compares vectors (filter_max_conditions)")
+            return ranking[:limit]
+        space = await self.space()
+        points = await self._listed([point for point, _ in ranking], payload=False, vectors=True)
+        vectors, placed = read_vectors(points, space)
+        rows = {same_id(points[at].id): row for row, at in enumerate(placed)}
+        there = [entry for entry in ranking if same_id(entry[0]) in rows]
+        dense = vectors.dense[[rows[same_id(point)] for point, _ in there]]
+        overlap = np.array([similarity(row, dense, space.metric).tolist() for row in dense])
+        relevance = similarity_of_score(torch.tensor([score for _, score in there]), space.metric).numpy()
+        return [there[at] for at in diverse(relevance, overlap, threshold, limit)]
 
     async def background(self) -> Background:
         """Return the background sample, drawn when first needed and again when the collection has changed enough.
@@ -318,6 +389,8 @@ class QdrantCollection:
         if refusal is not None and same:
             if advice := wants_another_filter(refusal):
                 raise ValueError(f"strict mode of the collection refuses the filters: {advice}") from refusal
+            if self.options.boost is not None:
+                raise ValueError(f"boost cannot be computed: {in_a_sentence(refusal)}") from refusal
             raise refusal
         state.background, state.doubted = None, time.monotonic()
         if found is None or not same:
@@ -332,9 +405,10 @@ class QdrantCollection:
         requests, payload = gateway.state.requests, payload and not self._images
         light = not space.multivector and space.sparse is None
         apart = limit > vectors and not (light and (limit - vectors) * space.size <= FEW_NUMBERS)
-        asked = [requests.nearest(query, vectors if apart else limit, limit, payload=payload, vectors=True)]
+        brought = payload or self._groups
+        asked = [requests.nearest(query, vectors if apart else limit, limit, payload=brought, vectors=True)]
         if apart:
-            asked.append(requests.nearest(query, limit, payload=payload))
+            asked.append(requests.nearest(query, limit, payload=brought))
         probe = gateway.probe()
         if probe and not gateway.is_local:
             asked.append(requests.probe(query, probe.ids))
@@ -373,7 +447,13 @@ class QdrantCollection:
         """Read points, as far as they have been brought with nodes and vectors."""
         nodes = ReadNodes(points, self._reader) if payload else []
         vectors, placed = read_vectors(points, space)
-        return Found([point.id for point in points], scores_of(points), nodes, vectors, placed)
+        groups = self.options.grouping.of(points)
+        return Found([point.id for point in points], scores_of(points), nodes, vectors, placed, groups)
+
+    @property
+    def _groups(self) -> bool:
+        """Whether payloads say what may be returned, so that points bring theirs whatever becomes of their nodes."""
+        return self.options.grouping.by is not None
 
     @property
     def _images(self) -> bool:

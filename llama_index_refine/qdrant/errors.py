@@ -45,6 +45,7 @@ _ADVICE: tuple[tuple[int | None, str, str], ...] = (
     (None, "collection .* not found", "see whether it was deleted or renamed"),
     (429, "larger than rate limiter capacity", "raise the collection's read_rate_limit to the searches of one query"),
     (429, "", "send fewer queries at a time, or raise the collection's read_rate_limit"),
+    (None, "formula defaults", "points may lack it, so give it a value in FormulaQuery(formula=..., defaults=...)"),
     (400, "index required", "create a payload index for this field"),
     (400, "exact search disabled", "leave out search_params.exact, or allow it in the collection's strict mode"),
     (400, "limit exceeded|limit reached", "ask for less, or raise this limit of the collection's strict mode"),

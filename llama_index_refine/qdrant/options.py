@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict
 
 from llama_index.core.vector_stores.types import MetadataFilters, VectorStoreQueryMode
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 from llama_index.vector_stores.qdrant.utils import relative_score_fusion
+from pydantic import ValidationError
 from qdrant_client import models
 
 from llama_index_refine.qdrant.filters import read_filter
+from llama_index_refine.qdrant.grouping import Grouping
 
 FusionName = Literal["rrf", "dbsf"]
 MatrixEncoder = Callable[[list[str]], Sequence[Any]]
 
+# Of how many times as many nodes as are returned the returned ones are chosen, where they should differ.
+CANDIDATES = 4
 # How many of the points that a dense vector finds nearest are compared by MaxSim, where nobody says.
 PREFETCH = 100
-MODES = (VectorStoreQueryMode.DEFAULT, VectorStoreQueryMode.SPARSE, VectorStoreQueryMode.HYBRID)
+DENSE = (VectorStoreQueryMode.DEFAULT, VectorStoreQueryMode.MMR)
+MODES = (*DENSE, VectorStoreQueryMode.SPARSE, VectorStoreQueryMode.HYBRID)
 
 
 class QdrantKwargs(TypedDict, total=False):
@@ -34,6 +39,12 @@ class QdrantKwargs(TypedDict, total=False):
     - timeout: seconds that one request may take; None for the client's own timeout.
     - fusion: how hybrid mode fuses, "rrf" (default) or "dbsf".
     - prefetch_limit: how many points prefetch_vector_name finds for MaxSim to compare, at least 1; 100 by default.
+    - group_by: the payload field that says of which document a node is, as "doc_id"; "a.b" for b inside a.
+    - group_size: the most nodes of one document among those that a search returns, at least 1; 1 by default.
+    - mmr_threshold: in mmr mode, how much being near the query counts beside differing from other nodes, in [0, 1];
+      0.5 by default.
+    - boost: a formula by which points are ranked, of "$score", which is Qdrant's score for the query as it is refined,
+      and payload fields: an expression, or a `FormulaQuery` with `defaults` for fields that points may lack.
     """
 
     qdrant_filters: models.Filter | None
@@ -45,6 +56,10 @@ class QdrantKwargs(TypedDict, total=False):
     timeout: int | None
     fusion: FusionName
     prefetch_limit: int
+    group_by: str
+    group_size: int
+    mmr_threshold: float
+    boost: models.FormulaQuery | models.Expression | dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -109,6 +124,9 @@ class SearchOptions:
     :param hybrid: how a sparse search takes part; None for one search alone.
     :param multivector: how documents that are matrices are searched; None where they are vectors.
     :param sparse_alone: whether the sparse vector is searched, even where there are dense ones.
+    :param grouping: how many points of one document are returned.
+    :param mmr_threshold: how much being near the query counts beside differing from other points; None for alone.
+    :param boost: the formula by which points are ranked, None for the score alone.
     """
 
     filter: models.Filter | None = None
@@ -120,6 +138,13 @@ class SearchOptions:
     hybrid: Hybrid | None = None
     multivector: Multivector | None = None
     sparse_alone: bool = False
+    grouping: Grouping = field(default_factory=Grouping)
+    mmr_threshold: float | None = None
+    boost: models.FormulaQuery | None = None
+
+    def candidates(self, limit: int) -> int:
+        """Return how many points are ranked for so many to be returned."""
+        return limit if self.mmr_threshold is None else CANDIDATES * limit
 
 
 def read_options(
@@ -130,7 +155,7 @@ def read_options(
     hybrid: Hybrid | None = None,
     kwargs: QdrantKwargs | None = None,
     multivector: Multivector | None = None,
-    sparse_alone: bool = False,
+    mode: VectorStoreQueryMode = VectorStoreQueryMode.DEFAULT,
 ) -> SearchOptions:
     """Put a retriever's arguments into Qdrant's words.
 
@@ -141,7 +166,7 @@ def read_options(
     :param hybrid: how a sparse search takes part.
     :param kwargs: Qdrant's own options.
     :param multivector: how documents that are matrices are searched.
-    :param sparse_alone: whether the sparse vector is searched alone.
+    :param mode: LlamaIndex's query mode.
     :return: the options.
     :raises ValueError: an option that is not known, out of range, or at odds with another.
     """
@@ -164,7 +189,10 @@ def read_options(
         timeout=timeout,
         hybrid=hybrid,
         multivector=multivector,
-        sparse_alone=sparse_alone,
+        sparse_alone=mode == VectorStoreQueryMode.SPARSE,
+        grouping=_grouping(given),
+        mmr_threshold=_mmr(mode, given, multivector),
+        boost=_boost(given.get("boost"), mode),
     )
 
 
@@ -179,7 +207,7 @@ def read_hybrid(
     """Say how a sparse search takes part.
 
     :param store: the vector store, which makes the sparse vectors.
-    :param mode: LlamaIndex's query mode: "default", "sparse" or "hybrid".
+    :param mode: LlamaIndex's query mode: "default", "mmr", "sparse" or "hybrid".
     :param alpha: the dense search's share, in [0, 1].
     :param sparse_top_k: how many nodes the sparse search contributes.
     :param hybrid_top_k: how many nodes a retrieval returns.
@@ -190,10 +218,10 @@ def read_hybrid(
     mode = VectorStoreQueryMode(mode)
     if mode not in MODES:
         raise ValueError(
-            f"vector_store_query_mode {mode.value!r} has no ranking that can be refined: use 'default', 'sparse' or "
-            "'hybrid'"
+            f"vector_store_query_mode {mode.value!r} has no ranking that can be refined: use 'default', 'mmr', "
+            "'sparse' or 'hybrid'"
         )
-    if mode != VectorStoreQueryMode.DEFAULT and not (store.enable_hybrid and store._sparse_query_fn):
+    if mode not in DENSE and not (store.enable_hybrid and store._sparse_query_fn):
         raise ValueError(
             f"vector_store_query_mode={mode.value!r} needs sparse vectors: QdrantVectorStore(..., enable_hybrid=True), "
             "or from_collection(..., sparse_query_fn=...)"
@@ -234,6 +262,47 @@ def read_multivector(
     if limit is not None and not (isinstance(limit, int) and limit >= 1):
         raise ValueError(f"prefetch_limit must be at least 1, got {limit!r}")
     return Multivector(query_fn, prefetch, limit or PREFETCH)
+
+
+def _grouping(given: Mapping[str, Any]) -> Grouping:
+    by, size = given.get("group_by"), given.get("group_size", 1)
+    if by is None and "group_size" in given:
+        raise ValueError("group_size has no effect without group_by, the payload field that says of which document")
+    if by is not None and not (isinstance(by, str) and by):
+        raise ValueError(f"group_by must be the name of a payload field, got {by!r}")
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise ValueError(f"group_size must be a whole number, at least 1, got {size!r}")
+    return Grouping(by, size)
+
+
+def _mmr(mode: VectorStoreQueryMode, given: Mapping[str, Any], multivector: Multivector | None) -> float | None:
+    if mode != VectorStoreQueryMode.MMR:
+        if "mmr_threshold" in given:
+            raise ValueError("mmr_threshold has no effect without vector_store_query_mode='mmr'")
+        return None
+    if multivector is not None:
+        raise ValueError("vector_store_query_mode='mmr' compares dense vectors: leave out multivector_query_fn")
+    threshold = given.get("mmr_threshold", 0.5)
+    if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not 0 <= threshold <= 1:
+        raise ValueError(f"mmr_threshold must be in [0, 1], got {threshold!r}")
+    return float(threshold)
+
+
+def _boost(given: Any, mode: VectorStoreQueryMode) -> models.FormulaQuery | None:
+    if given is None:
+        return None
+    if mode == VectorStoreQueryMode.MMR:
+        raise ValueError("boost ranks by a formula and vector_store_query_mode='mmr' by similarity: choose one of them")
+    if isinstance(given, models.FormulaQuery):
+        return given
+    written = given if isinstance(given, dict) and "formula" in given else {"formula": given}
+    try:
+        return models.FormulaQuery(**written)
+    except ValidationError:
+        raise ValueError(
+            f"boost is no formula of Qdrant's, whose numbers are floats: {given!r}; write it as "
+            "{'sum': ['$score', {'mult': [0.1, 'field']}]}, or as models.FormulaQuery(formula=..., defaults=...)"
+        ) from None
 
 
 def _consistency(given: Any) -> models.ReadConsistency | None:

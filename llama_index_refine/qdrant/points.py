@@ -140,6 +140,7 @@ class Found:
     :param nodes: their nodes, as the store's own query gives them; empty where they were not brought.
     :param vectors: the vectors of those points that brought some by which they can be refined.
     :param placed: the places of those points, ascending.
+    :param groups: the group of each, None where it is in none; as many as points wherever Qdrant brought these.
     """
 
     ids: list[PointId]
@@ -147,6 +148,7 @@ class Found:
     nodes: Sequence[BaseNode]
     vectors: Vectors
     placed: Sequence[int] = ()
+    groups: Sequence[str | None] = ()
 
     @classmethod
     def nothing(cls) -> Found:
@@ -168,6 +170,7 @@ class Found:
             nodes,
             self.vectors.at([row[places[at]] for at in placed]),
             placed,
+            [self.groups[at] for at in places] if self.groups else [],
         )
 
     def beside(self, other: Found) -> Found:
@@ -179,6 +182,7 @@ class Found:
             [*self.nodes, *other.nodes] if both else [],
             self.vectors.beside(other.vectors),
             [*self.placed, *(len(self.ids) + place for place in other.placed)],
+            [*self.groups, *other.groups],
         )
 
     def with_vectors(self, limit: int | None = None) -> Found:

@@ -122,6 +122,24 @@ class Relevance:
         posterior: Array = np.einsum("et,etk->k", self.errors, hits / (hits + (1 - curve) * irrelevant[:, None]))
         return posterior
 
+    def of_any(self, similarities: ArrayLike, places: ArrayLike = (), grades: ArrayLike = ()) -> float:
+        """Say how likely at least one of some documents is relevant.
+
+        Documents are relevant independently of each other by each curve and pair of error rates, but not when these are
+        unsure: what speaks against one document speaks against all. So none is relevant with the mean, over curves and
+        error rates, of the product of each document's probability not to be.
+
+        :param similarities: (n,) to the refined query, of documents that nobody has graded.
+        :param places: (K,) similarities of graded ones, as the other documents' grades have it.
+        :param grades: (K,) theirs, in [0, 1].
+        :return: in [0, 1]; 0 of no document.
+        """
+        relevant, irrelevant = answers(grades)
+        curve = self.each(places)[None]
+        misses = (1 - curve) * irrelevant[:, None]
+        none = (misses / (misses + curve * relevant[:, None])).prod(-1) * (1 - self.each(similarities)).prod(-1)
+        return float((self.errors * (1 - none)).sum().clip(0, 1))
+
 
 def fit_relevance(
     ranking: Ranking,

@@ -8,5 +8,5 @@
 - `decomposing` splits a query that asks several things, and fuses what its parts find.
 - `selecting` selects every node that belongs to a query, by the `evidence` of grades and ranking.
 - At its beginning: `arguments` says what a retriever may be made with, `index` takes over a `VectorStoreIndex`.
-- At its end: `events` and `notes` tell what happened.
+- At its end: `chances` says whether anything answers; `events` and `notes` tell what happened.
 """

@@ -4,28 +4,40 @@ from __future__ import annotations
 
 from typing import Any
 
+from llama_index.core.vector_stores.types import VectorStoreQueryMode
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 
 from llama_index_refine.graders.account import Budget
 from llama_index_refine.graders.base import BaseGrader
 from llama_index_refine.memory.memory import RefinementMemory
-from llama_index_refine.qdrant.options import Hybrid, Multivector
+from llama_index_refine.qdrant.options import Multivector
 from llama_index_refine.refining.base import BaseRefiner
 from llama_index_refine.retrieval.remembering import NO_MEMORY
 
 _LEAST = {"feedback_top_k": 2, "rounds": 1, "background_size": 0}
 
 
-def check_numbers(trust: Any, **counts: int) -> None:
+def check_numbers(**counts: int) -> None:
     """See that numbers are in their range.
 
-    :param trust: how far to follow the teacher, where that is a number.
     :param counts: feedback_top_k, rounds and background_size.
     :raises ValueError: one is not.
     """
     for name, value in counts.items():
         if value < _LEAST[name]:
             raise ValueError(f"{name} must be at least {_LEAST[name]}, got {value}")
+
+
+def check_shares(trust: Any, answerable: Any) -> None:
+    """See that what is a share lies in [0, 1].
+
+    :param trust: how far to follow the teacher, where that is a number.
+    :param answerable: the least probability that something answers, None for any.
+    :raises ValueError: one is no such number.
+    """
+    number = isinstance(answerable, (int, float)) and not isinstance(answerable, bool)
+    if answerable is not None and not (number and 0 <= answerable <= 1):
+        raise ValueError(f"answerable must be a probability in [0, 1] or None, got {answerable!r}")
     if isinstance(trust, (int, float)) and not 0 <= trust <= 1:
         raise ValueError(f"trust must be in [0, 1], got {trust}")
 
@@ -65,8 +77,7 @@ def check_parts(vector_store: Any, grader: Any, memory: Any) -> None:
 
 
 def check_together(
-    hybrid: Hybrid | None,
-    sparse_alone: bool,
+    mode: VectorStoreQueryMode,
     multivector: Multivector | None,
     score: str,
     memory: RefinementMemory | None,
@@ -74,23 +85,24 @@ def check_together(
 ) -> None:
     """See that arguments do not exclude each other.
 
-    :param hybrid: how a sparse search takes part.
-    :param sparse_alone: whether there is no other.
+    :param mode: LlamaIndex's query mode.
     :param multivector: how documents that are matrices are searched.
     :param score: what the nodes' scores are.
     :param memory: what past queries have taught.
     :param refiner: how the query moves.
     :raises ValueError: two of them do.
     """
-    mode = "hybrid" if hybrid is not None else "sparse"
-    if (hybrid is not None or sparse_alone) and score == "probability":
+    if score == "probability" and mode == VectorStoreQueryMode.MMR:
+        raise ValueError("score='probability' orders nodes by it, and vector_store_query_mode='mmr' does not: choose")
+    if score == "probability" and mode != VectorStoreQueryMode.DEFAULT:
         raise ValueError(
             "score='probability' needs similarities of all documents, and a search in "
-            f"vector_store_query_mode={mode!r} finds some"
+            f"vector_store_query_mode={mode.value!r} finds some"
         )
-    if sparse_alone and memory is not None:
+    alone = mode == VectorStoreQueryMode.SPARSE
+    if alone and memory is not None:
         raise ValueError(NO_MEMORY)
-    if sparse_alone and multivector is not None:
+    if alone and multivector is not None:
         raise ValueError("multivector_query_fn compares by MaxSim alone: leave out vector_store_query_mode='sparse'")
     if multivector is None:
         return

@@ -148,6 +148,7 @@ def _fused(query: QueryBundle, parts: Sequence[Refinement], account: Account, li
         saved_grades=sum(part.saved_grades for part in parts),
         remembered=sum(part.remembered for part in parts),
         borrowed=sum(part.borrowed for part in parts),
+        answerable=max((part.answerable for part in parts if part.answerable is not None), default=None),
         failures=tuple(account.failures),
         reason=None if graded else "; ".join(reasons),
         **account.bill(),

@@ -211,8 +211,12 @@ class Ordered:
 async def check(collection: QdrantCollection) -> None:
     """See that there are similarities of all documents.
 
-    :raises ValueError: a sparse vector is searched.
+    :raises ValueError: a sparse vector is searched, or points are ranked by more than similarity.
     """
+    if collection.options.boost is not None:
+        raise ValueError(
+            "select and score='probability' go by similarity alone: leave out the boost of vector_store_kwargs"
+        )
     space = await collection.space()
     if space.sparse is not None:
         raise ValueError(

@@ -14,6 +14,7 @@ from llama_index_refine.graders.account import Account
 from llama_index_refine.graders.base import Grades
 from llama_index_refine.ids import same_id
 from llama_index_refine.qdrant.errors import in_a_sentence
+from llama_index_refine.qdrant.grouping import Grouping
 from llama_index_refine.qdrant.points import Found, PointId
 from llama_index_refine.qdrant.vectors import Vectors
 from llama_index_refine.qdrant.views.dense import Query, Row, View
@@ -56,6 +57,8 @@ class Feedback:
         None for as far as the teacher).
     :param shown: the documents that need not be shown to the teacher any more: graded ones, and those it has nothing to
         say of.
+    :param grouping: how many nodes of one document are returned.
+    :param groups: the document of each point that was found.
     :param candidates: all documents that came with their vectors, which are `brought`.
     :param recalled: graded documents whose grade a memory knew.
     :param passed: nodes that were left ungraded on purpose when the query was asked before.
@@ -72,6 +75,8 @@ class Feedback:
     first: Query
     view: View
     account: Account
+    grouping: Grouping = field(default_factory=Grouping)
+    groups: dict[PointId, str | None] = field(default_factory=dict)
     ids: list[PointId] = field(default_factory=list)
     nodes: list[NodeWithScore] = field(default_factory=list)
     documents: Vectors = field(default_factory=Vectors.none)
@@ -99,7 +104,8 @@ class Feedback:
         return str(error) if isinstance(error, NotRefinedError) else f"{self.doing} failed: {in_a_sentence(error)}"
 
     def meet(self, found: Found) -> None:
-        """Keep what came with its vectors."""
+        """Keep what came with its vectors, and of which document it is."""
+        self.groups.update(zip(found.ids, found.groups, strict=False))
         known = {*self.candidates}
         fresh = [row for row, place in enumerate(found.placed) if found.ids[place] not in known]
         self.candidates += [found.ids[found.placed[row]] for row in fresh]
@@ -108,6 +114,7 @@ class Feedback:
     def take(self, found: Found, grades: Grades, believed: float | None = None) -> None:
         """Take in grades of points with nodes and vectors, as far as there are any."""
         self.shown.update(found.ids)
+        self.groups.update(zip(found.ids, found.groups, strict=False))
         graded = [at for at, grade in enumerate(grades) if grade is not None]
         self.documents = self.documents.beside(found.vectors.at(graded))
         for at in graded:

@@ -12,17 +12,13 @@ from llama_index_refine.qdrant.views.dense import Query
 from llama_index_refine.refinement import Refinement
 from llama_index_refine.refining.allocation import WORTH, expected_gains
 from llama_index_refine.refining.refiner import rarity
-from llama_index_refine.refining.relevance import Ranking, fit_relevance
 from llama_index_refine.refining.trust import Teacher
+from llama_index_refine.retrieval.chances import Chances
 from llama_index_refine.retrieval.feedback import Feedback
-from llama_index_refine.retrieval.placing import standing
-from llama_index_refine.similarity import similarity, similarity_of_score
 
 # How far down the refined ranking is looked. Ids and scores of that many points are some 15 kB; results deeper down
 # concern few users, and a handful of grades cannot chart them.
 DEPTH = 300
-# Places that stand for all that a fused ranking leaves out.
-SAMPLE = 30
 
 
 @dataclass(frozen=True)
@@ -86,24 +82,11 @@ class NextGrades:
     def _worth(self, ranking: Found, new: list[int]) -> np.ndarray:
         """Say what the grades of documents of a ranking are worth, the same for all of them or more for some."""
         refinement = self.refinement
-        vector, tau = torch.from_numpy(refinement.vector), refinement.tau
-        own = similarity(vector, torch.from_numpy(refinement.documents), refinement.metric)
-        if self.query.ranks:
-            deepest = max(self.population, len(ranking.ids))
-            fitted, others = standing(ranking, self.feedback.ids), standing(ranking, [ranking.ids[at] for at in new])
-            sample = -torch.linspace(2 + len(ranking.ids), 2 + deepest, SAMPLE).log()
-        else:
-            scores = torch.tensor([ranking.scores[at] for at in new])
-            fitted, others = own / tau, similarity_of_score(scores, refinement.metric) / tau
-            sample = similarity(vector, torch.from_numpy(refinement.background), refinement.metric) / tau
-        placed = fitted + (torch.from_numpy(refinement.fused) - own) / tau
-        held_out = fitted + (torch.from_numpy(refinement.held_out) - own) / tau
-        there = torch.cat([others, fitted[fitted >= others[-1]]]).sort(descending=True).values
-        whole, teacher = Ranking.of(there, sample, self.population), self.teacher
-        fit = fit_relevance(whole, held_out, refinement.grades, teacher.sees(), teacher.abundance.log_odds)
-        grades = np.asarray(refinement.grades, dtype=np.float64)
-        chances = fit.probability(others)
+        chances = Chances.of(self.feedback, refinement, self.query, ranking, self.population, self.teacher)
+        places = chances.found[new]
+        likely = chances.model.probability(places)
         if self.own_grade is None:
-            return chances * (1 - chances)
-        steps = self.own_grade * rarity(float(grades.mean())), self.own_grade
-        return expected_gains(placed.numpy(), grades, others.numpy(), chances, steps, self.limit)
+            return likely * (1 - likely)
+        steps = self.own_grade * rarity(float(chances.grades.mean())), self.own_grade
+        weighed_in = torch.from_numpy(refinement.fused - refinement.held_out) / refinement.tau
+        return expected_gains(chances.held_out + weighed_in, chances.grades, places, likely, steps, self.limit)

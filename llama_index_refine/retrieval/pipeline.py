@@ -21,6 +21,7 @@ from llama_index_refine.qdrant.views.dense import Query
 from llama_index_refine.refinement import Refinement
 from llama_index_refine.refining.allocation import split_budget
 from llama_index_refine.refining.trust import Teacher
+from llama_index_refine.retrieval.chances import Chances, answerable
 from llama_index_refine.retrieval.embedding import Embedding
 from llama_index_refine.retrieval.feedback import Feedback, NotRefinedError
 from llama_index_refine.retrieval.grading import Grading, ask_teacher, take_examples, with_judged
@@ -88,7 +89,8 @@ class Pipeline:
         found = await self.collection.search(asked, max(self.similarity_top_k, shares[0]), vectors=shares[0])
         found = await self.collection.complete(found, asked)
         space = await self.collection.space()
-        feedback = Feedback(query, asked, asked.view(space), account or Account(self.budget))
+        account, grouping = account or Account(self.budget), self.collection.options.grouping
+        feedback = Feedback(query, asked, asked.view(space), account, grouping)
         before = entries(found, self.similarity_top_k)
         try:
             refinement, searched = await self._refined(feedback, found, shares)
@@ -140,10 +142,15 @@ class Pipeline:
         learn_of(self.teacher, feedback)
         if unmoved(feedback, refinement, query):
             found = before
-        ranking = place(feedback, refinement, query, found, before, self.similarity_top_k)
+        ranking = place(feedback, refinement, query, found, before, self._candidates)
+        ranking = await self.collection.diverse(ranking, self.similarity_top_k)
         if before.ids and not ranking:
             raise NotRefinedError("no node is as near to the refined query as score_threshold asks: lower it")
         refinement.nodes = await self._nodes(feedback, query, ranking, [before, found])
+        returned = [point for point, _ in ranking]
+        population = background.population if background else len(feedback.shown)
+        chances = Chances.of(feedback, refinement, query, found, population, self.teacher)
+        refinement.answerable = answerable(chances, feedback, found, returned)
         await self.remembering.remember(feedback, recollection, before, found, self.teacher)
         return refinement, query
 
@@ -190,7 +197,8 @@ class Pipeline:
             feedback.doing = "the ranking between rounds" if count else "the second search"
             try:
                 vectors = following.depth if count else 0
-                found = await self.collection.search(query, following.depth, vectors=vectors, beside=feedback.ids)
+                depth = following.depth + self._candidates - self.similarity_top_k
+                found = await self.collection.search(query, depth, vectors=vectors, beside=feedback.ids)
                 feedback.meet(found)
                 chosen = following.choose(found)
                 await self._show(feedback, query, found.at(chosen))
@@ -212,6 +220,11 @@ class Pipeline:
         shown = whole.with_vectors()
         feedback.passed.update(same_id(point) for point in {*whole.ids} - {*shown.ids})
         await ask_teacher(self.grading, self.teacher, feedback, shown)
+
+    @property
+    def _candidates(self) -> int:
+        """How many nodes are placed for those to be chosen of them that are returned."""
+        return self.collection.options.candidates(self.similarity_top_k)
 
     @property
     def _may_save(self) -> bool:

@@ -51,7 +51,9 @@ def place(
     for point, value, inside in zip(feedback.ids, graded.tolist(), admitted, strict=True):
         values[point] = value if inside or point in there else -math.inf
     admitted_ones = [(point, value) for point, value in values.items() if value > -math.inf]
-    ranked = sorted(admitted_ones, key=lambda entry: -entry[1])[:limit]
+    ranked = sorted(admitted_ones, key=lambda entry: -entry[1])
+    kept = feedback.grouping.first([feedback.groups.get(point) for point, _ in ranked])
+    ranked = [ranked[at] for at in kept[:limit]]
     similarities = torch.tensor([value for _, value in ranked], dtype=torch.float32)
     if not query.fuses:
         near = passes(score_of_similarity(similarities, view.metric), query.threshold, view.metric)

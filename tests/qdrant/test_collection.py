@@ -419,7 +419,7 @@ def test_one_bad_query_in_a_batch_fails_alone(place):
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"vector_store_query_mode": "mmr"}, "'mmr' has no ranking that can be refined"),
+        ({"vector_store_query_mode": "svm"}, "'svm' has no ranking that can be refined"),
         ({"vector_store_query_mode": "sparse"}, "needs sparse vectors"),
         ({"vector_store_query_mode": "hybrid"}, "needs sparse vectors"),
         ({"alpha": 0.5}, "alpha has no effect without vector_store_query_mode='hybrid'"),
@@ -427,7 +427,7 @@ def test_one_bad_query_in_a_batch_fails_alone(place):
         ({**HYBRID, "sparse_top_k": 0}, "sparse_top_k must be at least 1"),
         ({**HYBRID, "vector_store_kwargs": {"fusion": "sum"}}, "fusion must be 'rrf' or 'dbsf'"),
         ({**HYBRID, "alpha": 0.2, "vector_store_kwargs": {"fusion": "dbsf"}}, "alpha weighs ranks"),
-        ({"vector_store_kwargs": {"filter": None}}, "vector_store_kwargs has no 'filter'; it takes consistency"),
+        ({"vector_store_kwargs": {"filter": None}}, "vector_store_kwargs has no 'filter'; it takes boost"),
         ({"vector_store_kwargs": {"timeout": 0.5}}, "timeout must be whole seconds"),
         ({"vector_store_kwargs": {"consistency": "most"}}, r"one of \['majority', 'quorum', 'all'\], got 'most'"),
         ({"vector_store_kwargs": {"consistency": 0}}, "number of replicas, at least 1"),
