@@ -12,20 +12,21 @@ if TYPE_CHECKING:
     from llama_index_refine.classifier import RefinedClassifier as RefinedClassifier
     from llama_index_refine.graders.account import Budget as Budget
     from llama_index_refine.graders.asking.calls import CallOptions as CallOptions
-    from llama_index_refine.graders.average import AverageGrader as AverageGrader
     from llama_index_refine.graders.base import BaseGrader as BaseGrader
     from llama_index_refine.graders.base import GraderError as GraderError
     from llama_index_refine.graders.base import Grades as Grades
     from llama_index_refine.graders.cache import CachedGrader as CachedGrader
-    from llama_index_refine.graders.cascade import CascadeGrader as CascadeGrader
-    from llama_index_refine.graders.consistency import SelfConsistencyGrader as SelfConsistencyGrader
     from llama_index_refine.graders.cross_encoder import CrossEncoderGrader as CrossEncoderGrader
+    from llama_index_refine.graders.ensembles import AverageGrader as AverageGrader
+    from llama_index_refine.graders.ensembles import CascadeGrader as CascadeGrader
+    from llama_index_refine.graders.ensembles import SelfConsistencyGrader as SelfConsistencyGrader
     from llama_index_refine.graders.feedback import FeedbackGrader as FeedbackGrader
     from llama_index_refine.graders.listwise import ListwiseGrader as ListwiseGrader
     from llama_index_refine.graders.llm import LLMGrader as LLMGrader
+    from llama_index_refine.graders.llm import ScaleGrader as ScaleGrader
     from llama_index_refine.graders.openai import OpenAIGrader as OpenAIGrader
     from llama_index_refine.graders.postprocessor import PostprocessorGrader as PostprocessorGrader
-    from llama_index_refine.graders.scale import ScaleGrader as ScaleGrader
+    from llama_index_refine.graders.rerank import RerankGrader as RerankGrader
     from llama_index_refine.memory.memory import RefinementMemory as RefinementMemory
     from llama_index_refine.refinement import Refinement as Refinement
     from llama_index_refine.refining.refiner import QueryRefiner as QueryRefiner
@@ -37,12 +38,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "AverageGrader": "graders.average",
+    "AverageGrader": "graders.ensembles",
     "BaseGrader": "graders.base",
     "Budget": "graders.account",
     "CachedGrader": "graders.cache",
     "CallOptions": "graders.asking.calls",
-    "CascadeGrader": "graders.cascade",
+    "CascadeGrader": "graders.ensembles",
     "CrossEncoderGrader": "graders.cross_encoder",
     "FeedbackGrader": "graders.feedback",
     "GraderError": "graders.base",
@@ -58,9 +59,10 @@ _HOME = {
     "Refinement": "refinement",
     "RefinementMemory": "memory.memory",
     "Reliability": "refining.trust",
-    "ScaleGrader": "graders.scale",
+    "RerankGrader": "graders.rerank",
+    "ScaleGrader": "graders.llm",
     "Selection": "selection",
-    "SelfConsistencyGrader": "graders.consistency",
+    "SelfConsistencyGrader": "graders.ensembles",
 }
 
 __all__ = [
@@ -85,6 +87,7 @@ __all__ = [
     "Refinement",
     "RefinementMemory",
     "Reliability",
+    "RerankGrader",
     "ScaleGrader",
     "Selection",
     "SelfConsistencyGrader",

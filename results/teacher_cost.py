@@ -17,17 +17,14 @@ from llama_index.core.schema import BaseNode, QueryBundle, TextNode
 from llama_index.llms.openai import OpenAI
 
 from llama_index_refine.graders.asking.showing import count_tokens
-from llama_index_refine.graders.average import AverageGrader
 from llama_index_refine.graders.base import BaseGrader
 from llama_index_refine.graders.cache import CachedGrader
-from llama_index_refine.graders.cascade import CascadeGrader
-from llama_index_refine.graders.consistency import SelfConsistencyGrader
+from llama_index_refine.graders.ensembles import AverageGrader, CascadeGrader, SelfConsistencyGrader
 from llama_index_refine.graders.feedback import FeedbackGrader
 from llama_index_refine.graders.listwise import ListwiseGrader
-from llama_index_refine.graders.llm import LLMGrader
+from llama_index_refine.graders.llm import LLMGrader, ScaleGrader
 from llama_index_refine.graders.openai import OpenAIGrader
 from llama_index_refine.graders.postprocessor import PostprocessorGrader
-from llama_index_refine.graders.scale import ScaleGrader
 from tests.chat_server import ChatServer, Question, Reply, overlap
 
 K = 20

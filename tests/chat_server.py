@@ -1,4 +1,4 @@
-"""A chat completions server on loopback, with log-probabilities and every bad habit of real ones.
+"""A server of chat completions and rerankers on loopback, with log-probabilities and every bad habit of real ones.
 
 As a fixture (`chat_server` in conftest) it runs in a thread; `python -m tests.chat_server --help` runs it as a process.
 By default it grades: a document that shares a word of four letters with the query gets yes with 0.9, else 0.1. Set
@@ -13,6 +13,7 @@ import json
 import math
 import random
 import re
+import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,10 +27,11 @@ _QUERY = re.compile(r"^Query: (.*)$", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Question:
-    """A request: its JSON body, the whole prompt, and the query and documents that stand in it."""
+    """A request: its JSON body, the whole prompt, and the query and documents that stand in it; where it came to."""
 
     body: Mapping[str, Any]
     headers: Mapping[str, str]
+    path: str = ""
 
     @property
     def parts(self) -> list[Mapping[str, Any]]:
@@ -104,12 +106,29 @@ def error(status: int, message: str = "no", code: str | None = None, **headers: 
 
 def overlap(question: Question) -> Reply:
     """Grade by shared words."""
-    words = set(re.findall(r"\w{4,}", question.query.casefold()))
-    return yes(0.9 if words & set(re.findall(r"\w{4,}", question.document.casefold())) else 0.1)
+    return yes(_overlap(question.query, question.document))
+
+
+def _overlap(query: str, document: str) -> float:
+    words = set(re.findall(r"\w{4,}", query.casefold()))
+    return 0.9 if words & set(re.findall(r"\w{4,}", document.casefold())) else 0.1
+
+
+def rerank(body: Mapping[str, Any], score: Callable[[str, str], float] = _overlap) -> bytes:
+    """Score documents, the best one first: as text-embeddings-inference does, or as all others do."""
+    texts = body["texts"] if "texts" in body else body["documents"]
+    name = "score" if "texts" in body else "relevance_score"
+    results = [{"index": at, name: score(body["query"], text)} for at, text in enumerate(texts)]
+    results.sort(key=lambda result: -result[name])
+    return json.dumps(results if "texts" in body else {"model": body["model"], "results": results}).encode()
 
 
 class ChatServer:
-    """The server. `calls` counts requests, `most_at_once` those open together, `questions` are the last thousand."""
+    """The server. `calls` counts requests, `most_at_once` those open together, `questions` are the last thousand.
+
+    It answers under a path of its own, which is a part of `url`. Who asks an earlier server that had this port gets 404
+    and is not counted.
+    """
 
     def __init__(self, reply: Callable[[Question], Reply] = overlap) -> None:
         self.reply = reply
@@ -117,6 +136,7 @@ class ChatServer:
         self.most_at_once = 0
         self.questions: list[Question] = []
         self.port = 0
+        self._path = f"/{secrets.token_hex(8)}/v1"
         self._open = 0
         self._ready = threading.Event()
         self._loop = asyncio.new_event_loop()
@@ -124,7 +144,7 @@ class ChatServer:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/v1"
+        return f"http://127.0.0.1:{self.port}{self._path}"
 
     @property
     def open_now(self) -> int:
@@ -152,8 +172,10 @@ class ChatServer:
 
     async def _listen(self, port: int = 0) -> web.AppRunner:
         app = web.Application(client_max_size=2**26)
-        app.router.add_post("/v1/chat/completions", self._answer)
-        app.router.add_post("/v1/completions", self._answer)
+        app.router.add_post(f"{self._path}/chat/completions", self._answer)
+        app.router.add_post(f"{self._path}/completions", self._answer)
+        app.router.add_post(f"{self._path}/rerank", self._answer)
+        app.router.add_post(f"{self._path.removesuffix('/v1')}/rerank", self._answer)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", port, backlog=4096)
@@ -166,7 +188,8 @@ class ChatServer:
         try:
             self.calls += 1
             self.most_at_once = max(self.most_at_once, self._open)
-            question = Question(await request.json(), dict(request.headers))
+            path = request.path.removeprefix(self._path.removesuffix("/v1"))
+            question = Question(await request.json(), dict(request.headers), path)
             self.questions = [*self.questions[-999:], question] if self.calls <= 1000 else self.questions
             reply = self.reply(question)
             if reply.delay:

@@ -1,6 +1,7 @@
-"""What the documentation's code talks to instead of the internet: chat and embeddings as OpenAI serves them.
+"""What the documentation's code talks to instead of the internet: chat, embeddings and a reranker.
 
-Chat is `tests.chat_server`'s. Embeddings are made from the texts' words, so that related texts are near each other.
+Chat and reranker are those of `tests.chat_server`. Embeddings are made from the texts' words, so that related texts are
+near each other.
 """
 
 from __future__ import annotations
@@ -10,14 +11,14 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from tests.chat_server import Question, completion, overlap
+from tests.chat_server import Question, completion, overlap, rerank
 from tests.small_index import WordEmbedding
 
 _EMBED = WordEmbedding()
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers `/v1/chat/completions` and `/v1/embeddings`."""
+    """Answers `/v1/chat/completions`, `/v1/embeddings` and `/v1/rerank`."""
 
     protocol_version = "HTTP/1.1"
 
@@ -25,6 +26,8 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self.path.endswith("/chat/completions"):
             self._send(completion(body, overlap(Question(body, dict(self.headers)))))
+        elif self.path.endswith("/rerank"):
+            self._send(rerank(body))
         elif self.path.endswith("/embeddings"):
             self._send(json.dumps(_embeddings(body)).encode())
         else:

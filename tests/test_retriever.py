@@ -18,8 +18,8 @@ from llama_index.vector_stores.qdrant import QdrantVectorStore
 from qdrant_client import AsyncQdrantClient, QdrantClient
 
 from llama_index_refine import Budget, Grades, LLMGrader, QueryRefiner, RefinedRetriever
-from llama_index_refine.graders.average import AverageGrader
 from llama_index_refine.graders.base import GraderError
+from llama_index_refine.graders.ensembles import AverageGrader
 from llama_index_refine.graders.feedback import FeedbackGrader
 from llama_index_refine.graders.openai import OpenAIGrader
 from llama_index_refine.retrieval.grading import reliability_of

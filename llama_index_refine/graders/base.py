@@ -45,6 +45,13 @@ def on_scale(grade: float) -> float | None:
     return min(max(float(grade), 0.0), 1.0) if -ROUNDING <= grade <= 1 + ROUNDING else None
 
 
+def at_least(lowest: int, **values: float) -> None:
+    """Check arguments, given by their names. :raises ValueError: one is below the lowest, or no number."""
+    for name, value in values.items():
+        if not value >= lowest:
+            raise ValueError(f"{name} must be at least {lowest}; got {value}")
+
+
 class Grades(list[float | None]):
     """A list of grades that may also say how sure the teacher was.
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from llama_index.core.schema import BaseNode, QueryBundle
@@ -64,7 +65,7 @@ class CachedGrader(CombiningGrader):
     async def _combine(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> Grades:
         teacher = self.fingerprint()
         # Files of images are read for this.
-        keys = await in_thread(_keys, teacher, query, nodes)
+        keys = await in_thread(lambda: [key_of(teacher, *identity_of(query, node)) for node in nodes])
         by_key = dict(zip(keys, nodes, strict=True))
         own: _Asked = Future()
         with self._lock:
@@ -100,29 +101,27 @@ class CachedGrader(CombiningGrader):
         return entries
 
     async def _load(self, keys: Sequence[str]) -> dict[str, _Entry]:
-        try:
-            values = await self._each("get", [(key, self._collection) for key in keys])
-        except Exception as error:
-            logger.warning("The cache could not be read (%s); grading without it", type(error).__name__)
-            return {}
-        found = zip(keys, map(_entry, values), strict=True)
-        return {key: entry for key, entry in found if entry is not None}
+        values = await self._each("get", [(key, self._collection) for key in keys])
+        return {key: entry for key, value in zip(keys, values, strict=False) if (entry := _entry(value)) is not None}
 
     async def _save(self, entries: dict[str, _Entry]) -> None:
-        try:
-            await self._each("put", [(key, entry._asdict(), self._collection) for key, entry in entries.items()])
-        except Exception as error:
-            logger.warning("The cache could not be written (%s)", type(error).__name__)
+        await self._each("put", [(key, entry._asdict(), self._collection) for key, entry in entries.items()])
 
     async def _each(self, method: str, calls: Sequence[tuple[Any, ...]]) -> Sequence[Any]:
-        """Call one of the store's methods several times: its coroutines for coroutines, where it has them."""
+        """Call one of the store's methods several times: its coroutines for coroutines, where it has them.
+
+        :return: the results; none where the store fails.
+        """
         blocking, awaiting = getattr(self._store, method), getattr(self._store, f"a{method}")
-        if not is_ours():
-            try:
-                return await asyncio.gather(*(awaiting(*arguments) for arguments in calls))
-            except NotImplementedError:
-                pass
-        return await in_thread(lambda: [blocking(*arguments) for arguments in calls])
+        try:
+            if not is_ours():
+                with suppress(NotImplementedError):
+                    return await asyncio.gather(*(awaiting(*arguments) for arguments in calls))
+            return await in_thread(lambda: [blocking(*arguments) for arguments in calls])
+        except Exception as error:
+            done = "read" if method == "get" else "written"
+            logger.warning("The cache could not be %s (%s); grading without it", done, type(error).__name__)
+            return []
 
 
 async def _answers(asked: dict[str, _Asked]) -> dict[str, _Entry]:
@@ -132,10 +131,6 @@ async def _answers(asked: dict[str, _Asked]) -> dict[str, _Entry]:
         await asyncio.wait(waiting, timeout=current_account().seconds_left())
     answers = {key: future.result() for key, future in asked.items() if future.done()}
     return {key: entries[key] for key, entries in answers.items() if key in entries}
-
-
-def _keys(teacher: str, query: QueryBundle, nodes: Sequence[BaseNode]) -> list[str]:
-    return [key_of(teacher, *identity_of(query, node)) for node in nodes]
 
 
 def _entry(value: dict[str, object] | None) -> _Entry | None:

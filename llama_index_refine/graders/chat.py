@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 
 from llama_index.core import Settings
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, ThinkingBlock
@@ -161,18 +161,24 @@ def _of_another_loop(error: BaseException) -> bool:
 
 
 def _copied(llm: LLM) -> LLM:
-    """Copy an LLM, without retries and, where it is on the openai client, with connections of its own."""
+    """Copy an LLM, without retries and, where it is on the openai client, with connections of its own.
+
+    They do not close themselves when they are collected. The client that openai makes by itself does, and its sockets
+    are closed before it: it then takes the numbers that they had from the event loop, and from whoever has them now.
+    """
     retries = {"max_retries": 0} if isinstance(getattr(llm, "max_retries", None), int) else None
     client: Any = getattr(llm, "_aclient", None)
     # One that the user gave keeps its proxies and the like.
     openais = type(getattr(client, "_client", None)).__name__ == "AsyncHttpxClientWrapper"
-    if not (retries or openais):
+    unmade = hasattr(llm, "_aclient") and getattr(llm, "_async_http_client", llm) is None
+    if not (retries or openais or unmade):
         return llm
-    copy = llm.model_copy(update=retries)
-    if openais:
+    copy: Any = llm.model_copy(update=retries)
+    if openais or unmade:
         fresh = import_module("openai").DefaultAsyncHttpxClient()
-        setattr(copy, "_aclient", client.copy(http_client=fresh, max_retries=0))  # noqa: B010
-    return copy
+        copy._async_http_client = fresh
+        copy._aclient = client.copy(http_client=fresh, max_retries=0) if openais else client
+    return cast("LLM", copy)
 
 
 def _given(llm: LLM, options: Mapping[str, Any]) -> dict[str, Any]:

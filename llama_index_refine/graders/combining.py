@@ -99,29 +99,25 @@ def mean(gradings: Sequence[Grades], weights: Sequence[float] | None = None) -> 
     :return: for each node the weighted mean of the grades there are, with their standard deviation as its spread. Where
         there is only one, it keeps the spread it came with.
     """
-    pairs = [
-        _mean([(grades[at], grades.spread[at]) for grades in gradings], weights or [1.0] * len(gradings))
-        for at in range(len(gradings[0]))
-    ]
-    return Grades([value for value, _ in pairs], [spread for _, spread in pairs])
-
-
-def _mean(
-    column: Sequence[tuple[float | None, float | None]], weights: Sequence[float]
-) -> tuple[float | None, float | None]:
-    given = [(grade, weight) for (grade, _), weight in zip(column, weights, strict=True) if grade is not None]
-    if len(given) < 2:
-        return next((pair for pair in column if pair[0] is not None), (None, None))
-    total = sum(weight for _, weight in given)
-    average = sum(grade * weight for grade, weight in given) / total
-    variance = sum(weight * (grade - average) ** 2 for grade, weight in given) / total
-    return min(1.0, max(0.0, average)), math.sqrt(variance)
+    averages = Grades()
+    for column in zip(*(zip(each, each.spread, strict=True) for each in gradings), strict=True):
+        weighted = zip(column, weights or [1.0] * len(column), strict=True)
+        given = [(grade, spread, weight) for (grade, spread), weight in weighted if grade is not None]
+        average, spread = given[0][:2] if given else (None, None)
+        if len(given) > 1:
+            total = sum(weight for _, _, weight in given)
+            middle = sum(grade * weight for grade, _, weight in given) / total
+            average = min(1.0, max(0.0, middle))
+            spread = math.sqrt(sum(weight * (grade - middle) ** 2 for grade, _, weight in given) / total)
+        averages.append(average)
+        averages.spread.append(spread)
+    return averages
 
 
 class CombiningGrader(BaseGrader):
     """Grades through other teachers; a subclass says how. Their prompts are reached through it.
 
-    :param teachers: the teachers, by the names that stand before their prompts' names; an empty name adds nothing.
+    :param teachers: the teachers, by the names that stand before their prompts' names; as they are.
     """
 
     def __init__(self, teachers: Mapping[str, BaseGrader]) -> None:
@@ -167,7 +163,7 @@ class CombiningGrader(BaseGrader):
     # One flat dictionary and not LlamaIndex's modules: `update_prompts` cannot reach modules inside modules.
     def _get_prompts(self) -> PromptDictType:
         return {
-            _prefixed(name, key): prompt
+            name + key: prompt
             for name, teacher in self._teachers.items()
             for key, prompt in teacher.get_prompts().items()
         }
@@ -175,15 +171,4 @@ class CombiningGrader(BaseGrader):
     def _update_prompts(self, prompts: PromptDictType) -> None:
         for name, teacher in self._teachers.items():
             known = teacher.get_prompts()
-            teacher.update_prompts({key: prompts[full] for key in known if (full := _prefixed(name, key)) in prompts})
-
-
-def _prefixed(name: str, key: str) -> str:
-    return f"{name}_{key}" if name else key
-
-
-def numbered(teachers: Sequence[BaseGrader]) -> dict[str, BaseGrader]:
-    """Name teachers by their place, from 1. :raises ValueError: there are none."""
-    if not teachers:
-        raise ValueError("teachers must be at least one grader; got none")
-    return {f"teacher_{number}": teacher for number, teacher in enumerate(teachers, start=1)}
+            teacher.update_prompts({key: prompts[name + key] for key in known if name + key in prompts})

@@ -11,7 +11,7 @@ from llama_index.core.schema import BaseNode, MetadataMode, QueryBundle
 
 from llama_index_refine.graders.account import current_account
 from llama_index_refine.graders.asking.loop import in_thread
-from llama_index_refine.graders.base import BaseGrader, Grades
+from llama_index_refine.graders.base import BaseGrader, Grades, at_least
 from llama_index_refine.graders.combining import in_time
 from llama_index_refine.images.sources import image_of, media_of
 from llama_index_refine.locks import Lock
@@ -47,8 +47,7 @@ class CrossEncoderGrader(BaseGrader):
         temperature: float = 1.0,
         metadata_mode: MetadataMode = MetadataMode.EMBED,
     ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1; got {batch_size}")
+        at_least(1, batch_size=batch_size)
         if not temperature > 0:
             raise ValueError(f"temperature must be above 0; got {temperature}")
         self._name = model if isinstance(model, str) else str(getattr(model.config, "_name_or_path", ""))

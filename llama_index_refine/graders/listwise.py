@@ -8,17 +8,16 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from llama_index.core.base.llms.types import TextBlock
+from llama_index.core.base.llms.types import ChatMessage, TextBlock
 from llama_index.core.llms import LLM
 from llama_index.core.prompts import BasePromptTemplate
 from typing_extensions import Unpack
 
-from llama_index_refine.graders.account import Account
 from llama_index_refine.graders.asking.answer import Answer, answer_in, found, json_in
 from llama_index_refine.graders.asking.grader import AskingGrader, AskingOptions
 from llama_index_refine.graders.asking.prompts import LISTWISE, LISTWISE_FORM, form_of, object_of
-from llama_index_refine.graders.asking.question import Question
 from llama_index_refine.graders.asking.showing import Shown, count_tokens, image_tokens
+from llama_index_refine.graders.base import at_least
 from llama_index_refine.graders.chat import LlamaIndexChat
 
 HIGHEST = 10
@@ -185,8 +184,7 @@ class ListwiseGrader(AskingGrader):
         form = form_of("Verdicts", {"verdicts": {"type": "array", "items": verdict}})
         patient: AskingOptions = {"concurrency": 4, "timeout": 60.0, **asking}
         super().__init__(LlamaIndexChat(llm), prompt or LISTWISE, instruction, form=form, form_first=True, **patient)
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1; got {batch_size}")
+        at_least(1, batch_size=batch_size)
         if max_prompt_tokens < self._max_document_tokens:
             raise ValueError(f"max_prompt_tokens must be at least max_document_tokens; got {max_prompt_tokens}")
         self._batch_size = batch_size
@@ -222,15 +220,15 @@ class ListwiseGrader(AskingGrader):
         )
         return {"documents": "\n\n".join(fenced), "count": str(len(documents))}
 
-    def _question(self, query: Shown, documents: Sequence[Shown], account: Account) -> Question:
+    def _messages(self, query: Shown, documents: Sequence[Shown]) -> list[ChatMessage]:
         """Ask for JSON behind the prompt, whoever wrote it."""
-        question = super()._question(query, documents, account)
-        form, blocks = LISTWISE_FORM.replace("{count}", str(len(documents))), question.messages[-1].blocks
+        messages = super()._messages(query, documents)
+        form, blocks = LISTWISE_FORM.replace("{count}", str(len(documents))), messages[-1].blocks
         if isinstance(last := blocks[-1], TextBlock):
             last.text = f"{last.text}\n\n{form}"
         else:
             blocks.append(TextBlock(text=form))
-        return question
+        return messages
 
     def _read(self, answer: Answer, count: int) -> list[float | None]:
         return grades_of(verdicts_in(found(answer), count), count)

@@ -18,7 +18,7 @@ from llama_index_refine.graders.asking.grader import AskingOptions
 from llama_index_refine.graders.asking.prompts import YES_NO
 from llama_index_refine.graders.base import digest
 from llama_index_refine.graders.chat import Chat, NoModelError
-from llama_index_refine.graders.pointwise import PointwiseGrader
+from llama_index_refine.graders.llm import PointwiseGrader
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -98,8 +98,9 @@ class _OpenAIChat(Chat):
     def _client(self) -> AsyncOpenAI:
         from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
-        # openai's own HTTP client closes itself on whatever loop runs when it is collected, and fails at that.
-        http_client, key = DefaultAsyncHttpxClient(), self._key()
+        # openai's own HTTP client closes itself on whatever loop runs when it is collected, and fails at that. How long
+        # a question may take, connecting included, is the teacher's to say.
+        http_client, key = DefaultAsyncHttpxClient(timeout=None), self._key()
         client = AsyncOpenAI(base_url=self._base_url, api_key=key or "none", max_retries=0, http_client=http_client)
         if not key:
             client.organization = client.project = None

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Callable, Collection, Sequence
-from typing import Literal
+from collections.abc import Sequence
 
-import numpy as np
 from llama_index.core.base.llms.base import BaseLLM
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle
@@ -16,11 +13,7 @@ from llama_index_refine.graders.account import current_account
 from llama_index_refine.graders.asking.loop import in_thread
 from llama_index_refine.graders.base import BaseGrader, Grades
 from llama_index_refine.graders.combining import in_time
-from llama_index_refine.locks import Lock
-
-Scale = tuple[float, float] | Literal["logit", "rank"] | Callable[[float], float]
-
-UNIT = (0.0, 1.0)
+from llama_index_refine.graders.scoring import UNIT, Scale, Scoring
 
 # By the names of classes, because most come in packages of their own. A subclass scores as its parent does.
 _KNOWN: dict[str, Scale] = {
@@ -40,8 +33,6 @@ _WITH_LLM = frozenset({"LLMRerank", "StructuredLLMRerank", "RankGPTRerank", "Ran
 _BY_ACTIVATION: dict[str, Scale] = {"Sigmoid": UNIT, "Identity": "logit"}
 # As good as 0, and yet told from a 0 that a reranker gives: the smallest of all floats.
 _NO_SCORE = 5e-324
-
-logger = logging.getLogger(__name__)
 
 
 class PostprocessorGrader(BaseGrader):
@@ -68,20 +59,20 @@ class PostprocessorGrader(BaseGrader):
 
     def __init__(self, postprocessor: BaseNodePostprocessor, scale: Scale | None = None) -> None:
         self._postprocessor = postprocessor
-        self._scale = scale_of(postprocessor) if scale is None else checked(scale)
-        self._guessed = self._scale is None
         self._name = type(postprocessor).__name__
-        self._lock = Lock()
+        self._scoring = Scoring(self._name, scale_of(postprocessor) if scale is None else scale)
 
     def grade(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> Grades:
         """See `BaseGrader.grade`."""
         if not nodes or self._may_not_be_asked():
             return Grades([None] * len(nodes))
-        order, shown = self._shown(query, nodes)
         # Copies to work on, without a hint of their order in the scores.
+        shown = self._scoring.shown(query, nodes)
         scored = [NodeWithScore(node=node.model_copy(), score=_NO_SCORE) for node in shown]
-        ranked = self._for(shown).postprocess_nodes(scored, query_bundle=query)
-        return self._grades(nodes, ranked, order)
+        scores: dict[str, float | None] = {}
+        for found in self._for(shown).postprocess_nodes(scored, query_bundle=query):
+            scores.setdefault(found.node.node_id, _score(found))
+        return self._scoring.grades(query, nodes, scores)
 
     async def agrade(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> Grades:
         """See `BaseGrader.agrade`. In a thread of its own, given up at the query's deadline."""
@@ -93,7 +84,7 @@ class PostprocessorGrader(BaseGrader):
             self._postprocessor.class_name(),
             self._postprocessor,
             llms_of(self._postprocessor),
-            "by its scores" if self._guessed else self._scale,
+            self._scoring.decides(),
         ]
 
     def _may_not_be_asked(self) -> bool:
@@ -109,59 +100,11 @@ class PostprocessorGrader(BaseGrader):
             account.note(f"the calls of {self._name}'s LLM are not counted")
         return bool(limited)
 
-    def _shown(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> tuple[_Order, list[BaseNode]]:
-        """Find what this query has had ordered before, and put the nodes behind it where only an order counts."""
-        key = (id(self), query.query_str, query.image_path)
-        order: _Order = current_account().kept.setdefault(key, _Order())
-        new = {node.node_id for node in nodes}
-        before = [node for node_id, node in order.nodes.items() if node_id not in new] if self._scale == "rank" else []
-        return order, [*before, *nodes]
-
     def _for(self, nodes: Sequence[BaseNode]) -> BaseNodePostprocessor:
         top_n = getattr(self._postprocessor, "top_n", None)
         if isinstance(top_n, int) and top_n < len(nodes):
             return self._postprocessor.model_copy(update={"top_n": len(nodes)})
         return self._postprocessor
-
-    def _grades(self, nodes: Sequence[BaseNode], ranked: Sequence[NodeWithScore], order: _Order) -> Grades:
-        scores = {found.node.node_id: _score(found) for found in reversed(ranked)}
-        given = [score for score in scores.values() if score is not None]
-        scale = self._scale or self._decide(given, len(ranked))
-        if self._guessed and scale == UNIT and any(not 0 <= score <= 1 for score in given):
-            current_account().note(f'{self._name} does not score in [0, 1]: pass scale="logit"')
-        if scale == "rank":
-            return Grades(order.place(nodes, list(dict.fromkeys(found.node.node_id for found in ranked))))
-        grades = {node_id: None if score is None else grade_on(scale, score) for node_id, score in scores.items()}
-        return Grades(grades.get(node.node_id, 0.0) for node in nodes)
-
-    def _decide(self, given: Collection[float], ranked: int) -> Scale:
-        with self._lock:
-            if self._scale is None and ranked:
-                unit = all(0 <= score <= 1 for score in given)
-                self._scale = "rank" if not given else UNIT if unit else "logit"
-                logger.info('%s is taken to score on %r; pass scale="..." where it does not', self._name, self._scale)
-            return self._scale or "rank"
-
-
-class _Order:
-    """What one query has had ordered so far, and the grades that came of it."""
-
-    def __init__(self) -> None:
-        self.nodes: dict[str, BaseNode] = {}
-        self._grades: dict[str, float] = {}
-
-    def place(self, nodes: Sequence[BaseNode], order: Sequence[str]) -> list[float]:
-        """Grade nodes by their place in an order of all that was seen; what has a grade keeps it.
-
-        Where nothing has one the grades go from 1 to 0 in equal steps. Others lie evenly between their neighbours'.
-        """
-        known = {at: self._grades[name] for at, name in enumerate(order) if name in self._grades}
-        places, grades = zip(
-            *({-1: 1.0, **known} if known else {0: 1.0, max(len(order) - 1, 1): 0.0}).items(), strict=True
-        )
-        self._grades |= dict(zip(order, np.interp(range(len(order)), places, grades).tolist(), strict=True))
-        self.nodes |= {node.node_id: node for node in nodes}
-        return [self._grades.get(node.node_id, 0.0) for node in nodes]
 
 
 def _score(found: NodeWithScore) -> float | None:
@@ -196,32 +139,3 @@ def llms_of(postprocessor: BaseNodePostprocessor) -> list[BaseLLM]:
 def asks_an_llm(postprocessor: BaseNodePostprocessor) -> bool:
     """Whether a reranker asks an LLM by itself."""
     return bool(llms_of(postprocessor)) or any(kind.__name__ in _WITH_LLM for kind in type(postprocessor).__mro__)
-
-
-def checked(scale: Scale) -> Scale:
-    """Return a scale as it is. :raises ValueError: it is none."""
-    if callable(scale) or scale in ("logit", "rank"):
-        return scale
-    if isinstance(scale, tuple) and len(scale) == 2:
-        worst, best = scale
-        if isinstance(worst, (int, float)) and isinstance(best, (int, float)) and -math.inf < worst < best < math.inf:
-            return scale
-    raise ValueError(
-        f'scale must be (worst, best) with worst < best, "logit", "rank" or a function of a score; got {scale!r}'
-    )
-
-
-def grade_on(scale: Scale, score: float) -> float:
-    """Turn a score into a grade, never a better one for a worse score.
-
-    :param scale: what the score is on, but not "rank".
-    :param score: the score, infinite ones too.
-    :return: the grade in [0, 1].
-    """
-    if callable(scale):
-        grade = scale(score)
-    elif isinstance(scale, tuple):
-        grade = (score - scale[0]) / (scale[1] - scale[0])
-    else:
-        grade = 1 / (1 + math.exp(-max(-500.0, min(500.0, score))))
-    return min(1.0, max(0.0, grade))

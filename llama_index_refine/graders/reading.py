@@ -10,29 +10,23 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import NamedTuple
 
 from llama_index_refine.graders.asking.answer import Answer, found, position_of
 
 _NOT_A_LETTER = re.compile(r"[\W_]+")
 
-_YES_NO = (
-    (
-        "yes y yeah yep true relevant correct",
-        "no n nope false irrelevant unrelated incorrect notrelevant notrelated notatall",
-    ),
-    ("oui vrai pertinent relevante", "non faux irrelevante"),
-    ("ja jawohl relevant", "nein nee nej nei ikke"),
-    ("sí si sim sì", "não nao"),
-    ("da да так tak ano áno igen", "нет ні nie ne nem nu"),
-    ("evet kyllä jah taip jā", "hayır hayir ei"),
-    (
-        "はい 関連あり 是 是的 相关 相關 有关 有關 对 네 예",
-        "いいえ 関連なし 否 不 不是 不相关 不相關 无关 無關 没有 아니요 아니오 아니",
-    ),
-    ("ya có vâng đúng ใช่ po", "tidak không ไม่ ไม่ใช่"),
-    ("ναι نعم بله हाँ हां כן", "όχι لا خیر नहीं לא"),
+_YES = (
+    "yes y yeah yep true relevant correct oui vrai pertinent relevante ja jawohl relevant sí si sim sì da да "
+    "так tak ano áno igen evet kyllä jah taip jā はい 関連あり 是 是的 相关 相關 有关 有關 对 "
+    "네 예 ya có vâng đúng ใช่ po ναι نعم بله हाँ हां כן"
+)
+_NO = (
+    "no n nope false irrelevant unrelated incorrect notrelevant notrelated notatall non faux irrelevante "
+    "nein nee nej nei ikke não nao нет ні nie ne nem nu hayır hayir ei いいえ 関連なし 否 不 不是 不相关 "
+    "不相關 无关 無關 没有 아니요 아니오 아니 tidak không ไม่ ไม่ใช่ όχι لا خیر नहीं לא"
 )
 
 
@@ -45,8 +39,8 @@ def word(token: str) -> str:
     return _NOT_A_LETTER.sub("", folded)
 
 
-YES = frozenset(word(entry) for yes, _ in _YES_NO for entry in yes.split())
-NO = frozenset(word(entry) for _, no in _YES_NO for entry in no.split())
+# What each of these words says.
+_VALUES = {word(entry): value for words, value in ((_NO, 0.0), (_YES, 1.0)) for entry in words.split()}
 # A position of the answer is the verdict where at least this probability lies on tokens that are one; where the model
 # wanted to chat and its text says nothing, its first word still counts with the lower one.
 _LEAST_MASS = 0.5
@@ -106,17 +100,7 @@ def yes_or_no(answer: Answer) -> float | None:
     :return: p(yes) / (p(yes) + p(no)) over all spellings of the two where there are log-probabilities of the word that
         answers, else 1 or 0 by the text; None where it says neither, or both.
     """
-    text = _ends(found(answer))
-    claims = [*_words(text)]
-    if claims:
-        claim = _agreed(claims)
-        tokens, said = position_of(text, claim.start, answer) if claim else ({}, "")
-        yes, no = _yes_no_mass(tokens)
-        says_so = claim is not None and word(said) in (YES if claim.value else NO)
-        return yes / (yes + no) if says_so and yes + no >= _LEAST_MASS else claim and claim.value
-    first, tokens = _first(text, answer)
-    yes, no = _yes_no_mass(tokens)
-    return yes / (yes + no) if _of_word(first) is None and yes + no >= _FAINT_MASS else None
+    return _verdict(answer, _words, _of_word, _FAINT_MASS)
 
 
 def number(answer: Answer, highest: int) -> float | None:
@@ -127,18 +111,31 @@ def number(answer: Answer, highest: int) -> float | None:
     :return: the expected value over the digits where there are log-probabilities of the digit that answers, else the
         number in the text; None where there is none from 0 to `highest`, or more than one.
     """
+    return _verdict(answer, partial(_numbers, highest=highest), partial(_digit, highest=highest), _LEAST_MASS)
+
+
+def _verdict(
+    answer: Answer, claims_in: Callable[[str], Iterable[_Claim]], value_of: Callable[[str], float | None], faint: float
+) -> float | None:
+    """Read a verdict: what all claims in the text say, finer by the probabilities where the first one stands.
+
+    :param claims_in: finds the claims in a text; a value below 0 is none of this scale.
+    :param value_of: the value that a token is, None where it is none.
+    :param faint: how likely values must be where the text begins, where it claims nothing and begins with no value.
+    """
     text = _ends(found(answer))
-    claims = [*_numbers(text, highest)]
+    claims = [*claims_in(text)]
     if not claims:
-        first, tokens = _first(text, answer)
-        return None if first.isdecimal() else _expected(tokens, highest)
-    claim = _agreed(claims)
-    if claim is None or not 0 <= claim.value <= highest:
+        first = _FIRST_WORD.search(text)
+        if first is None or first["value"].isdecimal() or value_of(first["value"]) is not None:
+            return None
+        return _expected(position_of(text, first.start("value"), answer)[0], value_of, faint)
+    value, start = claims[0]
+    if value < 0 or any(claim.value != value for claim in claims):
         return None
-    tokens, said = position_of(text, claim.start, answer)
-    bare = word(said)
-    expected = _expected(tokens, highest) if bare.isdecimal() and int(bare) == claim.value else None
-    return claim.value if expected is None else expected
+    tokens, said = position_of(text, start, answer)
+    expected = _expected(tokens, value_of, _LEAST_MASS) if value_of(said) == value else None
+    return value if expected is None else expected
 
 
 def _ends(text: str) -> str:
@@ -146,13 +143,13 @@ def _ends(text: str) -> str:
     return text if len(text) <= 2 * _LONGEST else f"{text[:_LONGEST]} ... {text[-_LONGEST:]}"
 
 
-def _agreed(claims: list[_Claim]) -> _Claim | None:
-    return claims[0] if len({claim.value for claim in claims}) == 1 else None
+def _of_word(token: str) -> float | None:
+    return _VALUES.get(word(token))
 
 
-def _of_word(text: str) -> float | None:
-    bare = word(text)
-    return float(bare in YES) if bare in YES or bare in NO else None
+def _digit(token: str, highest: int) -> float | None:
+    bare = word(token)
+    return float(bare) if bare.isdecimal() and len(bare) < 10 and int(bare) <= highest else None
 
 
 def _words(text: str) -> Iterator[_Claim]:
@@ -180,24 +177,12 @@ def _numbers(text: str, highest: int) -> Iterator[_Claim]:
             on_scale = all(int(scale) == highest for scale in scales)
             thousands = re.fullmatch(r"\d{1,3}[.,]\d{3}", match["value"])
             value = float(match["value"].replace(",", ".")) if on_scale and not thousands else -1.0
-            yield _Claim(value, match.start("value"))
+            yield _Claim(value if value <= highest else -1.0, match.start("value"))
 
 
-def _first(text: str, answer: Answer) -> tuple[str, Mapping[str, float]]:
-    """The answer's first word, past quotes and Markdown, and the probabilities where it begins."""
-    first = _FIRST_WORD.search(text)
-    return (first["value"], position_of(text, first.start("value"), answer)[0]) if first else ("", {})
-
-
-def _yes_no_mass(tokens: Mapping[str, float]) -> tuple[float, float]:
-    yes = sum(probability for token, probability in tokens.items() if word(token) in YES)
-    no = sum(probability for token, probability in tokens.items() if word(token) in NO)
-    return yes, no
-
-
-def _expected(tokens: Mapping[str, float], highest: int) -> float | None:
-    digits = [(int(bare), p) for token, p in tokens.items() if (bare := word(token)).isdecimal() and len(bare) < 10]
-    on_scale = [(digit, p) for digit, p in digits if digit <= highest]
-    mass = sum(p for _, p in on_scale)
+def _expected(tokens: Mapping[str, float], value_of: Callable[[str], float | None], least: float) -> float | None:
+    """The expected value over the tokens that are one, where so much probability lies on them."""
+    known = [(value, probability) for token, probability in tokens.items() if (value := value_of(token)) is not None]
+    mass = sum(probability for _, probability in known)
     # Rounding can lead past the end of the scale.
-    return min(sum(digit * p for digit, p in on_scale) / mass, float(highest)) if mass >= _LEAST_MASS else None
+    return min(sum(value * p for value, p in known) / mass, max(known)[0]) if mass >= least else None

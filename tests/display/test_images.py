@@ -12,8 +12,8 @@ from llama_index.core.schema import ImageNode, MediaResource, Node, NodeWithScor
 from PIL import Image
 
 from llama_index_refine import RefinedRetriever
-from llama_index_refine.graders.average import AverageGrader
 from llama_index_refine.graders.cache import CachedGrader
+from llama_index_refine.graders.ensembles import AverageGrader
 from llama_index_refine.graders.openai import OpenAIGrader
 from llama_index_refine.images.thumbnails import Thumbnails
 from llama_index_refine.ui import cards

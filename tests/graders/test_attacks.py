@@ -15,8 +15,7 @@ from llama_index.core.schema import QueryBundle, TextNode
 from llama_index_refine.graders.asking.prompts import LISTWISE, SCALE, YES_NO, instruction_line
 from llama_index_refine.graders.asking.showing import Shown, clean, count_tokens, cut, fence
 from llama_index_refine.graders.listwise import ListwiseGrader
-from llama_index_refine.graders.llm import LLMGrader
-from llama_index_refine.graders.scale import ScaleGrader
+from llama_index_refine.graders.llm import LLMGrader, ScaleGrader
 from tests.chat_server import overlap
 from tests.graders.attacks import ATTACKS
 from tests.graders.conftest import NODES, QUERY

@@ -18,17 +18,14 @@ from llama_index.core.schema import BaseNode, MetadataMode, QueryBundle, TextNod
 from llama_index.core.storage.kvstore import SimpleKVStore
 
 from llama_index_refine.graders.account import Account
-from llama_index_refine.graders.average import AverageGrader
 from llama_index_refine.graders.base import BaseGrader, Grades
 from llama_index_refine.graders.cache import CachedGrader
-from llama_index_refine.graders.cascade import CascadeGrader
-from llama_index_refine.graders.consistency import SelfConsistencyGrader
 from llama_index_refine.graders.cross_encoder import CrossEncoderGrader
+from llama_index_refine.graders.ensembles import AverageGrader, CascadeGrader, SelfConsistencyGrader
 from llama_index_refine.graders.listwise import ListwiseGrader
-from llama_index_refine.graders.llm import LLMGrader
+from llama_index_refine.graders.llm import LLMGrader, ScaleGrader
 from llama_index_refine.graders.openai import OpenAIGrader
 from llama_index_refine.graders.postprocessor import PostprocessorGrader
-from llama_index_refine.graders.scale import ScaleGrader
 from tests.chat_server import error, overlap, yes
 from tests.graders.conftest import NODES, QUERY, SECRET
 

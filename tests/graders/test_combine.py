@@ -14,12 +14,10 @@ from llama_index.core.prompts import PromptTemplate
 from llama_index.core.schema import BaseNode, QueryBundle
 
 from llama_index_refine.graders.account import Account, Budget
-from llama_index_refine.graders.average import AverageGrader
 from llama_index_refine.graders.base import BaseGrader, GraderError, Grades
 from llama_index_refine.graders.cache import CachedGrader
-from llama_index_refine.graders.cascade import CascadeGrader
 from llama_index_refine.graders.combining import mean
-from llama_index_refine.graders.consistency import SelfConsistencyGrader
+from llama_index_refine.graders.ensembles import AverageGrader, CascadeGrader, SelfConsistencyGrader
 from llama_index_refine.graders.feedback import FeedbackGrader
 from llama_index_refine.graders.llm import LLMGrader
 from tests.chat_server import Question, Reply, yes

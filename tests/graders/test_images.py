@@ -29,9 +29,8 @@ from llama_index_refine.graders.asking.showing import with_images
 from llama_index_refine.graders.base import BaseGrader, GraderError
 from llama_index_refine.graders.cache import CachedGrader
 from llama_index_refine.graders.listwise import ListwiseGrader
-from llama_index_refine.graders.llm import LLMGrader
+from llama_index_refine.graders.llm import LLMGrader, ScaleGrader
 from llama_index_refine.graders.openai import OpenAIGrader
-from llama_index_refine.graders.scale import ScaleGrader
 from tests.chat_server import ChatServer, Question, Reply, error, yes
 from tests.graders.attacks import ATTACKS
 from tests.graders.conftest import SECRET

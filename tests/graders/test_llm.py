@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import socket
 from dataclasses import replace
 from typing import Any
 
@@ -13,8 +15,11 @@ from llama_index.core.llms import MockLLM
 from llama_index.core.llms.custom import CustomLLM
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.schema import QueryBundle, TextNode
+from llama_index.llms.openai import OpenAI
+from llama_index.llms.openai_like import OpenAILike
 
 from llama_index_refine.graders.account import Account, Budget
+from llama_index_refine.graders.asking.loop import run
 from llama_index_refine.graders.llm import LLMGrader
 from tests.chat_server import Question, Reply, error, yes
 from tests.graders.conftest import NODES, QUERY
@@ -274,3 +279,32 @@ def test_many_loops_and_threads_share_one_grader(make_grader, chat_server):
 def test_query_text_is_the_bundles(make_grader, chat_server):
     make_grader().grade(QueryBundle("what purrs", custom_embedding_strs=["other"]), NODES[:1])
     assert chat_server.questions[0].query == "what purrs"
+
+
+@pytest.mark.parametrize("kind", [OpenAI, OpenAILike])
+def test_a_teacher_that_is_collected_takes_no_connection_of_anothers(chat_server, kind):
+    chat = {"is_chat_model": True} if kind is OpenAILike else {}
+    teacher = LLMGrader(kind(model="gpt-4o-mini", api_base=chat_server.url, api_key="k", **chat))
+    assert teacher.grade(QUERY, NODES) == pytest.approx([0.9, 0.1, 0.9])
+    # Only the garbage collector finds it, as is usual for clients.
+    vars(teacher)["itself"] = teacher
+    del teacher
+
+    async def collect_and_read() -> None:
+        gc.collect()
+        # These have the lowest numbers that are free: among them those of the connections that are gone.
+        pairs = [socket.socketpair() for _ in range(20)]
+        heard = [asyncio.Event() for _ in pairs]
+        for (one, _), event in zip(pairs, heard, strict=True):
+            asyncio.get_running_loop().add_reader(one, event.set)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        for _, other in pairs:
+            other.send(b"x")
+        await asyncio.wait_for(asyncio.gather(*(event.wait() for event in heard)), 10)
+        for one, other in pairs:
+            asyncio.get_running_loop().remove_reader(one)
+            one.close()
+            other.close()
+
+    run(collect_and_read())

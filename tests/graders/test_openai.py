@@ -144,4 +144,4 @@ def test_a_key_goes_where_it_was_given_for(chat_server, monkeypatch, by):
 )
 def test_openais_key_is_for_openais_addresses(monkeypatch, url, own):
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
-    assert (OpenAIGrader("m", url)._chat._key() == SECRET) == own
+    assert (OpenAIGrader("m", url)._model.chat._key() == SECRET) == own

@@ -18,9 +18,8 @@ from llama_index_refine.graders.account import Account
 from llama_index_refine.graders.base import BaseGrader, GraderError
 from llama_index_refine.graders.cache import CachedGrader
 from llama_index_refine.graders.listwise import ListwiseGrader
-from llama_index_refine.graders.llm import LLMGrader
+from llama_index_refine.graders.llm import LLMGrader, ScaleGrader
 from llama_index_refine.graders.openai import OpenAIGrader
-from llama_index_refine.graders.scale import ScaleGrader
 from tests.chat_server import ChatServer, Question, Reply, completion, error, overlap, yes
 from tests.graders.asking import bodies
 from tests.graders.conftest import NODES, QUERY, SECRET

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from llama_index_refine.graders.asking.answer import Answer
+from llama_index_refine.graders.llm import ScaleGrader
 from llama_index_refine.graders.reading import number
-from llama_index_refine.graders.scale import ScaleGrader
 from tests.chat_server import Reply
 from tests.graders.conftest import NODES, QUERY
 

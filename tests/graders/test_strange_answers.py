@@ -21,9 +21,8 @@ from llama_index.llms.openai_like import OpenAILike
 from llama_index_refine.graders.account import Account, Budget
 from llama_index_refine.graders.base import BaseGrader, GraderError
 from llama_index_refine.graders.listwise import ListwiseGrader
-from llama_index_refine.graders.llm import LLMGrader
+from llama_index_refine.graders.llm import LLMGrader, ScaleGrader
 from llama_index_refine.graders.openai import OpenAIGrader
-from llama_index_refine.graders.scale import ScaleGrader
 from tests.chat_server import ChatServer, Question, Reply, error, overlap, yes
 from tests.graders.conftest import NODES, QUERY, SECRET
 

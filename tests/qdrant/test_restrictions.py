@@ -15,7 +15,7 @@ from llama_index.core.vector_stores.types import FilterCondition, FilterOperator
 from qdrant_client import AsyncQdrantClient, QdrantClient, models
 
 from llama_index_refine import BaseGrader, RefinedRetriever
-from llama_index_refine.graders.average import AverageGrader
+from llama_index_refine.graders.ensembles import AverageGrader
 from llama_index_refine.graders.feedback import FeedbackGrader
 from llama_index_refine.scheduling import arun, run
 from tests.places import SIZE, TOPICS, points, question, sparse_query, vectors

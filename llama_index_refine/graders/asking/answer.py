@@ -56,6 +56,7 @@ class Answer:
     :param thoughts: what the model thought, where the server keeps it apart from the message.
     :param said: the token that was said at each position, where it is known.
     :param filtered: the server's content filter ended the message.
+    :param scores: what a reranker gave in the place of a message.
     """
 
     text: str
@@ -66,6 +67,7 @@ class Answer:
     thoughts: str = ""
     said: Sequence[str] = field(default_factory=tuple)
     filtered: bool = False
+    scores: Sequence[Any] = ()
 
     def counted(self, *tokens: Any) -> Answer:
         """Put in what a server gave as the tokens of question and answer."""

@@ -7,6 +7,7 @@ import logging
 import random
 import time
 from collections.abc import Sequence
+from dataclasses import astuple, dataclass
 from typing import Any, Literal, TypedDict
 
 from llama_index_refine.graders.account import Account
@@ -14,7 +15,7 @@ from llama_index_refine.graders.asking.answer import Unreadable
 from llama_index_refine.graders.asking.failures import Failure, Remedy, judge
 from llama_index_refine.graders.asking.pace import Circuit, Pace
 from llama_index_refine.graders.asking.question import Question
-from llama_index_refine.graders.base import GraderError
+from llama_index_refine.graders.base import GraderError, at_least
 
 Grades = Sequence[float | None]
 OnError = Literal["ignore", "raise"]
@@ -63,6 +64,7 @@ class CallOptions(TypedDict, total=False):
     on_error: OnError
 
 
+@dataclass
 class Calls:
     """The gate that all LLM calls of one teacher go through, whatever query they come from. Used in one event loop.
 
@@ -71,27 +73,21 @@ class Calls:
     :raises ValueError: a number out of its range, or another word for on_error.
     """
 
-    def __init__(
-        self,
-        concurrency: int = 16,
-        timeout: float = 30.0,
-        retries: int = 2,
-        cooldown: float = 30.0,
-        on_error: OnError = "ignore",
-    ) -> None:
-        least = {"concurrency": (concurrency, 1), "retries": (retries, 0), "cooldown": (cooldown, 0)}
-        for name, (value, lowest) in least.items():
-            if not value >= lowest:
-                raise ValueError(f"{name} must be at least {lowest}; got {value}")
-        if not timeout > 0:
-            raise ValueError(f"timeout must be above 0 seconds; got {timeout}")
-        if on_error not in ("ignore", "raise"):
-            raise ValueError(f'on_error must be "ignore" or "raise"; got {on_error!r}')
-        self._arguments = (concurrency, timeout, retries, cooldown, on_error)
-        self._timeout, self._retries, self._cooldown, self._on_error = timeout, retries, cooldown, on_error
-        self._patience = concurrency.bit_length()
-        self._pace = Pace(concurrency, timeout)
-        self._circuit = Circuit(_FAILURES_TO_OPEN, cooldown)
+    concurrency: int = 16
+    timeout: float = 30.0
+    retries: int = 2
+    cooldown: float = 30.0
+    on_error: OnError = "ignore"
+
+    def __post_init__(self) -> None:
+        at_least(1, concurrency=self.concurrency)
+        at_least(0, retries=self.retries, cooldown=self.cooldown)
+        if not self.timeout > 0:
+            raise ValueError(f"timeout must be above 0 seconds; got {self.timeout}")
+        if self.on_error not in ("ignore", "raise"):
+            raise ValueError(f'on_error must be "ignore" or "raise"; got {self.on_error!r}')
+        self._pace = Pace(self.concurrency, self.timeout)
+        self._circuit = Circuit(_FAILURES_TO_OPEN, self.cooldown)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._heard = 0.0
         self._silences = 0
@@ -100,7 +96,7 @@ class Calls:
         self._told: set[str] = set()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Calls, self._arguments
+        return Calls, astuple(self)
 
     async def gather(self, questions: Sequence[Question], account: Account) -> list[Grades | None]:
         """Ask all questions and wait for the answers, at most until the account's deadline.
@@ -113,7 +109,7 @@ class Calls:
         if self._loop is not asyncio.get_running_loop():
             # A forked process begins anew: whoever held a place is gone.
             self._loop = asyncio.get_running_loop()
-            self._pace = Pace(self._arguments[0], self._timeout)
+            self._pace = Pace(self.concurrency, self.timeout)
         refused, begun = list[str](), time.monotonic()
         tasks = [asyncio.create_task(self._call(question, account, refused, begun)) for question in questions]
         try:
@@ -145,7 +141,7 @@ class Calls:
         :param account: the bill of the query it went wrong for.
         :raises GraderError: on_error is "raise".
         """
-        if self._on_error == "raise":
+        if self.on_error == "raise":
             raise GraderError(reason) from None
         self.tell(reason, account)
 
@@ -173,7 +169,7 @@ class Calls:
         return None
 
     async def _answer(self, question: Question, account: Account, since: float) -> Grades:
-        retries, patience = self._retries, self._patience
+        retries, patience = self.retries, self.concurrency.bit_length()
         while True:
             try:
                 return await self._once(question, account, since)
@@ -187,7 +183,7 @@ class Calls:
                 elif failure.remedy is Remedy.WAIT:
                     if failed.silent or not retries or (asked or 0.0) > _LONGEST_ASKED_WAIT:
                         raise
-                    longest = min(_LONGEST_WAIT, 0.5 * 2 ** (self._retries - retries))
+                    longest = min(_LONGEST_WAIT, 0.5 * 2 ** (self.retries - retries))
                     retries -= 1
                     await asyncio.sleep(random.uniform(0, longest) if asked is None else asked)
                 elif failure.remedy is Remedy.STOP or not question.adapt(failure):
@@ -196,7 +192,7 @@ class Calls:
     async def _once(self, question: Question, account: Account, since: float) -> Grades:
         async with self._pace:
             if not self._circuit.allows():
-                alone = f"the LLM has failed repeatedly and is left alone for {self._cooldown:g} s"
+                alone = f"the LLM has failed repeatedly and is left alone for {self.cooldown:g} s"
                 raise _NotCalled(self._stopped or alone)
             if needless := question.needless():
                 raise _NotCalled(needless)
@@ -205,7 +201,7 @@ class Calls:
                 raise _NotCalled(account.exhausted(tokens) or "the budget is used up")
             begun = time.monotonic()
             try:
-                result = await asyncio.wait_for(question.ask(), self._timeout)
+                result = await asyncio.wait_for(question.ask(), self.timeout)
             except Unreadable:
                 self._hear(begun)
                 raise

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.prompts import BasePromptTemplate
 from llama_index.core.prompts.mixin import PromptDictType
 from llama_index.core.schema import BaseNode, MetadataMode, QueryBundle
@@ -18,9 +19,9 @@ from llama_index_refine.graders.asking.answer import Answer
 from llama_index_refine.graders.asking.calls import CallOptions, Calls
 from llama_index_refine.graders.asking.loop import arun, run
 from llama_index_refine.graders.asking.prompts import instruction_line
-from llama_index_refine.graders.asking.question import Options, Question
+from llama_index_refine.graders.asking.question import Model, Question
 from llama_index_refine.graders.asking.showing import MAX_IMAGE_PIXELS, Shown, Sight
-from llama_index_refine.graders.base import BaseGrader, Grades
+from llama_index_refine.graders.base import BaseGrader, Grades, at_least
 from llama_index_refine.graders.chat import Chat, NoModelError
 from llama_index_refine.graders.combining import mean
 
@@ -71,12 +72,10 @@ class AskingGrader(BaseGrader):
     ) -> None:
         self._max_document_tokens = asking.pop("max_document_tokens", 512)
         self._metadata_mode = asking.pop("metadata_mode", MetadataMode.LLM)
-        if self._max_document_tokens < 1:
-            raise ValueError(f"max_document_tokens must be at least 1; got {self._max_document_tokens}")
-        self._chat = chat
+        at_least(1, max_document_tokens=self._max_document_tokens)
         self._prompt = self._checked(prompt)
         self.instruction = instruction
-        self._options = Options(optional or {}, asking.pop("llm_kwargs", None), form, form_first)
+        self._model = Model(chat, optional or {}, asking.pop("llm_kwargs", None), form, form_first)
         self._sight = Sight(asking.pop("max_image_pixels", MAX_IMAGE_PIXELS), asking.pop("image_folders", ()))
         self._calls = Calls(**cast(CallOptions, asking))
 
@@ -91,12 +90,12 @@ class AskingGrader(BaseGrader):
     @property
     def image_folders(self) -> Sequence[Path]:
         """See `BaseGrader.image_folders`."""
-        return self._sight.reader.image_folders
+        return self._sight.image_folders
 
     def decides(self) -> list[object]:
         """See `BaseGrader.decides`. How its questions are asked decides nothing."""
-        shown = (self._max_document_tokens, self._metadata_mode.value, self._sight.reader.max_image_pixels)
-        return [self._chat.fingerprint(), self.instruction, shown, self._options.required]
+        shown = (self._max_document_tokens, self._metadata_mode.value, self._sight.max_image_pixels)
+        return [self._model.chat.fingerprint(), self.instruction, shown, self._model.required]
 
     @abstractmethod
     def _read(self, answer: Answer, count: int) -> Sequence[float | None]:
@@ -119,32 +118,39 @@ class AskingGrader(BaseGrader):
         if not nodes:
             return Grades()
         try:
-            self._chat.check()
+            self._model.chat.check()
         except NoModelError as error:
             self._calls.fail(str(error), account)
             return Grades([None] * len(nodes))
         asked, documents = await self._sight.look(query, nodes, self._metadata_mode, self._max_document_tokens)
-        model, takes_images = self._chat.fingerprint(), self._chat.takes_images()
-        reasons = [self._sight.why_not(model, takes_images, asked, shown) for shown in documents]
+        blind = self._model.known().sees is False or not self._model.chat.takes_images()
+        reasons = [asked.why_not(blind) or shown.why_not(blind) for shown in documents]
         for reason in filter(None, reasons):
             self._calls.tell(reason, account)
         places = [at for at, one in enumerate(documents) if not reasons[at] and (one.text.strip() or one.images)]
-        asks = (self._ask(asked, documents, order, account) for order in self._orders(places))
-        return mean(await asyncio.gather(*asks))
+        batches = (self._batches(documents, order) for order in self._orders(places))
+        return mean(await asyncio.gather(*(self._ask(asked, documents, each, account) for each in batches)))
 
-    async def _ask(self, query: Shown, documents: Sequence[Shown], order: Sequence[int], account: Account) -> Grades:
-        batches = self._batches(documents, order)
-        questions = [self._question(query, [documents[place] for place in batch], account) for batch in batches]
+    async def _ask(
+        self, query: Shown, documents: Sequence[Shown], batches: Sequence[Sequence[int]], account: Account
+    ) -> Grades:
+        asked = [[query, *(documents[place] for place in batch)] for batch in batches]
+        questions = [
+            Question(self._model, self._sight, account, shown, self._messages(query, shown[1:]), self._read)
+            for shown in asked
+        ]
         grades: list[float | None] = [None] * len(documents)
         for batch, answer in zip(batches, await self._calls.gather(questions, account), strict=True):
             for place, grade in zip(batch, answer or [None] * len(batch), strict=True):
                 grades[place] = grade
-        return Grades(grades)
+        # One text that is refused takes no other's grade with it.
+        spoilt = [batch for batch, question in zip(batches, questions, strict=True) if question.spoilt]
+        apart = [[place] for batch in spoilt if len(batch) > 1 for place in batch]
+        return mean([Grades(grades), await self._ask(query, documents, apart, account)]) if apart else Grades(grades)
 
-    def _question(self, query: Shown, documents: Sequence[Shown], account: Account) -> Question:
+    def _messages(self, query: Shown, documents: Sequence[Shown]) -> list[ChatMessage]:
         line = instruction_line(self.instruction)
-        messages = self._prompt.format_messages(query=query.in_line(), instruction=line, **self._variables(documents))
-        return Question(self._chat, self._options, self._sight, account, [query, *documents], messages, self._read)
+        return self._prompt.format_messages(query=query.in_line(), instruction=line, **self._variables(documents))
 
     def _get_prompts(self) -> PromptDictType:
         return {_PROMPT_KEY: self._prompt}

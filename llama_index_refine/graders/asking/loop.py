@@ -23,13 +23,6 @@ _thread: threading.Thread | None = None
 _holds_a_loop: contextvars.ContextVar[bool] = contextvars.ContextVar("llama_index_refine_holds_a_loop", default=False)
 
 
-def _running() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
-
-
 def _ours() -> asyncio.AbstractEventLoop:
     global _loop, _thread
     with _lock:
@@ -43,7 +36,7 @@ def _ours() -> asyncio.AbstractEventLoop:
 
 def is_ours() -> bool:
     """Whether the calling coroutine runs in this loop: for a blocking caller, unless it asks an LLM."""
-    return _running() is _loop is not None
+    return threading.current_thread() is _thread
 
 
 def holds_a_loop() -> bool:
@@ -58,11 +51,9 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
     :return: its result.
     :raises BaseException: whatever it raises; on an interrupt it is cancelled.
     """
-    token = _holds_a_loop.set(_holds_a_loop.get() or _running() is not None)
-    try:
-        future = asyncio.run_coroutine_threadsafe(coroutine, _ours())
-    finally:
-        _holds_a_loop.reset(token)
+    context = contextvars.copy_context()
+    context.run(_holds_a_loop.set, holds_a_loop() or asyncio._get_running_loop() is not None)
+    future = context.run(asyncio.run_coroutine_threadsafe, coroutine, _ours())
     try:
         return future.result()
     except BaseException:

@@ -28,37 +28,32 @@ _AT_LEAST = re.compile(r"(?:>=|\u2265|at least|minimum(?: value)?(?: of| is)?)\D
 
 @dataclass
 class Known:
-    """What is known of a model: the options to send, and whether they brought an answer that could be read."""
+    """What is known of a model.
+
+    :param options: what to send beside a question.
+    :param proven: whether they brought an answer that could be read.
+    :param formless: whether it takes no form.
+    :param sees: whether it takes images, None where it has not shown it.
+    :param plain: whether it takes PNG and JPEG only.
+    """
 
     options: dict[str, Any]
     proven: bool = False
     formless: bool = False
+    sees: bool | None = None
+    plain: bool = False
 
 
-@dataclass
-class Attempt:
-    """The options of one question, on its way down the ladder.
+class Model:
+    """A chat model, and how it is asked.
 
-    :param model: which model is asked.
-    :param known: what is known of it.
-    :param sent: what the teacher adds to the question now.
-    """
-
-    model: str
-    known: Known
-    sent: dict[str, Any]
-    refused: bool = False
-    reformed: bool = False
-    tried: list[dict[str, Any]] = field(default_factory=list)
-
-
-class Options:
-    """The optional arguments of a call: all of them, fewer, and none at last; remembered for each model.
+    The optional arguments of a call: all of them, fewer, and none at last; remembered for each model.
 
     Not every model takes log-probabilities, so many of them, a temperature, a limit of tokens by this name or a form.
     What an error names is dropped, renamed or lowered; where it names nothing, each is left out in turn. What then
     brings an answer is what that model is sent from then on. What the user set stays.
 
+    :param chat: the model.
     :param optional: arguments that may be given up.
     :param required: what the user set.
     :param form: a JSON schema for the answer, which is asked for where an answer could not be read without it.
@@ -67,75 +62,31 @@ class Options:
 
     def __init__(
         self,
+        chat: Chat,
         optional: Mapping[str, Any],
         required: Mapping[str, Any] | None = None,
         form: Mapping[str, Any] | None = None,
         form_first: bool = False,
     ) -> None:
+        self.chat = chat
         self.required = {**(required or {})}
         body = self.required.get("extra_body")
         self.users = {*self.required, *(body if isinstance(body, Mapping) else ())}
         limits = _LIMITS if self.users & {*_LIMITS} else ()
         logprobs = _LOGPROBS if "logprobs" in self.users else ()
         self._wanted = _without(optional, *self.users, *limits, *logprobs)
-        self._form = {FORM: form} if form and FORM not in self.users else {}
+        self.form = {FORM: form} if form and FORM not in self.users else {}
         if form_first:
-            self._wanted |= self._form
+            self._wanted |= self.form
+        # LlamaIndex's classes send one unasked, unless they are told another or none.
+        self.implies_temperature = "temperature" not in self._wanted
         self._known: dict[str, Known] = {}
 
-    def attempt(self, model: str, wanted: Mapping[str, Any] | None = None) -> Attempt:
-        """Begin a question.
-
-        :param model: which model is asked.
-        :param wanted: what to ask of a model of this kind in the place of the usual options.
-        :return: the options to send.
-        """
+    def known(self) -> Known:
+        """Say what is known of the model that would be asked now."""
+        wanted = self.chat.completion_options()
         usual = _without(self._wanted if wanted is None else wanted, *self.users)
-        known = self._known.setdefault(model, Known(usual, formless=wanted is not None))
-        return Attempt(model, known, dict(known.options))
-
-    def worked(self, attempt: Attempt) -> None:
-        """Keep to these options for this model: an answer to a call with them could be read."""
-        known = attempt.known
-        if not known.proven or attempt.refused or _size(attempt.sent) > _size(known.options):
-            known.options, known.proven = attempt.sent, True
-
-    def descend(self, attempt: Attempt, failure: Failure) -> bool:
-        """Give up what an error speaks of.
-
-        :param attempt: the question, whose options change.
-        :param failure: what the error means.
-        :return: whether there is another way to ask; not where the options are not to blame, or are the user's.
-        """
-        known = attempt.known
-        known.formless = known.formless or FORM in failure.options or attempt.reformed
-        if attempt.reformed:
-            return False
-        candidates = [known.options] if known.proven else []
-        if failure.options:
-            candidates += _changed(
-                attempt.sent, failure, failure.options - self.users, "temperature" not in self._wanted
-            )
-        elif not known.proven:
-            candidates += _rungs((attempt.tried or [attempt.sent])[0], failure.said.text)
-        return self._try(attempt, candidates, bool(failure.options))
-
-    def lift(self, attempt: Attempt) -> bool:
-        """Lift the limit of tokens, once: thoughts may have eaten it. :return: whether there was one of ours."""
-        return self._try(attempt, [_without(attempt.sent, *_LIMITS)])
-
-    def reform(self, attempt: Attempt) -> bool:
-        """Ask for a form where there was none, or for none where there was. :return: whether that is another way."""
-        attempt.reformed = FORM not in attempt.sent and not attempt.known.formless
-        return self._try(attempt, [attempt.sent | self._form if attempt.reformed else _without(attempt.sent, FORM)])
-
-    def _try(self, attempt: Attempt, candidates: Sequence[dict[str, Any]], refused: bool = False) -> bool:
-        attempt.tried.append(attempt.sent)
-        for options in candidates:
-            if options not in attempt.tried and len(attempt.tried) < _MOST_TRIES:
-                attempt.sent, attempt.refused = options, attempt.refused or refused
-                return True
-        return False
+        return self._known.setdefault(self.chat.fingerprint(), Known(usual, formless=wanted is not None))
 
 
 def _without(options: Mapping[str, Any], *names: str) -> dict[str, Any]:
@@ -157,9 +108,9 @@ def _rungs(sent: dict[str, Any], text: str) -> Iterator[dict[str, Any]]:
     yield {}
 
 
-def _changed(sent: dict[str, Any], failure: Failure, names: frozenset[str], implied: bool) -> Iterator[dict[str, Any]]:
+def _changed(sent: dict[str, Any], failure: Failure, model: Model) -> Iterator[dict[str, Any]]:
     """Change what an error names, in the gentlest way first."""
-    text = failure.said.text
+    text, names = failure.said.text, failure.options - model.users
     if names & {*_LOGPROBS}:
         yield from _fewer_logprobs(sent, text)
         if names == {"top_logprobs"}:
@@ -172,8 +123,7 @@ def _changed(sent: dict[str, Any], failure: Failure, names: frozenset[str], impl
             yield {**_without(sent, limit), _LIMITS[1 - _LIMITS.index(limit)]: sent[limit]}
         yield _without(sent, *_LIMITS)
     if "temperature" in names:
-        # LlamaIndex's classes send one unasked, unless they are told another or none.
-        yield from ({**sent, "temperature": one} for one in (1.0, None)) if implied else ()
+        yield from ({**sent, "temperature": one} for one in (1.0, None)) if model.implies_temperature else ()
     yield _without(sent, *names)
 
 
@@ -198,33 +148,40 @@ _ANSWER_TOKENS = 16
 class Question:
     """What is asked about one or several documents, and how far it has got.
 
-    :param chat: the model to ask.
-    :param options: what is asked of it beside the answer.
-    :param sight: what is known of whether it sees.
+    :param model: the model to ask.
+    :param sight: writes images anew.
     :param account: the bill of the query.
     :param shown: the query and the documents.
     :param messages: the prompt, with a mark in the place of each image.
     :param read: reads so many grades, one a document, from an answer, None where there is none in it.
+    :param known: what is known of the model.
+    :param options: what is asked of it beside the answer, now.
+    :param tried: what was before.
+    :param refused: whether it named what it refused of that.
+    :param reformed: whether a form was added.
+    :param spoilt: whether the server has refused one of the texts, and with it the question.
     """
 
-    chat: Chat
-    options: Options
+    model: Model
     sight: Sight
     account: Account
     shown: Sequence[Shown]
     messages: Sequence[ChatMessage]
     read: Callable[[Answer, int], Sequence[float | None]]
-    _attempt: Attempt = field(init=False)
+    known: Known = field(init=False)
+    options: dict[str, Any] = field(init=False)
+    tried: list[dict[str, Any]] = field(default_factory=list, init=False)
+    refused: bool = field(default=False, init=False)
+    reformed: bool = field(default=False, init=False)
+    spoilt: bool = field(default=False, init=False)
     _images: Mapping[str, ImageBlock] = field(init=False)
     _plain: bool = field(default=False, init=False)
     _unread: Unreadable | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        self._attempt = self._begin()
+        self.known = self.model.known()
+        self.options = self.known.options
         self._images = {mark: image for shown in self.shown for mark, image in shown.images.items()}
-
-    def _begin(self) -> Attempt:
-        return self.options.attempt(self.chat.fingerprint(), self.chat.completion_options())
 
     async def ask(self) -> Sequence[float | None]:
         """Ask it once, and read the answer.
@@ -233,22 +190,23 @@ class Question:
         :raises Unreadable: there is none at all.
         :raises Exception: whatever the client raises.
         """
-        if not self._attempt.tried:
-            self._attempt = self._begin()
+        if not self.tried:
+            self.options = self.known.options
         images = self._images
-        if self._plain or self._attempt.model in self.sight.reads_plain:
+        if self._plain or self.known.plain:
             images = await self.sight.plain(images)
         messages = with_images(self.messages, images)
-        answer = await self.chat.ask(messages, {**self._attempt.sent, **self.options.required})
+        answer = await self.model.chat.ask(messages, {**self.options, **self.model.required})
         # Where the server has not counted, an estimate has to do.
         prompt = answer.prompt_tokens or tokens_of(messages)
         self.account.charge(prompt, answer.completion_tokens or count_tokens(answer.text))
         if images:
-            self.sight.answered(self._attempt.model, self._plain)
+            self.known.sees, self.known.plain = True, self.known.plain or self._plain
         grades = self.read(answer, len(self.shown) - 1)
         if all(grade is None for grade in grades):
             raise answer.why_unreadable()
-        self.options.worked(self._attempt)
+        if not self.known.proven or self.refused or _size(self.options) > _size(self.known.options):
+            self.known.options, self.known.proven = self.options, True
         return grades
 
     def tokens(self) -> int:
@@ -259,9 +217,9 @@ class Question:
         """Collect the words of the question, which an error may repeat."""
         return words_of(" ".join(message.content or "" for message in self.messages))
 
-    def needless(self) -> str | None:
-        """Say why it need not be asked any more, None where it has to be."""
-        return self.sight.why_not(self._attempt.model, True, *self.shown)
+    def needless(self) -> str:
+        """Say why it need not be asked any more, empty where it has to be."""
+        return next(filter(None, (one.why_not(self.known.sees is False) for one in self.shown)), "")
 
     def adapt(self, error: Unreadable | Failure) -> bool:
         """Find another way to ask.
@@ -272,22 +230,48 @@ class Question:
         """
         if isinstance(error, Failure):
             return self._give_up(error)
-        eaten = isinstance(error, CutShort) or (isinstance(error, NoText) and not self._attempt.known.proven)
         if isinstance(error, (CutShort, NoText)):
-            return eaten and self.options.lift(self._attempt)
+            # Thoughts may have eaten the limit of tokens: it is lifted, once.
+            eaten = isinstance(error, CutShort) or not self.known.proven
+            return eaten and self._try([_without(self.options, *_LIMITS)])
         first, self._unread = self._unread is None, error
-        return first and not isinstance(error, Withheld) and self.options.reform(self._attempt)
+        if not first or isinstance(error, Withheld):
+            return False
+        self.reformed = FORM not in self.options and not self.known.formless
+        return self._try([self.options | self.model.form if self.reformed else _without(self.options, FORM)])
 
     def _give_up(self, failure: Failure) -> bool:
-        if self._images:
-            self.sight.refused(self._attempt.model, failure.kind)
+        self.spoilt = failure.remedy is Remedy.SKIP
+        if self._images and failure.kind == "blind":
+            self.known.sees = self.known.sees or False
         if not self._plain and (failure.kind == "image" or (failure.remedy is Remedy.ADAPT and not failure.options)):
             self._plain = any(map(can_be_plainer, self._images.values()))
             if self._plain:
                 return True
         if failure.remedy not in (Remedy.ADAPT, Remedy.OURS):
             return False
-        descends = self.options.descend(self._attempt, failure)
+        descends = self._descend(failure)
         if self._unread is not None and not descends:
             raise self._unread from None
         return descends
+
+    def _descend(self, failure: Failure) -> bool:
+        """Give up options that an error speaks of, and not those that the user set."""
+        known = self.known
+        known.formless = known.formless or FORM in failure.options or self.reformed
+        if self.reformed:
+            return False
+        candidates = [known.options] if known.proven else []
+        if failure.options:
+            candidates += _changed(self.options, failure, self.model)
+        elif not known.proven:
+            candidates += _rungs((self.tried or [self.options])[0], failure.said.text)
+        return self._try(candidates, bool(failure.options))
+
+    def _try(self, candidates: Sequence[dict[str, Any]], refused: bool = False) -> bool:
+        self.tried.append(self.options)
+        for options in candidates:
+            if options not in self.tried and len(self.tried) < _MOST_TRIES:
+                self.options, self.refused = options, self.refused or refused
+                return True
+        return False

@@ -12,14 +12,13 @@ from base64 import b64decode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from pathlib import Path
 from typing import Any, cast
 
 from llama_index.core.base.llms.types import ChatMessage, ImageBlock, MessageRole, TextBlock
 from llama_index.core.schema import BaseNode, MetadataMode, QueryBundle
 from llama_index.core.utils import get_tokenizer
 
-from llama_index_refine.graders.asking.failures import BLIND, Kind
+from llama_index_refine.graders.asking.failures import BLIND
 from llama_index_refine.graders.asking.loop import in_thread
 from llama_index_refine.images.reading import ImageError, ImageReader, Picture, fitted, pixels_of
 from llama_index_refine.images.sources import Media, image_of, media_of
@@ -141,6 +140,10 @@ class Shown:
     images: Mapping[str, ImageBlock] = field(default_factory=dict)
     refusal: str = ""
 
+    def why_not(self, blind: bool) -> str:
+        """Say why a model is not asked about it, empty where it is. :param blind: whether the model takes no images."""
+        return self.refusal or (BLIND if blind and self.images else "")
+
     def in_line(self) -> str:
         """Write it on one line, the images after the text."""
         return " ".join([self.text, *self.images]).strip()
@@ -151,20 +154,8 @@ class Shown:
         return fence("\n".join([*([text] if text or not self.images else []), *self.images]), label)
 
 
-class Sight:
-    """What a teacher may look at, and which models turned out to see nothing.
-
-    :param max_image_pixels: larger images are scaled down to so many pixels, at least 1.
-    :param image_folders: images in files are read in these folders and below.
-    :raises ValueError: a limit out of its range, or a folder that is none.
-    """
-
-    def __init__(self, max_image_pixels: int, image_folders: Sequence[str | Path]) -> None:
-        self.reader = ImageReader(max_image_pixels, image_folders)
-        self._blind: set[str] = set()
-        self._seeing: set[str] = set()
-        # Models whose servers read PNG and JPEG only.
-        self.reads_plain: set[str] = set()
+class Sight(ImageReader):
+    """What a teacher may look at."""
 
     async def look(
         self, query: QueryBundle, nodes: Sequence[BaseNode], mode: MetadataMode, max_tokens: int
@@ -191,23 +182,11 @@ class Sight:
             kinds = " and ".join(media.others)
             return Shown(text, refusal=f"a node holds {kinds}, and teachers judge texts and images only")
         try:
-            images = [self.reader.read(source, anywhere) for source in media.images]
+            images = [self.read(source, anywhere) for source in media.images]
         except ImageError as error:
             return Shown(text, refusal=f"the query cannot be shown: {error}" if anywhere else str(error))
         marks = [_mark(label, text, at, image) for at, image in enumerate(images)]
         return Shown(text, dict(zip(marks, map(_block, images), strict=True)))
-
-    def answered(self, model: str, plain: bool) -> None:
-        """Learn that a model has answered a question with images, and whether only after they were written anew."""
-        self._seeing.add(model)
-        self._blind.discard(model)
-        if plain:
-            self.reads_plain.add(model)
-
-    def refused(self, model: str, kind: Kind) -> None:
-        """Learn that a model takes no images, unless it has answered a question with one."""
-        if kind == "blind" and model not in self._seeing:
-            self._blind.add(model)
 
     async def plain(self, images: Mapping[str, ImageBlock]) -> dict[str, ImageBlock]:
         """Write anew as PNG or JPEG what is something else. :raises ImageError: one cannot be opened."""
@@ -216,21 +195,7 @@ class Sight:
     def _plainly(self, image: ImageBlock) -> ImageBlock:
         if not can_be_plainer(image):
             return image
-        return _block(fitted(b64decode(cast("bytes", image.image)), self.reader.max_image_pixels, anew=True))
-
-    def why_not(self, model: str, takes_images: bool, *shown: Shown) -> str | None:
-        """Say why a model is not asked about something.
-
-        :param model: the model.
-        :param takes_images: whether its class takes images at all.
-        :param shown: the query and what it is to be asked about.
-        :return: the reason, None where there is none.
-        """
-        if refusal := next((one.refusal for one in shown if one.refusal), None):
-            return refusal
-        if any(one.images for one in shown) and (model in self._blind or not takes_images):
-            return BLIND
-        return None
+        return _block(fitted(b64decode(cast("bytes", image.image)), self.max_image_pixels, anew=True))
 
 
 def can_be_plainer(image: ImageBlock) -> bool:

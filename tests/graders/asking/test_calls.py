@@ -13,9 +13,8 @@ from llama_index_refine.graders.account import Account
 from llama_index_refine.graders.asking.calls import CallOptions, Calls
 from llama_index_refine.graders.base import GraderError
 from llama_index_refine.graders.listwise import ListwiseGrader
-from llama_index_refine.graders.llm import LLMGrader
+from llama_index_refine.graders.llm import LLMGrader, ScaleGrader
 from llama_index_refine.graders.openai import OpenAIGrader
-from llama_index_refine.graders.scale import ScaleGrader
 
 
 class RefusedError(Exception):

@@ -30,9 +30,8 @@ from llama_index_refine.graders.base import BaseGrader
 from llama_index_refine.graders.cache import CachedGrader
 from llama_index_refine.graders.feedback import FeedbackGrader
 from llama_index_refine.graders.listwise import ListwiseGrader
-from llama_index_refine.graders.llm import LLMGrader
+from llama_index_refine.graders.llm import LLMGrader, ScaleGrader
 from llama_index_refine.graders.openai import OpenAIGrader
-from llama_index_refine.graders.scale import ScaleGrader
 from llama_index_refine.locks import Lock
 from tests.chat_server import yes
 from tests.graders.conftest import NODES, QUERY
