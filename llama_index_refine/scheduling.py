@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from dataclasses import dataclass, field
+from types import coroutine
 from typing import Any, Protocol, TypeVar
 
 from llama_index_refine.tracing import stage_span
@@ -47,28 +49,21 @@ class Outcome:
         return self.result
 
 
-class _Waiting:
-    """Yields itself to the scheduler, and is sent a result."""
-
-    def __await__(self) -> Generator[_Waiting, Any, Any]:
-        result = yield self
-        return result
-
-
 @dataclass(frozen=True)
-class _Call(_Waiting):
+class _Call:
     stage: str
     operation: Operation
     item: Any
 
 
 @dataclass(frozen=True)
-class _Several(_Waiting):
+class _Several:
     stage: str
     works: Sequence[Work[Any]]
 
 
-async def perform(stage: str, operation: Operation, item: Any) -> Any:
+@coroutine
+def perform(stage: str, operation: Operation, item: Any) -> Generator[Any, Any, Any]:
     """Have an operation work on an item, together with others that wait for the same.
 
     :param stage: what the time is booked under.
@@ -77,18 +72,35 @@ async def perform(stage: str, operation: Operation, item: Any) -> Any:
     :return: the item's result.
     :raises Exception: what went wrong with the item.
     """
-    return await _Call(stage, operation, item)
+    return (yield _Call(stage, operation, item))
 
 
-async def gather(stage: str, works: Sequence[Work[Any]]) -> list[Outcome]:
+@coroutine
+def gather(stage: str, works: Sequence[Work[Any]]) -> Generator[Any, Any, list[Outcome]]:
     """Run coroutines side by side, beside all others that the scheduler runs.
 
     :param stage: what the time is booked under.
     :param works: the coroutines.
     :return: what came of each.
     """
-    outcomes: list[Outcome] = await _Several(stage, works)
+    outcomes: list[Outcome] = yield _Several(stage, works)
     return outcomes
+
+
+async def each(items: Sequence[Any], work: Callable[[Any], Awaitable[Any]]) -> list[Any]:
+    """Work on one item after the other.
+
+    :param items: the items.
+    :param work: works on one.
+    :return: one result, or the exception, for each item.
+    """
+    results: list[Any] = []
+    for item in items:
+        try:
+            results.append(await work(item))
+        except Exception as error:
+            results.append(error)
+    return results
 
 
 def run(works: Sequence[Work[Any]]) -> list[Outcome]:
@@ -136,7 +148,7 @@ class _Task:
     """One coroutine on its way."""
 
     work: Work[Any]
-    seconds: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     waits: Any = None
     result: Any = None
     # Those that it waits for, and since when.
@@ -166,18 +178,15 @@ class _Task:
             waiting = [task for part in self.parts for task in part.calls()]
             if waiting:
                 return waiting
-            self._book(self.waits.stage, time.perf_counter() - self.began)
+            self.seconds[self.waits.stage] += time.perf_counter() - self.began
             self.go_on([Outcome(part.result, part.seconds) for part in self.parts])
         return [self] if self.waits is not None else []
 
     def answer(self, result: Any, seconds: float) -> None:
         """Take in what the operation returned for it."""
-        self._book(self.waits.stage, seconds)
+        self.seconds[self.waits.stage] += seconds
         # A client may cancel its own request: that is its failure, and nobody else's.
         self.go_on(RuntimeError("the request was cancelled") if isinstance(result, asyncio.CancelledError) else result)
-
-    def _book(self, stage: str, seconds: float) -> None:
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
 
 
 async def _run(

@@ -41,11 +41,21 @@ class PayloadVectorStore(QdrantVectorStore):
         :raises ValueError: none of them has the text field or the image field.
         """
         nodes: list[BaseNode] = []
+        scores: list[float] = []
         readable = not response
         for point in response:
-            text, image, metadata = self._read(point)
+            text, image, metadata = None, None, point.payload or {}
+            if self.text_field is not None:
+                text, metadata = split_payload(metadata, self.text_field)
+            if self.image_field is not None:
+                value, metadata = _taken(metadata, self.image_field)
+                value = value[0] if isinstance(value, list) and value else value
+                image = value.strip() or None if isinstance(value, str) else None
             readable = readable or text is not None or image is not None
-            nodes.append(_node(str(point.id), text, image, metadata))
+            kept = {} if image is None else _image(image)
+            make = TextNode if image is None else ImageNode
+            nodes.append(make(id_=str(point.id), text=text or "", metadata=metadata, **kept))
+            scores.append(float(getattr(point, "score", 1.0)))
         if not readable:
             keys = {"text_key": self.text_field, "image_key": self.image_field}
             asked = {key: name for key, name in keys.items() if name is not None}
@@ -55,18 +65,7 @@ class PayloadVectorStore(QdrantVectorStore):
                 f"{' or '.join(map(repr, asked.values()))}; they have {', '.join(map(repr, fields)) or 'none'}: "
                 f"set {' or '.join(asked)}"
             )
-        scores = [float(getattr(point, "score", 1.0)) for point in response]
         return VectorStoreQueryResult(nodes=nodes, similarities=scores, ids=[node.node_id for node in nodes])
-
-    def _read(self, point: Any) -> tuple[str | None, str | None, dict[str, Any]]:
-        text, image, rest = None, None, point.payload or {}
-        if self.text_field is not None:
-            text, rest = split_payload(rest, self.text_field)
-        if self.image_field is not None:
-            value, rest = _taken(rest, self.image_field)
-            value = value[0] if isinstance(value, list) and value else value
-            image = value.strip() or None if isinstance(value, str) else None
-        return text, image, rest
 
     def add(self, nodes: list[BaseNode], *args: Any, **kwargs: Any) -> list[str]:  # type: ignore[override]
         """Refuse: LlamaIndex's payloads would be mixed with the collection's own.
@@ -139,7 +138,9 @@ def split_payload(payload: dict[str, Any], text_field: str) -> tuple[str | None,
     :return: the text, None where there is none, and the rest.
     """
     value, rest = _taken(payload, text_field)
-    return _text(value), rest
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        value = "\n".join(map(str, value))
+    return None if value is None else str(value), rest
 
 
 def _taken(payload: dict[str, Any], field: str) -> tuple[Any, dict[str, Any]]:
@@ -155,23 +156,12 @@ def _taken(payload: dict[str, Any], field: str) -> tuple[Any, dict[str, Any]]:
     return inner.pop(last), rest
 
 
-def _node(node_id: str, text: str | None, image: str | None, metadata: dict[str, Any]) -> BaseNode:
-    if image is None:
-        return TextNode(id_=node_id, text=text or "", metadata=metadata)
+def _image(image: str) -> dict[str, str]:
+    """Return the fields of an `ImageNode` that say where its image is, or hold it."""
     source = locate(image)
     if source.url is not None:
-        kept = {"image_url": source.url}
-    elif source.path is not None:
-        kept = {"image_path": str(source.path)}
-    else:
-        # What cannot be decoded is left as it is, for whoever looks at the node to say so.
-        kept = {"image": image if source.data is None else b64encode(source.data).decode()}
-    return ImageNode(id_=node_id, text=text or "", metadata=metadata, **kept)
-
-
-def _text(value: Any) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, Sequence):
-        return "\n".join(str(part) for part in value)
-    return str(value)
+        return {"image_url": source.url}
+    if source.path is not None:
+        return {"image_path": str(source.path)}
+    # What cannot be decoded is left as it is, for whoever looks at the node to say so.
+    return {"image": image if source.data is None else b64encode(source.data).decode()}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
 from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from llama_index.core.storage.kvstore.types import BaseKVStore
@@ -18,7 +20,7 @@ from llama_index_refine.memory.records import TEACHERS, Keeping, Records
 from llama_index_refine.memory.remembered import RememberedGrade, RememberedQuery, Vector
 from llama_index_refine.memory.transfer import NEIGHBOURS
 from llama_index_refine.refining.trust import Reliability
-from llama_index_refine.scheduling import perform
+from llama_index_refine.scheduling import arun, perform, run
 
 _user: ContextVar[str | None] = ContextVar("user of a refinement memory", default=None)
 
@@ -126,24 +128,24 @@ class RefinementMemory:
         :raises ValueError: nothing is named.
         :raises Exception: the store failed.
         """
-        return int(_first(self._writing.run([self._forgetting(node_ids, doc_ids, user)])))
+        return int(run([self._forget(node_ids, doc_ids, user)])[0].get())
 
     async def aforget(
         self, *, node_ids: Sequence[str] = (), doc_ids: Sequence[str] = (), user: str | None = None
     ) -> int:
         """Forget without blocking the event loop. See `forget`."""
-        return int(_first(await self._writing.arun([self._forgetting(node_ids, doc_ids, user)])))
+        return int((await arun([self._forget(node_ids, doc_ids, user)]))[0].get())
 
     def clear(self) -> None:
         """Forget everything, teachers too.
 
         :raises Exception: the store failed.
         """
-        _first(self._writing.run([_clear]))
+        run([self._clear()])[0].get()
 
     async def aclear(self) -> None:
         """Forget everything without blocking the event loop. See `clear`."""
-        _first(await self._writing.arun([_clear]))
+        (await arun([self._clear()]))[0].get()
 
     async def meet(self, teacher: str, record: Reliability) -> None:
         """Take over what is known of a teacher, where more is known than here. What cannot be read is as good as none.
@@ -151,9 +153,9 @@ class RefinementMemory:
         :param teacher: what decides its grades.
         :param record: its record in this process.
         """
-        found = _record_in(await perform("memory", self._reading, partial(_read, key=key_of(teacher))))
-        if found is not None:
-            record.adopt(found)
+        found = await perform("memory", self._reading, lambda records: records.read(TEACHERS, key_of(teacher)))
+        if (known := _record_in(found)) is not None:
+            record.adopt(known)
 
     async def note(self, teacher: str, record: Reliability) -> None:
         """Keep a teacher's record, unless more is known of it already.
@@ -181,14 +183,11 @@ class RefinementMemory:
 
     async def _shrink(self, records: Records, scope: str) -> None:
         rows = await records.everything(scope)
-        read = [(key, RememberedQuery.from_dict(row)) for _, key, row in rows]
-        read.sort(key=lambda entry: (False, 0.0) if entry[1] is None else (entry[1].judged, entry[1].time))
-        least = len(rows) - self.max_queries
-        await records.erase(scope, [key for key, _ in read[: max(least, int(DROPPED * self.max_queries))]])
+        last = {key: (query.judged, query.time) for _, key, row in rows if (query := RememberedQuery.from_dict(row))}
+        keys = sorted((key for _, key, _ in rows), key=lambda key: last.get(key, (False, 0.0)))
+        await records.erase(scope, keys[: max(len(rows) - self.max_queries, int(DROPPED * self.max_queries))])
 
-    def _forgetting(
-        self, node_ids: Sequence[str], doc_ids: Sequence[str], user: str | None
-    ) -> Callable[[Records], Awaitable[int]]:
+    async def _forget(self, node_ids: Sequence[str], doc_ids: Sequence[str], user: str | None) -> Any:
         if isinstance(node_ids, str) or isinstance(doc_ids, str):
             raise ValueError("node_ids and doc_ids must be lists of ids, not one text")
         nodes, documents = {same_id(node_id) for node_id in node_ids}, set(doc_ids)
@@ -199,7 +198,10 @@ class RefinementMemory:
             of_user = user is not None and grade.user == user
             return grade.node_id in nodes or grade.doc_id in documents or of_user
 
-        return partial(_forget, named=named)
+        return await perform("memory", self._writing, partial(_forget, named=named))
+
+    async def _clear(self) -> None:
+        await perform("memory", self._writing, _clear)
 
 
 def merged(before: RememberedQuery, now: RememberedQuery, gone: Collection[str] = ()) -> RememberedQuery:
@@ -228,10 +230,6 @@ async def _recall(records: Records, scope: str, query_str: str, vector: Vector) 
     record = await records.read(scope, key_of(scope, query_str))
     # The query itself may be among the nearest.
     return record, await records.nearest(scope, vector, NEIGHBOURS + 1)
-
-
-async def _read(records: Records, key: str) -> Any:
-    return await records.read(TEACHERS, key)
 
 
 async def _note(records: Records, key: str, record: Reliability) -> None:
@@ -264,15 +262,6 @@ async def _forget(records: Records, named: Callable[[RememberedGrade], bool]) ->
 
 
 async def _clear(records: Records) -> None:
-    by_scope: dict[str, list[str]] = {}
-    for scope, key, _ in await records.everything():
-        by_scope.setdefault(scope, []).append(key)
-    for scope, keys in by_scope.items():
-        await records.erase(scope, keys)
-
-
-def _first(results: Sequence[Any]) -> Any:
-    (result,) = results
-    if isinstance(result, Exception):
-        raise result
-    return result
+    by_scope = itemgetter(0)
+    for scope, rows in groupby(sorted(await records.everything(), key=by_scope), by_scope):
+        await records.erase(scope, [key for _, key, _ in rows])

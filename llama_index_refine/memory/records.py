@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 from uuid import UUID
 
@@ -16,7 +17,7 @@ from qdrant_client import models
 from llama_index_refine.locks import Lock, OfEach
 from llama_index_refine.memory.remembered import Vector, vector_in
 from llama_index_refine.qdrant.clients import ClientOperation
-from llama_index_refine.scheduling import at_once
+from llama_index_refine.scheduling import at_once, each
 
 Row = dict[str, Any]
 # Calls a method of the store, with its arguments by name.
@@ -77,14 +78,10 @@ class KeyValueRecords(Records):
     async def nearest(self, scope: str, vector: Vector, limit: int) -> list[Row]:
         """See `Records.nearest`."""
         rows = await self._call("get_all", collection=self._collection(scope))
-        known = [(row, read) for row in rows.values() if (read := vector_in(row)) is not None]
-        known = [(row, read) for row, read in known if read.shape == vector.shape]
-        if not known:
-            return []
-        vectors = np.stack([read for _, read in known])
-        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-        first = np.argsort(-(vectors @ vector), kind="stable")[:limit]
-        return [known[at][0] for at in first]
+        read = [(row, vector_in(row)) for row in rows.values()]
+        known = [(row, there) for row, there in read if there is not None and there.shape == vector.shape]
+        apart = [-(vector @ there) / max(float(np.linalg.norm(there)), 1e-12) for _, there in known]
+        return [known[at][0] for at in np.argsort(apart, kind="stable")[:limit]]
 
     async def write(self, scope: str, key: str, record: Row, vector: Vector | None = None) -> None:
         """See `Records.write`."""
@@ -145,11 +142,9 @@ class QdrantRecords(Records):
 
     async def write(self, scope: str, key: str, record: Row, vector: Vector | None = None) -> None:
         """See `Records.write`."""
-        dimensions = await self._dimensions()
-        if not dimensions and vector is None:
+        dimensions = await self._dimensions() or (0 if vector is None else await self._made(len(vector)))
+        if not dimensions:
             return
-        if not dimensions and vector is not None:
-            dimensions = await self._made(len(vector))
         if vector is None:
             vector = np.eye(1, dimensions, dtype=np.float32)[0]
         _check(vector, dimensions)
@@ -197,8 +192,7 @@ class QdrantRecords(Records):
             if not (there := await self._dimensions()):
                 raise
             return there
-        schema = models.PayloadSchemaType.KEYWORD
-        await self._call("create_payload_index", field_name="scope", field_schema=schema)
+        await self._call("create_payload_index", field_name="scope", field_schema=models.PayloadSchemaType.KEYWORD)
         self._known["dimensions"] = size
         return size
 
@@ -228,16 +222,12 @@ class Keeping:
 
     def run(self, items: Sequence[Work]) -> Sequence[Any]:
         """Work, blocking. What goes wrong with one item is returned in its place."""
-        if not self._writing:
-            return self._operation.run(items)
-        with self._lock:
+        with self._lock if self._writing else nullcontext():
             return self._operation.run(items)
 
     async def arun(self, items: Sequence[Work]) -> Sequence[Any]:
         """Work without blocking the event loop."""
-        if not self._writing:
-            return await self._operation.arun(items)
-        async with self._lock.held():
+        async with self._lock.held() if self._writing else nullcontext():
             return await self._operation.arun(items)
 
 
@@ -251,7 +241,8 @@ class _KeyValueWork:
         async def call(method: str, **arguments: Any) -> Any:
             return getattr(self._store, method)(**arguments)
 
-        return at_once(_worked(KeyValueRecords(call), items))
+        records = KeyValueRecords(call)
+        return at_once(each(items, lambda item: item(records)))
 
     async def arun(self, items: Sequence[Work]) -> Sequence[Any]:
         async def call(method: str, **arguments: Any) -> Any:
@@ -261,7 +252,8 @@ class _KeyValueWork:
                 # As LlamaIndex's own stores for S3 and DynamoDB have it.
                 return await asyncio.to_thread(getattr(self._store, method), **arguments)
 
-        return await _worked(KeyValueRecords(call), items)
+        records = KeyValueRecords(call)
+        return await each(items, lambda item: item(records))
 
 
 class _QdrantWork(ClientOperation):
@@ -273,21 +265,12 @@ class _QdrantWork(ClientOperation):
 
     async def work(self, items: Sequence[Work], call: Call) -> Sequence[Any]:
         """See `ClientOperation`."""
-        results = await _worked(QdrantRecords(call, self._known), items)
+        records = QdrantRecords(call, self._known)
+        results = await each(items, lambda item: item(records))
         if any(isinstance(result, Exception) for result in results):
             # The collection may be gone, or another by now.
             self._known.clear()
         return results
-
-
-async def _worked(records: Records, items: Sequence[Work]) -> list[Any]:
-    results: list[Any] = []
-    for item in items:
-        try:
-            results.append(await item(records))
-        except Exception as error:
-            results.append(error)
-    return results
 
 
 def _check(vector: Vector, dimensions: int) -> None:

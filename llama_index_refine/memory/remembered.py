@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import base64
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from llama_index.core.schema import BaseNode, QueryBundle
 from numpy.typing import NDArray
+from pydantic import ConfigDict, Field, FiniteFloat, PlainSerializer, PlainValidator, TypeAdapter
+from pydantic.dataclasses import dataclass as validated
 
 from llama_index_refine.ids import key_of, same_id
 from llama_index_refine.images.identity import identity_of
@@ -18,7 +19,22 @@ from llama_index_refine.images.identity import identity_of
 Vector = NDArray[np.float32]
 
 
-@dataclass(frozen=True)
+def _read(vector: Any) -> Vector:
+    if isinstance(vector, str):
+        vector = np.frombuffer(base64.b64decode(vector, validate=True), dtype="<f4").astype(np.float32)
+        if not len(vector) or not np.isfinite(vector).all():
+            raise ValueError("no vector")
+    if not isinstance(vector, np.ndarray):
+        raise ValueError("no vector")
+    return vector
+
+
+def _written(vector: Vector) -> str:
+    return base64.b64encode(np.asarray(vector, dtype="<f4").tobytes()).decode()
+
+
+# What comes from a store may be anything.
+@validated(frozen=True, config=ConfigDict(allow_inf_nan=False))
 class RememberedGrade:
     """One grade of one node, for one query.
 
@@ -34,23 +50,15 @@ class RememberedGrade:
 
     node_id: str
     content: str
-    grade: float
-    spread: float | None = None
+    grade: Annotated[float, Field(ge=0, le=1)]
+    spread: Annotated[float, Field(ge=0)] | None = None
     people: bool = False
     time: float = 0.0
     user: str | None = None
     doc_id: str | None = None
 
-    @property
-    def valid(self) -> bool:
-        """Whether it can be one: what comes from a store may be anything."""
-        numbers = [self.grade, self.time, 0.0 if self.spread is None else self.spread]
-        real = all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers)
-        texts = all(isinstance(text, str) for text in (self.node_id, self.content))
-        return real and texts and 0 <= self.grade <= 1 and numbers[2] >= 0 and isinstance(self.people, bool)
 
-
-@dataclass(frozen=True)
+@validated(frozen=True)
 class RememberedQuery:
     """One query, with all that was said about its nodes.
 
@@ -67,9 +75,9 @@ class RememberedQuery:
 
     scope: str
     query_str: str
-    vector: Vector
+    vector: Annotated[Vector, PlainValidator(_read), PlainSerializer(_written)]
     grades: tuple[RememberedGrade, ...]
-    time: float
+    time: FiniteFloat
     asked: int = 0
     seen: tuple[str, ...] = ()
     filters: str = ""
@@ -87,44 +95,25 @@ class RememberedQuery:
 
     def to_dict(self) -> dict[str, Any]:
         """Write it in what JSON knows."""
-        return {
-            "scope": self.scope,
-            "query_str": self.query_str,
-            "vector": _written(self.vector),
-            "grades": [asdict(grade) for grade in self.grades],
-            "time": self.time,
-            "asked": self.asked,
-            "seen": list(self.seen),
-            "filters": self.filters,
-            "follows": self.follows,
-        }
+        written: dict[str, Any] = _query.dump_python(self, mode="json")
+        return written
 
     @classmethod
-    def from_dict(cls, record: Mapping[str, Any] | None) -> RememberedQuery | None:
+    def from_dict(cls, record: Any) -> RememberedQuery | None:
         """Read what `to_dict` wrote.
 
         :param record: what a store returned.
         :return: the query, None for anything else.
         """
         try:
-            fields = dict(record or {})
-            grades = tuple(RememberedGrade(**grade) for grade in fields["grades"])
-            # Version 0.1.0 wrote it in two parts.
-            seen = fields["seen"] if "seen" in fields else [*fields["ranking"], *fields["passed"]]
-            read = cls(
-                scope=str(fields["scope"]),
-                query_str=str(fields["query_str"]),
-                vector=_read(fields["vector"]),
-                grades=grades,
-                time=float(fields["time"]),
-                asked=int(fields["asked"]),
-                seen=tuple(str(name) for name in seen),
-                filters=str(fields["filters"]),
-                follows=float(fields["follows"]),
-            )
-        except (AttributeError, KeyError, TypeError, ValueError):
+            # Version 0.1.0 wrote what was seen in two parts.
+            seen = record["seen"] if "seen" in record else [*record["ranking"], *record["passed"]]
+            return _query.validate_python({**record, "seen": seen})
+        except (KeyError, TypeError, ValueError):
             return None
-        return read if all(grade.valid for grade in grades) and math.isfinite(read.time) else None
+
+
+_query = TypeAdapter(RememberedQuery)
 
 
 @dataclass(frozen=True)
@@ -207,14 +196,3 @@ def vector_in(record: Any) -> Vector | None:
         return _read(record["vector"])
     except (KeyError, TypeError, ValueError):
         return None
-
-
-def _written(vector: Vector) -> str:
-    return base64.b64encode(np.asarray(vector, dtype="<f4").tobytes()).decode()
-
-
-def _read(text: str) -> Vector:
-    vector = np.frombuffer(base64.b64decode(text, validate=True), dtype="<f4").astype(np.float32)
-    if not len(vector) or not np.isfinite(vector).all():
-        raise ValueError("no vector")
-    return vector

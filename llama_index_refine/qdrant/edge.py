@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 from qdrant_client import models
 from qdrant_client.http.models import QueryResponse
+from qdrant_client.local.local_collection import LocalCollection
 
 from llama_index_refine.locks import Lock
 from llama_index_refine.qdrant.filters import says_nothing
@@ -36,14 +37,8 @@ from llama_index_refine.qdrant.edge_types import (
     vector_to_edge,
 )
 
-# Qdrant's own defaults, which its description of a collection has.
-OPTIMIZERS = {
-    "deleted_threshold": 0.2,
-    "vacuum_min_vector_number": 1000,
-    "default_segment_number": 0,
-    "flush_interval_sec": 5,
-}
-WAL = {"wal_capacity_mb": 32, "wal_segments_ahead": 0}
+# Fields of a request that `query_points` has other names for.
+FIELDS = {"query_filter": "filter", "search_params": "params", "with_vectors": "with_vector"}
 UPLOAD = 1000
 
 
@@ -128,23 +123,13 @@ class EdgeClient:
         vectors = config.get("vectors") or {}
         sparse = {name: {"modifier": params.get("modifier")} for name, params in config["sparse_vectors"].items()}
         params = {"vectors": vectors[""] if list(vectors) == [""] else vectors, "sparse_vectors": sparse or None}
-        return models.CollectionInfo.model_validate(
-            {
-                "status": "green",
-                "optimizer_status": "ok",
-                "segments_count": info.segments_count,
-                "points_count": info.points_count,
-                "indexed_vectors_count": info.indexed_vectors_count,
-                "payload_schema": {},
-                "config": {
-                    "params": params,
-                    "hnsw_config": {**HNSW, **(config.get("hnsw_config") or {})},
-                    "optimizer_config": OPTIMIZERS,
-                    "wal_config": WAL,
-                    "quantization_config": config.get("quantization_config"),
-                },
-            }
-        )
+        described = LocalCollection(models.CreateCollection.model_validate(params)).info()
+        described.segments_count, described.points_count = info.segments_count, info.points_count
+        described.indexed_vectors_count = info.indexed_vectors_count
+        own = {"hnsw_config": {**HNSW, **(config.get("hnsw_config") or {})}}
+        own["quantization_config"] = config.get("quantization_config")
+        described.config = models.CollectionConfig.model_validate({**described.config.model_dump(), **own})
+        return described
 
     def delete_collection(self, collection_name: str) -> bool:
         """Delete a collection and its files.
@@ -243,32 +228,13 @@ class EdgeClient:
         return [QueryResponse(points=[scored_point(point) for point in points]) for points in found]
 
     def query_points(
-        self,
-        collection_name: str,
-        query: Any = None,
-        using: str | None = None,
-        query_filter: models.Filter | None = None,
-        search_params: models.SearchParams | None = None,
-        limit: int = 10,
-        with_payload: bool = True,
-        with_vectors: bool | list[str] = False,
-        score_threshold: float | None = None,
-        prefetch: Any = None,
-        **kwargs: Any,
+        self, collection_name: str, query: Any = None, *, limit: int = 10, with_payload: bool = True, **kwargs: Any
     ) -> QueryResponse:
         """Run one query. See `QdrantClient.query_points`."""
-        refuse(kwargs)
-        request = models.QueryRequest(
-            query=query,
-            using=using or None,
-            filter=query_filter,
-            params=search_params,
-            limit=limit,
-            with_payload=with_payload,
-            with_vector=with_vectors,
-            score_threshold=score_threshold,
-            prefetch=prefetch,
-        )
+        given = {FIELDS.get(name, name): value for name, value in kwargs.items()}
+        fields = {name: given.pop(name) for name in [*given] if name in models.QueryRequest.model_fields}
+        refuse(given)
+        request = models.QueryRequest(query=query, limit=limit, with_payload=with_payload, **fields)
         return self.query_batch_points(collection_name, [request])[0]
 
     def retrieve(

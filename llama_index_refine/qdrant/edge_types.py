@@ -113,37 +113,29 @@ def query_to_edge(request: models.QueryRequest) -> Any:
     :return: the same in Edge's classes.
     :raises ValueError: it asks for what Edge lacks.
     """
-    refuse({"shard_key": request.shard_key, "lookup_from": request.lookup_from})
+    refuse({"shard_key": request.shard_key})
     if isinstance(request.with_payload, BaseModel):
         raise ValueError("EdgeClient returns a payload whole or not at all: with_payload must be true or false")
     return edge.QueryRequest(
-        limit=request.limit or 10,
         offset=request.offset,
-        query=_scoring(request.query, request.using),
-        prefetches=_prefetches(request.prefetch),
         with_vector=request.with_vector or False,
         with_payload=request.with_payload or False,
-        filter=to_edge(request.filter),
-        score_threshold=request.score_threshold,
-        params=to_edge(request.params),
+        **_search(request),
     )
 
 
-def _prefetches(prefetch: Any) -> list[Any]:
-    given = prefetch if isinstance(prefetch, list) else [prefetch] if prefetch is not None else []
-    for one in given:
-        refuse({"lookup_from": one.lookup_from})
-    return [
-        edge.Prefetch(
-            limit=one.limit or 10,
-            query=_scoring(one.query, one.using),
-            prefetches=_prefetches(one.prefetch),
-            params=to_edge(one.params),
-            filter=to_edge(one.filter),
-            score_threshold=one.score_threshold,
-        )
-        for one in given
-    ]
+def _search(search: models.QueryRequest | models.Prefetch) -> dict[str, Any]:
+    """Turn what a query and a prefetch have in common."""
+    refuse({"lookup_from": search.lookup_from})
+    prefetch = search.prefetch if isinstance(search.prefetch, list) else [search.prefetch]
+    return {
+        "limit": search.limit or 10,
+        "query": _scoring(search.query, search.using or None),
+        "prefetches": [edge.Prefetch(**_search(one)) for one in prefetch if one is not None],
+        "params": to_edge(search.params),
+        "filter": to_edge(search.filter),
+        "score_threshold": search.score_threshold,
+    }
 
 
 def _scoring(query: Any, using: str | None) -> Any:
@@ -188,7 +180,9 @@ def point_fields(point: Any) -> dict[str, Any]:
     """Return what points of all kinds have: id, payload and vector."""
     vector = point.vector
     if isinstance(vector, dict):
-        vector = {name: _vector(one) for name, one in vector.items()}
+        words = {name: one for name, one in vector.items() if isinstance(one, edge.SparseVector)}
+        sparse = {name: models.SparseVector(indices=one.indices, values=one.values) for name, one in words.items()}
+        vector = {**vector, **sparse}
     point_id = point.id if isinstance(point.id, int) else str(point.id)
     return {"id": point_id, "payload": point.payload, "vector": vector}
 
@@ -198,12 +192,6 @@ def vector_to_edge(vector: Any) -> Any:
     if isinstance(vector, dict):
         return {name: vector_to_edge(one) for name, one in vector.items()}
     return vector if isinstance(vector, list) else to_edge(vector)
-
-
-def _vector(vector: Any) -> Any:
-    if isinstance(vector, edge.SparseVector):
-        return models.SparseVector(indices=vector.indices, values=vector.values)
-    return vector
 
 
 def refuse(given: Mapping[str, Any], *harmless: str) -> None:

@@ -67,7 +67,7 @@ def refused(error: Exception) -> bool:
     if isinstance(error, UnexpectedResponse):
         return error.status_code in (400, 404, 422)
     if isinstance(error, RpcError):
-        return _code(error) in (StatusCode.INVALID_ARGUMENT, StatusCode.NOT_FOUND)
+        return error.code() in (StatusCode.INVALID_ARGUMENT, StatusCode.NOT_FOUND)
     return not isinstance(error, ResponseHandlingException | ResourceExhaustedResponse | OSError)
 
 
@@ -87,20 +87,27 @@ def in_a_sentence(error: Exception) -> str:
     :param error: what a client raised, over REST or gRPC, in local mode or Edge, or any other exception.
     :return: one line without a full stop.
     """
-    if _timed_out(error):
+    source = error.source if isinstance(error, ResponseHandlingException) else None
+    late = isinstance(error, RpcError) and error.code() == StatusCode.DEADLINE_EXCEEDED
+    if late or isinstance(source, httpx.TimeoutException):
         return _TIMEOUT
-    if isinstance(error, ResponseHandlingException) and isinstance(error.source, httpx.LocalProtocolError):
+    if isinstance(source, httpx.LocalProtocolError):
         # Its text is the key.
         return _HEADER
-    if isinstance(error, ResponseHandlingException) and isinstance(error.source, ValidationError):
+    if isinstance(source, ValidationError):
         return _UNREADABLE
     status, said = _answer(error)
-    said = _shortened(" ".join(said.split()).partition(". Help: ")[0].rstrip(".!: ").replace(". ", "; "))
+    said = " ".join(said.split()).partition(". Help: ")[0].rstrip(".!: ").replace(". ", "; ")
     if said == "Invalid metadata":
         return _HEADER
+    if len(said) > LONGEST:
+        said = f"{said[: LONGEST - 4]} ..."
     if status is not None:
         said = f"Qdrant answers {status} ({said})" if status else f"Qdrant cannot be reached ({said})"
-    return ": ".join(filter(None, [said, _advice(status, said)]))
+    for its_status, words, advice in _ADVICE:
+        if its_status in (None, status) and re.search(words, said, re.IGNORECASE):
+            return ": ".join(filter(None, [said, advice]))
+    return said
 
 
 def _answer(error: Exception) -> tuple[int | None, str]:
@@ -113,10 +120,9 @@ def _answer(error: Exception) -> tuple[int | None, str]:
         cause = _cause(error.source)
         return 0, str(cause) or type(cause).__name__
     if isinstance(error, RpcError):
-        code, details = _code(error), getattr(error, "details", None)
-        said = (details() if callable(details) else None) or (code.name if code else type(error).__name__)
         # The addresses that were tried say less than what came of the last.
-        return _STATUS.get(code, 0), re.split("last error: (?:[A-Z]+: )?", said)[-1]
+        said = re.split("last error: (?:[A-Z]+: )?", error.details() or error.code().name)[-1]
+        return _STATUS.get(error.code(), 0), said
     # Local mode and Edge raise what has no name to tell.
     plain = type(error) in (Exception, ValueError) and re.search(r"\w", str(error))
     return None, str(error) if plain else f"{type(error).__name__}: {error}"
@@ -132,30 +138,8 @@ def _content(error: UnexpectedResponse) -> str:
     return str(said).strip() or "no reason given"
 
 
-def _code(error: RpcError) -> StatusCode | None:
-    code = getattr(error, "code", None)
-    return code() if callable(code) else None
-
-
 def _cause(error: BaseException) -> BaseException:
     """Return what lies behind the errors of two HTTP libraries."""
     while not isinstance(error, ssl.SSLError) and (behind := error.__cause__ or error.__context__):
         error = behind
     return error
-
-
-def _timed_out(error: Exception) -> bool:
-    if isinstance(error, ResponseHandlingException):
-        return isinstance(error.source, httpx.TimeoutException)
-    return isinstance(error, RpcError) and _code(error) == StatusCode.DEADLINE_EXCEEDED
-
-
-def _advice(status: int | None, said: str) -> str:
-    for its_status, words, advice in _ADVICE:
-        if its_status in (None, status) and re.search(words, said, re.IGNORECASE):
-            return advice
-    return ""
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 4]} ..."

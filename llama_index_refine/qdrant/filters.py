@@ -57,7 +57,8 @@ def read_filter(
             raise ValueError(f"{name} is empty, so nothing could be found; None is for no restriction")
         if any(one is None or not str(one).strip() for one in ids or ()):
             raise ValueError(f"{name} holds an empty id, which names nothing: {list(ids or ())[:5]}")
-    asked = bool(node_ids) + bool(doc_ids) + (_asked(filters) if filters is not None else 0)
+    leaves = _leaves(filters) if filters is not None else []
+    asked = bool(node_ids) + bool(doc_ids) + len(leaves)
     points = [point for node_id in node_ids or () for point in points_of(str(node_id))]
     if node_ids and not points:
         raise ValueError(f"node_ids holds no id that a point can have, a whole number or a UUID: {node_ids[0]!r}, ...")
@@ -70,7 +71,7 @@ def read_filter(
     try:
         built: models.Filter | None = store._build_query_filter(query)
     except ValidationError as error:
-        raise ValueError(_untranslatable(filters, error)) from error
+        raise ValueError(_untranslatable(leaves, error)) from error
     there = conditions_in(built)
     if there < asked:
         raise ValueError(
@@ -80,8 +81,8 @@ def read_filter(
     return built
 
 
-def _asked(filters: MetadataFilters) -> int:
-    """Count the conditions.
+def _leaves(filters: MetadataFilters) -> list[MetadataFilter]:
+    """Return the single filters.
 
     :raises ValueError: a group holds none, or does not say how they are joined; or one lacks its key or its value.
     """
@@ -89,18 +90,20 @@ def _asked(filters: MetadataFilters) -> int:
         raise ValueError("filters holds a MetadataFilters without a filter, which would leave nothing out")
     if filters.condition is None:
         raise ValueError("filters holds a MetadataFilters whose condition is None: set FilterCondition.AND, OR or NOT")
+    found: list[MetadataFilter] = []
     for one in filters.filters:
-        if isinstance(one, MetadataFilter) and not one.key.strip():
+        if isinstance(one, MetadataFilters):
+            found += _leaves(one)
+            continue
+        if not one.key.strip():
             raise ValueError(f"filters holds a MetadataFilter whose key is empty: {one}")
-        if isinstance(one, MetadataFilter) and one.operator != FilterOperator.IS_EMPTY and _is_blank(one):
+        # A field may well be compared with an empty text, but every text contains it.
+        within = one.operator in (FilterOperator.TEXT_MATCH, FilterOperator.TEXT_MATCH_INSENSITIVE)
+        blank = one.value is None or one.value == [] or (within and not str(one.value).strip())
+        if blank and one.operator != FilterOperator.IS_EMPTY:
             raise ValueError(_not_taken(f"{one.key!r} {one.operator.value} {one.value!r}"))
-    return sum(_asked(one) if isinstance(one, MetadataFilters) else 1 for one in filters.filters)
-
-
-def _is_blank(one: MetadataFilter) -> bool:
-    """Say whether a filter lacks what it compares with. A field may well be compared with an empty text."""
-    within = one.operator in (FilterOperator.TEXT_MATCH, FilterOperator.TEXT_MATCH_INSENSITIVE)
-    return one.value is None or one.value == [] or (within and not str(one.value).strip())
+        found.append(one)
+    return found
 
 
 def says_nothing(condition: Any) -> bool:
@@ -140,10 +143,9 @@ def _parts(admitted: models.Filter) -> list[Any]:
     return [one for group in groups if group for one in (group if isinstance(group, list) else [group])]
 
 
-def _untranslatable(filters: MetadataFilters | None, error: ValidationError) -> str:
+def _untranslatable(filters: Sequence[MetadataFilter], error: ValidationError) -> str:
     """Say which filter has a value that Qdrant's condition does not take, and what to use instead."""
-    told = "; ".join(str(entry["msg"]) for entry in error.errors()[:1])
-    for one in _leaves(filters):
+    for one in filters:
         bound = _RANGES.get(one.operator)
         if bound and isinstance(one.value, str):
             return (
@@ -151,7 +153,7 @@ def _untranslatable(filters: MetadataFilters | None, error: ValidationError) -> 
                 "numbers only: for dates, pass vector_store_kwargs={'qdrant_filters': models.Filter(must=["
                 f"models.FieldCondition(key={one.key!r}, range=models.DatetimeRange({bound}={one.value!r}))])}}"
             )
-    return _not_taken(told)
+    return _not_taken(str(error.errors()[0]["msg"]))
 
 
 def _not_taken(told: str) -> str:
@@ -159,9 +161,3 @@ def _not_taken(told: str) -> str:
         f"filters holds a value that its operator does not take ({told}); vector_store_kwargs={{'qdrant_filters': "
         "models.Filter(...)} takes any condition of Qdrant's"
     )
-
-
-def _leaves(filters: MetadataFilters | None) -> list[MetadataFilter]:
-    if filters is None:
-        return []
-    return [leaf for one in filters.filters for leaf in (_leaves(one) if isinstance(one, MetadataFilters) else [one])]
