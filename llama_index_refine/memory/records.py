@@ -16,12 +16,10 @@ from qdrant_client import models
 
 from llama_index_refine.locks import Lock, OfEach
 from llama_index_refine.memory.remembered import Vector, vector_in
-from llama_index_refine.qdrant.clients import ClientOperation
+from llama_index_refine.qdrant.clients import Call, ClientOperation
 from llama_index_refine.scheduling import at_once, each
 
 Row = dict[str, Any]
-# Calls a method of the store, with its arguments by name.
-Call = Callable[..., Awaitable[Any]]
 # Records that one call lists.
 PAGE = 256
 # The scope of records that are no queries.

@@ -13,8 +13,7 @@ from qdrant_client import models
 
 from llama_index_refine.qdrant.points import PointId, Points, read_vectors, scores_of, sparse_of
 from llama_index_refine.qdrant.requests import Requests, named
-from llama_index_refine.qdrant.space import Space
-from llama_index_refine.qdrant.vectors import TOLERANCE, Vectors
+from llama_index_refine.qdrant.vectors import TOLERANCE, Space, Vectors
 from llama_index_refine.qdrant.views.dense import Query
 from llama_index_refine.qdrant.views.sparse import SAMPLE, Words
 from llama_index_refine.scheduling import gather
@@ -51,10 +50,6 @@ class Background:
     ids: list[Any]
     population: int
     words: Words | None = None
-
-    def same_as(self, other: Background) -> bool:
-        """Say whether another is the same sample of the same number of documents."""
-        return (self.ids, self.population) == (other.ids, other.population) and self.vectors.near(other.vectors, 0)
 
     def a_few(self, turn: int, most: int | None = None) -> Background:
         """Return some of it, in turn, so that all of it is looked at again by and by.

@@ -14,9 +14,8 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import ip_address
-from itertools import chain, islice
-from operator import attrgetter
-from typing import Any, Protocol
+from itertools import islice
+from typing import Any
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
@@ -29,7 +28,7 @@ from qdrant_client.http.exceptions import ResponseHandlingException
 from llama_index_refine.locks import Lock, OfOneProcess
 from llama_index_refine.qdrant.errors import refused
 from llama_index_refine.qdrant.points import Points
-from llama_index_refine.scheduling import at_once
+from llama_index_refine.scheduling import at_once, each
 
 headers: Callable[[dict[str, str]], AbstractContextManager[None]] | None
 try:
@@ -37,6 +36,9 @@ try:
 except ImportError:
     # Older clients' headers cannot be set for single requests.
     headers = None
+
+# Calls a method of a client: its name, and its other arguments by name.
+Call = Callable[..., Awaitable[Any]]
 
 # Queries in one request to Qdrant. At two lists of a hundred nodes a query, an answer stays at some 20 MB.
 BATCH = 64
@@ -52,13 +54,6 @@ LOCAL_NAMES = (".local", ".internal", ".svc", ".localhost")
 logger = logging.getLogger(__name__)
 
 
-class Call(Protocol):
-    """Calls a method of the client: its name, and its arguments after the collection's name."""
-
-    async def __call__(self, method: str, /, **arguments: Any) -> Any:
-        """Return the answer."""
-
-
 @dataclass(eq=False)
 class ClientOperation(ABC):
     """Work that makes calls of Qdrant's client, on the client that is there for the way it is run.
@@ -68,12 +63,14 @@ class ClientOperation(ABC):
 
     store: QdrantVectorStore
 
-    def run(self, items: Sequence[Any]) -> Sequence[Any]:
+    def run(self, items: Sequence[Any], client: QdrantClient | None = None) -> Sequence[Any]:
         """Call the blocking client.
 
+        :param items: what to work on.
+        :param client: another client than the store's.
         :raises ValueError: the store has only an asynchronous client.
         """
-        client = self.store._client
+        client = client or self.store._client
         if client is None:
             raise ValueError(
                 "the vector store has only an asynchronous client: call the asynchronous method (aretrieve), or give "
@@ -93,6 +90,9 @@ class ClientOperation(ABC):
         client = self.store._aclient
         if client is None:
             return await asyncio.to_thread(self.run, items)
+        if (twin := _twins.of(client)) is not None:
+            work = partial(contextvars.copy_context().run, self.run, items, twin)
+            return await asyncio.get_running_loop().run_in_executor(_twins.threads, work)
 
         async def ask(method: str, arguments: dict[str, Any]) -> Any:
             return await _awaited(client, method, self.store.collection_name, arguments)
@@ -127,40 +127,33 @@ class Batch:
 class QueryPoints(ClientOperation):
     """Run batches of queries in as few requests as can be. An item is a `Batch`, its result the points of each query.
 
-    Qdrant refuses a batch for one bad query in it. The others are then asked again by themselves, so that each item's
-    exception is its own.
+    Those who wait for the same share it. Qdrant refuses a batch for one bad query in it. The others are then asked
+    again by themselves, so that each item's exception is its own.
     """
 
     async def work(self, items: Sequence[Batch], call: Call) -> Sequence[Any]:
         """See `ClientOperation`."""
+        different = _different(items)
         results: list[Any] = []
-        while len(results) < len(items):
-            chunk = _in_one_request(items[len(results) :])
-            requests = list(chain.from_iterable(map(attrgetter("requests"), chunk)))
+        while len(results) < len(different):
+            chunk = _in_one_request(different[len(results) :])
+            requests = [request for item in chunk for request in item.requests]
             shared = {"consistency": chunk[0].consistency, "timeout": chunk[0].timeout}
             points: list[Points] = []
             try:
                 for start in range(0, len(requests), chunk[0].most):
                     some = requests[start : start + chunk[0].most]
-                    points += map(attrgetter("points"), await call("query_batch_points", requests=some, **shared))
+                    points += [found.points for found in await call("query_batch_points", requests=some, **shared)]
             except Exception as error:
                 if not refused(error):
-                    return results + [error] * (len(items) - len(results))
-                alone = len(chunk) == 1
-                results += [error] if alone else [(await self.work([item], call))[0] for item in chunk]
+                    results += [error] * (len(different) - len(results))
+                elif len(chunk) == 1:
+                    results.append(error)
+                else:
+                    results += [(await self.work([item], call))[0] for item in chunk]
             else:
                 rest = iter(points)
                 results += [list(islice(rest, len(item.requests))) for item in chunk]
-        return results
-
-
-class SamplePoints(QueryPoints):
-    """Run each batch once for all who wait for the same. Items and results are those of `QueryPoints`."""
-
-    async def work(self, items: Sequence[Batch], call: Call) -> Sequence[Any]:
-        """See `ClientOperation`."""
-        different = _different(items)
-        results = await super().work(different, call)
         return [results[different.index(item)] for item in items]
 
 
@@ -170,12 +163,7 @@ class CallOnce(ClientOperation):
     async def work(self, items: Sequence[tuple[str, dict[str, Any]]], call: Call) -> Sequence[Any]:
         """See `ClientOperation`."""
         different = _different(items)
-        results: list[Any] = []
-        for method, arguments in different:
-            try:
-                results.append(await call(method, **arguments))
-            except Exception as error:
-                results.append(error)
+        results = await each(different, lambda item: call(item[0], **item[1]))
         return [results[different.index(item)] for item in items]
 
 
@@ -235,19 +223,11 @@ async def _answered(
 
 
 async def _awaited(client: AsyncQdrantClient, method: str, collection_name: str, arguments: dict[str, Any]) -> Any:
-    """Call an asynchronous client from whatever event loop is running.
+    """Call an asynchronous client over REST from whatever event loop is running.
 
-    Connections belong to the event loop that opened them. Over REST the client finds out when it uses one whose loop is
-    closed, and drops it, so that the next attempt has another. Over gRPC its blocking twin is called in a thread.
+    Connections belong to the event loop that opened them. The client finds out when it uses one whose loop is closed,
+    and drops it, so that the next attempt has another.
     """
-    remote = client._client
-    if isinstance(remote, AsyncQdrantRemote) and client.init_options["prefer_grpc"]:
-        if remote.closed:
-            raise RuntimeError("the AsyncQdrantClient was closed: make another client, and a retriever on it")
-        if (twin := _twins.of(client)) is not None:
-            answer = partial(getattr(twin, method), collection_name, **arguments)
-            context, loop = contextvars.copy_context(), asyncio.get_running_loop()
-            return await loop.run_in_executor(_twins.threads, context.run, answer)
     for attempt in range(KEPT_CONNECTIONS + 1):
         try:
             return await getattr(client, method)(collection_name, **arguments)
@@ -259,7 +239,7 @@ async def _awaited(client: AsyncQdrantClient, method: str, collection_name: str,
 
 
 class _Twins(OfOneProcess):
-    """Blocking clients with the options of asynchronous ones, and the threads that call them.
+    """Blocking clients with the options of asynchronous ones over gRPC, and the threads that call them.
 
     gRPC's asynchronous channels serve one event loop, and a process must not have gRPC in two event loops at once: they
     share one queue of what has arrived, and take each other's answers out of it (grpc/grpc issues 25364, 36096).
@@ -276,7 +256,15 @@ class _Twins(OfOneProcess):
         self.threads = ThreadPoolExecutor(THREADS, "qdrant-grpc")
 
     def of(self, client: AsyncQdrantClient) -> QdrantClient | None:
-        """Return a client's twin; None where it has a token provider that has to be awaited."""
+        """Return a client's twin; None for one over REST, or with a token provider that has to be awaited.
+
+        :raises RuntimeError: the client was closed.
+        """
+        remote = client._client
+        if not isinstance(remote, AsyncQdrantRemote) or not client.init_options["prefer_grpc"]:
+            return None
+        if remote.closed:
+            raise RuntimeError("the AsyncQdrantClient was closed: make another client, and a retriever on it")
         with self._lock:
             if client not in self._of_client:
                 options = client.init_options | {"check_compatibility": False}

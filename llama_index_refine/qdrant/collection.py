@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from qdrant_client import models
 
 from llama_index_refine.ids import same_id
 from llama_index_refine.qdrant.background import Background, drawn
-from llama_index_refine.qdrant.encoding import MatrixEncoding, SparseEncoding, as_matrix
+from llama_index_refine.qdrant.encoding import Encoding, as_matrix, matrices_of, sparse_vectors_of
 from llama_index_refine.qdrant.errors import in_a_sentence, refused, wants_another_filter
 from llama_index_refine.qdrant.gateway import Gateway
 from llama_index_refine.qdrant.grouping import diverse
@@ -31,7 +32,7 @@ from llama_index_refine.qdrant.points import (
     scores_of,
 )
 from llama_index_refine.qdrant.requests import named
-from llama_index_refine.qdrant.space import Space
+from llama_index_refine.qdrant.vectors import Space
 from llama_index_refine.qdrant.views.boosted import BoostedQuery
 from llama_index_refine.qdrant.views.dense import DenseQuery, Query
 from llama_index_refine.qdrant.views.hybrid import HybridQuery
@@ -79,9 +80,9 @@ class QdrantCollection:
         self._gateway = Gateway(store, self.options, background_size, check_after)
         self._reader = NodeReader(store)
         self._expects_images = isinstance(store, PayloadVectorStore) and store.image_field is not None
-        self._sparse_encoding = SparseEncoding(store)
+        self._sparse_encoding = Encoding(partial(sparse_vectors_of, store))
         matrices = self.options.multivector
-        self._matrix_encoding = MatrixEncoding(matrices.query_fn) if matrices else None
+        self._matrix_encoding = Encoding(partial(matrices_of, matrices.query_fn)) if matrices else None
 
     async def space(self) -> Space:
         """Return the vector's name, size and distance, read when first needed and again after a while.
@@ -89,7 +90,7 @@ class QdrantCollection:
         :return: the space.
         :raises ValueError: the collection has no such vector, or one that a single vector cannot search.
         """
-        state = self._gateway.look_up()
+        state = self._gateway.state
         if state.space is None or time.monotonic() - state.described > self.check_after:
             return await self._gateway.describe()
         return state.space
@@ -320,13 +321,13 @@ class QdrantCollection:
             state.counted = time.monotonic()
             return kept
         points, words = await drawn(self._gateway, space, self.background_size, population)
-        vectors, placed = read_vectors(points, space)
-        background = Background(vectors, [points[at].id for at in placed], max(population, len(placed)), words)
         state.counted = time.monotonic()
-        # Many queries may have waited for one sample. They share what the first made of it.
-        if state.background is None or not state.background.same_as(background):
-            state.background = background
-        return state.background
+        # Of many queries that have waited for one sample, all share what the first made of it.
+        if (there := state.background) is None or there is kept:
+            vectors, placed = read_vectors(points, space)
+            ids = [points[at].id for at in placed]
+            there = state.background = Background(vectors, ids, max(population, len(placed)), words)
+        return there
 
     async def population(self) -> int:
         """Count the points that the filter admits."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +14,14 @@ from qdrant_client import models
 from llama_index_refine.qdrant.options import MatrixEncoder
 
 
-class Encoding(ABC):
-    """Encodes texts, several queries' in one go. Where that fails each is encoded alone, so that it fails alone."""
+@dataclass(frozen=True, eq=False)
+class Encoding:
+    """Encodes texts, several queries' in one go. Where that fails each is encoded alone, so that it fails alone.
+
+    :param encode: returns what each item is encoded as.
+    """
+
+    encode: Callable[[Sequence[Any]], Sequence[Any]]
 
     def run(self, items: Sequence[Any]) -> Sequence[Any]:
         """Return what each item is encoded as, or the exception."""
@@ -29,49 +34,32 @@ class Encoding(ABC):
         """Encode in a worker thread: the function is blocking and may be a model."""
         return await asyncio.to_thread(self.run, items)
 
-    @abstractmethod
-    def encode(self, items: Sequence[Any]) -> Sequence[Any]:
-        """Return what each item is encoded as."""
+
+def sparse_vectors_of(store: QdrantVectorStore, texts: Sequence[str]) -> list[models.SparseVector]:
+    """Make sparse vectors of texts, with the store's function."""
+    function = store._sparse_query_fn
+    assert function is not None
+    indices, values = function(list(texts))
+    return [
+        models.SparseVector(indices=[int(at) for at in row], values=[float(value) for value in worth])
+        for row, worth in zip(indices, values, strict=True)
+    ]
 
 
-@dataclass(frozen=True, eq=False)
-class SparseEncoding(Encoding):
-    """Makes sparse vectors of texts, with the store's function. An item is a text, its result a `SparseVector`.
-
-    :param store: the vector store.
-    """
-
-    store: QdrantVectorStore
-
-    def encode(self, items: Sequence[str]) -> Sequence[Any]:
-        """See `Encoding`."""
-        function = self.store._sparse_query_fn
-        assert function is not None
-        indices, values = function(list(items))
-        return [
-            models.SparseVector(indices=[int(at) for at in row], values=[float(value) for value in worth])
-            for row, worth in zip(indices, values, strict=True)
-        ]
-
-
-@dataclass(frozen=True, eq=False)
-class MatrixEncoding(Encoding):
-    """Makes matrices, with a vector a token. An item is a list of texts, its result (T, d): the tokens of all of them.
+def matrices_of(function: MatrixEncoder, items: Sequence[Sequence[str]]) -> list[Any]:
+    """Make matrices, with a vector a token.
 
     :param function: makes a matrix of each text.
+    :param items: the texts of each query.
+    :return: (T, d) for each, the tokens of all its texts; the exception for one that is no matrix.
     """
-
-    function: MatrixEncoder
-
-    def encode(self, items: Sequence[Sequence[str]]) -> Sequence[Any]:
-        """See `Encoding`."""
-        texts = [text for item in items for text in item]
-        matrices = self.function(texts)
-        if not hasattr(matrices, "__len__") or len(matrices) != len(texts):
-            many = len(matrices) if hasattr(matrices, "__len__") else type(matrices).__name__
-            raise ValueError(f"multivector_query_fn must return a matrix for each of {len(texts)} texts, got {many}")
-        rest = iter(matrices)
-        return [_stacked([next(rest) for _ in item]) for item in items]
+    texts = [text for item in items for text in item]
+    made = function(texts)
+    if not hasattr(made, "__len__") or len(made) != len(texts):
+        many = len(made) if hasattr(made, "__len__") else type(made).__name__
+        raise ValueError(f"multivector_query_fn must return a matrix for each of {len(texts)} texts, got {many}")
+    rest = iter(made)
+    return [_stacked([next(rest) for _ in item]) for item in items]
 
 
 def as_matrix(name: str, given: Any) -> np.ndarray:

@@ -8,7 +8,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from itertools import islice
 from typing import Any
 
 from llama_index.vector_stores.qdrant import QdrantVectorStore
@@ -18,12 +18,12 @@ from qdrant_client.local.qdrant_local import QdrantLocal
 
 from llama_index_refine.locks import Lock, OfEach
 from llama_index_refine.qdrant.background import Background
-from llama_index_refine.qdrant.clients import BATCH, Batch, CallOnce, QueryPoints, SamplePoints
+from llama_index_refine.qdrant.clients import BATCH, Batch, CallOnce, QueryPoints
 from llama_index_refine.qdrant.errors import refused
 from llama_index_refine.qdrant.options import SearchOptions
 from llama_index_refine.qdrant.points import Found, PointId, Points
 from llama_index_refine.qdrant.requests import Limits, Requests, joined, read_limits
-from llama_index_refine.qdrant.space import Space, Wanted, read_space
+from llama_index_refine.qdrant.vectors import Space, Wanted, read_space
 from llama_index_refine.qdrant.views.dense import Query
 from llama_index_refine.scheduling import Operation, perform
 
@@ -41,6 +41,7 @@ class CollectionState:
     :param described: when it was read.
     :param requests: what writes requests about it.
     :param limits: what strict mode allows.
+    :param may_narrow: whether a search may be narrowed to some points, or leave some out.
     :param points: about how many points there are without the filter.
     :param background: the sample, None while there is none.
     :param counted: when its population was last compared with the collection's.
@@ -55,6 +56,7 @@ class CollectionState:
     described: float = 0.0
     requests: Requests = field(default_factory=Requests)
     limits: Limits = field(default_factory=Limits)
+    may_narrow: bool = True
     points: int = 0
     background: Background | None = None
     counted: float = 0.0
@@ -63,16 +65,12 @@ class CollectionState:
     turn: int = 0
     images: bool | None = None
 
-    @property
-    def may_narrow(self) -> bool:
-        """Whether a search may be narrowed to some points, or leave some out."""
-        return self.limits.may_narrow(self.requests.options.filter)
-
     def learn(self, space: Space, options: SearchOptions, limits: Limits, points: int = 0) -> None:
         """Take in a description. A background from another space is dropped."""
         if space != self.space:
             self.background = None
         self.requests, self.limits, self.points = Requests(space, options, space.brought), limits, points
+        self.may_narrow = limits.may_narrow(options.filter)
         self.space, self.described = space, time.monotonic()
 
     def forget(self) -> None:
@@ -125,33 +123,25 @@ class Gateway:
     ) -> None:
         self._store = store
         self._options = options
-        self._client = store._client or store._aclient
-        # In local mode a call costs nothing, and a filter looks at every point, in Python.
-        self.is_local = isinstance(getattr(self._client, "_client", None), QdrantLocal | AsyncQdrantLocal)
-        restrictions = options.filter.model_dump_json() if options.filter else None
-        steering = (options.search_params, options.shard_key, options.timeout, options.consistency)
-        self._restrictions = (restrictions, repr(steering), background_size)
         self._check_after = check_after
-        self._query_points = QueryPoints(store)
-        self._sample_points = SamplePoints(store)
-        self._call_once = CallOnce(store)
-        self.state = CollectionState()
-
-    def look_up(self) -> CollectionState:
-        """Return what is known of the collection, shared by all retrievers on this client, and go by it."""
-        store, options = self._store, self._options
-        sparse = store.sparse_vector_name if getattr(store, "_sparse_query_fn", None) is not None else None
-        matrices = options.multivector
+        client, matrices = store._client or store._aclient, options.multivector
+        # In local mode a call costs nothing, and a filter looks at every point, in Python.
+        self.is_local = isinstance(getattr(client, "_client", None), QdrantLocal | AsyncQdrantLocal)
         self._wanted = Wanted(
             store.dense_vector_name,
-            sparse,
+            store.sparse_vector_name if getattr(store, "_sparse_query_fn", None) is not None else None,
             alone=options.sparse_alone,
             both=options.hybrid is not None,
             multivector=matrices is not None,
             prefetch=matrices.prefetch if matrices else None,
         )
-        self.state = states.entry(self._client, (store.collection_name, self._wanted, *self._restrictions))
-        return self.state
+        restrictions = options.filter.model_dump_json() if options.filter else None
+        steering = repr((options.search_params, options.shard_key, options.timeout, options.consistency))
+        key = (store.collection_name, self._wanted, restrictions, steering, background_size)
+        # What is known of the collection, which all retrievers on this client share.
+        self.state = states.entry(client, key)
+        self._query_points = QueryPoints(store)
+        self._call_once = CallOnce(store)
 
     async def describe(self) -> Space:
         """Read the collection's description.
@@ -170,29 +160,38 @@ class Gateway:
             self.tell(sentence)
         return space
 
-    async def send(self, stage: str, *requests: models.QueryRequest) -> list[Points]:
+    async def send(self, stage: str, *requests: models.QueryRequest, sampling: bool = False) -> list[Points]:
         """Send queries together.
 
         :param stage: where the time is booked.
         :param requests: the queries.
+        :param sampling: whether they are for a sample, which each replica draws otherwise, and which has another way
+            where Qdrant refuses it.
         :return: the points of each.
         """
         if self.is_local:
             # Local mode approximates nothing, and warns of being asked not to. What the user asks for, it is asked for.
             for request in requests:
                 request.params = self._options.search_params
-        return await self._send(stage, self._query_points, requests, self._options.consistency)
+        limits = self.state.limits
+        pages = list(map(limits.paged, requests))
+        batch = Batch(
+            [page for some in pages for page in some],
+            None if sampling else self._options.consistency,
+            self.state.requests.options.timeout,
+            min(limits.batch or BATCH, BATCH),
+        )
+        found = iter(await self._ask(stage, self._query_points, batch, sampling))
+        return [joined(list(islice(found, len(some)))) for some in pages]
 
     async def sample(self, *requests: models.QueryRequest) -> list[Points] | None:
-        """Send queries for a sample, on behalf of all who wait for the same.
-
-        Replicas need not agree on it: each draws other points at random.
+        """Send queries for a sample.
 
         :param requests: the queries.
         :return: the points of each, None where Qdrant refuses them.
         """
         try:
-            return await self._send("background", self._sample_points, requests, None)
+            return await self.send("background", *requests, sampling=True)
         except Exception as error:
             if refused(error):
                 return None
@@ -294,22 +293,11 @@ class Gateway:
             told.add(given_up)
             logger.warning("In collection %r, strict mode: %s", self._store.collection_name, given_up)
 
-    async def _send(
-        self, stage: str, operation: Operation, requests: Sequence[models.QueryRequest], consistency: Any
-    ) -> list[Points]:
-        limits, timeout = self.state.limits, self.state.requests.options.timeout
-        pages = list(map(limits.paged, requests))
-        most = min(limits.batch or BATCH, BATCH)
-        batch = Batch(list(chain.from_iterable(pages)), consistency, timeout, most)
-        found = iter(await self._ask(stage, operation, batch))
-        return [joined(list(islice(found, len(some)))) for some in pages]
-
-    async def _ask(self, stage: str, operation: Operation, item: Any) -> Any:
-        """Wait for Qdrant. A refusal may mean that the collection is another one by now."""
+    async def _ask(self, stage: str, operation: Operation, item: Any, sampling: bool = False) -> Any:
+        """Wait for Qdrant. A refusal may mean that the collection is another one by now, unless it is of a sample."""
         try:
             return await perform(stage, operation, item)
         except Exception as error:
-            # What a sample is refused has another way.
-            if refused(error) and operation is not self._sample_points:
+            if refused(error) and not sampling:
                 self.state.forget()
             raise

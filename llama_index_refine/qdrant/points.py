@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any
 from uuid import UUID
 
 import numpy as np
@@ -17,8 +17,7 @@ from qdrant_client import models
 
 from llama_index_refine.ids import is_uuid, same_id
 from llama_index_refine.images.sources import is_inline
-from llama_index_refine.qdrant.space import Space
-from llama_index_refine.qdrant.vectors import SparseVectors, Vectors
+from llama_index_refine.qdrant.vectors import Space, SparseVectors, Vectors
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +71,7 @@ class NodeReader:
             plain: Any = point if point.vector is None else point.model_copy(update={"vector": None})
             try:
                 (node,) = self._store.parse_to_query_result([plain]).nodes or []
-                self.images = self.images or is_inline(node)
+                self.images = self.images or (type(node) is not TextNode and is_inline(node))
             except Exception as error:
                 odd.append((point, error if type(error) is ValueError else self._unread(point, error)))
                 metadata = {key: value for key, value in (point.payload or {}).items() if key not in _OWN_FIELDS}
@@ -112,22 +111,15 @@ class ReadNodes(Sequence[BaseNode]):
     def __len__(self) -> int:
         return len(self._points)
 
-    def __iter__(self) -> Iterator[BaseNode]:
-        return iter(self.at(range(len(self))))
-
-    @overload
-    def __getitem__(self, place: int) -> BaseNode: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[BaseNode]: ...
-    def __getitem__(self, place: int | slice) -> BaseNode | list[BaseNode]:
-        places = range(len(self))[place]
-        return self.at([places])[0] if isinstance(places, int) else self.at(places)
+    def __getitem__(self, place: Any) -> Any:
+        if place not in self._nodes:
+            self.at([place])
+        return self._nodes[place]
 
     def at(self, places: Sequence[int]) -> list[BaseNode]:
         """Return the nodes at some places."""
         new = [place for place in places if place not in self._nodes]
-        nodes = self._reader.nodes([self._points[place] for place in new])
-        self._nodes |= zip(new, nodes, strict=True)
+        self._nodes |= zip(new, self._reader.nodes([self._points[place] for place in new]), strict=True)
         return [self._nodes[place] for place in places]
 
 
@@ -160,14 +152,10 @@ class Found:
         row = {place: at for at, place in enumerate(self.placed)}
         placed = [at for at, place in enumerate(places) if place in row]
         nodes = self.nodes
-        if isinstance(nodes, ReadNodes):
-            nodes = nodes.at(places)
-        elif nodes:
-            nodes = [nodes[at] for at in places]
         return Found(
             [self.ids[at] for at in places],
             [self.scores[at] for at in places],
-            nodes,
+            nodes.at(places) if isinstance(nodes, ReadNodes) else [nodes[at] for at in places if nodes],
             self.vectors.at([row[places[at]] for at in placed]),
             placed,
             [self.groups[at] for at in places] if self.groups else [],
@@ -204,8 +192,8 @@ def read_vectors(points: Points, space: Space) -> tuple[Vectors, list[int]]:
     """
     stage = space.prefetch if space.multivector else space
     dense = _dense(points, stage)
-    matrices: list[Any] = [_matrix(point.vector, space) for point in points] if space.multivector else []
-    words = [_sparse(point.vector, space) for point in points] if space.sparse is not None else []
+    matrices = [_matrix(rows, space) for rows in _stored(points, space.name)] if space.multivector else []
+    words = _sparse(points, space) if space.sparse is not None else []
     # Of two vectors the sparse one may be missing: a text of stop words has none.
     needed: Sequence[Any] = matrices if space.multivector else dense if space.size else words
     placed = [at for at in range(len(points)) if dense[at] is not None and needed[at] is not None]
@@ -218,30 +206,30 @@ def read_vectors(points: Points, space: Space) -> tuple[Vectors, list[int]]:
 
 def sparse_of(points: Points, space: Space) -> SparseVectors:
     """Return the sparse vectors of points; an empty one where there is none."""
-    return _stacked([_sparse(point.vector, space) for point in points])
+    return _stacked(_sparse(points, space))
+
+
+def _stored(points: Points, name: str | None) -> list[Any]:
+    return [point.vector.get(name) if isinstance(point.vector, dict) else point.vector for point in points]  # type: ignore[arg-type]
 
 
 def _dense(points: Points, space: Space | None) -> list[Any]:
     """Return the points' dense vectors, None where there is none that has a direction; empty ones of no such space."""
     if space is None or space.name is None:
         return [[]] * len(points)
-    name, size, lengths = space.name, space.size, space.metric != "cosine"
-    stored = [point.vector.get(name) if isinstance(point.vector, dict) else point.vector for point in points]
-    return [row if isinstance(row, list) and len(row) == size and (lengths or any(row)) else None for row in stored]
+    rows, size, lengths = _stored(points, space.name), space.size, space.metric != "cosine"
+    return [row if isinstance(row, list) and len(row) == size and (lengths or any(row)) else None for row in rows]
 
 
-def _matrix(vector: Any, space: Space) -> np.ndarray | None:
-    if isinstance(vector, dict):
-        vector = vector.get(space.name)
-    if not isinstance(vector, list) or not all(isinstance(row, list) and len(row) == space.size for row in vector):
+def _matrix(rows: Any, space: Space) -> np.ndarray | None:
+    if not isinstance(rows, list) or not all(isinstance(row, list) and len(row) == space.size for row in rows):
         return None
-    matrix = np.array(vector, dtype=np.float32)
+    matrix = np.array(rows, dtype=np.float32)
     return matrix if len(matrix) and (matrix.any() or space.metric != "cosine") else None
 
 
-def _sparse(vector: Any, space: Space) -> models.SparseVector | None:
-    found = vector.get(space.sparse) if isinstance(vector, dict) and space.sparse is not None else None
-    return found if isinstance(found, models.SparseVector) else None
+def _sparse(points: Points, space: Space) -> list[models.SparseVector | None]:
+    return [one if isinstance(one, models.SparseVector) else None for one in _stored(points, space.sparse)]
 
 
 def _stacked(vectors: Sequence[models.SparseVector | None]) -> SparseVectors:

@@ -11,7 +11,7 @@ from qdrant_client import models
 from llama_index_refine.qdrant.filters import conditions_in
 from llama_index_refine.qdrant.options import SearchOptions
 from llama_index_refine.qdrant.points import PointId, Points
-from llama_index_refine.qdrant.space import Space
+from llama_index_refine.qdrant.vectors import Space
 from llama_index_refine.qdrant.views.dense import Query
 
 # Every page searches as deep as it ends: to look deeper than this many pages would cost more than it can tell.

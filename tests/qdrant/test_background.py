@@ -18,8 +18,7 @@ from llama_index_refine.qdrant.background import Background, draw
 from llama_index_refine.qdrant.gateway import States
 from llama_index_refine.qdrant.options import SearchOptions
 from llama_index_refine.qdrant.requests import Requests
-from llama_index_refine.qdrant.space import Space
-from llama_index_refine.qdrant.vectors import Vectors, agree
+from llama_index_refine.qdrant.vectors import Space, Vectors, agree
 from llama_index_refine.qdrant.views.dense import DenseQuery
 from llama_index_refine.scheduling import run
 from llama_index_refine.similarity import METRICS, score_of_similarity, similarity

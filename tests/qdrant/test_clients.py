@@ -195,10 +195,14 @@ def test_a_refused_query_fails_alone_and_a_failing_server_is_asked_once(server):
 
 def test_batches_are_bounded(server):
     operation = QueryPoints(open_store(client_of(server), "c", "text"))
-    assert [len(result) for result in operation.run([search([1.0] * SIZE)] * BATCH)] == [2] * BATCH
+    different = [search([1.0, *[float(at)] * (SIZE - 1)]) for at in range(BATCH)]
+    assert [len(result) for result in operation.run(different)] == [2] * BATCH
     sizes = [len(body["searches"]) for kind, body in server.calls if kind == "query"]
     assert sizes == [BATCH, BATCH]
     assert operation.run([]) == []
+    # Those who wait for the same share it.
+    assert [len(result) for result in operation.run([different[0]] * BATCH)] == [2] * BATCH
+    assert len(server.calls[-1][1]["searches"]) == 2
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,7 @@ from llama_index_refine.qdrant.background import Background
 from llama_index_refine.qdrant.gateway import ENTRIES, CollectionState, States
 from llama_index_refine.qdrant.options import SearchOptions
 from llama_index_refine.qdrant.requests import Limits
-from llama_index_refine.qdrant.space import Space
-from llama_index_refine.qdrant.vectors import Vectors
+from llama_index_refine.qdrant.vectors import Space, Vectors
 
 
 class Client:

@@ -13,8 +13,7 @@ from llama_index_refine.maxsim import maxsim
 from llama_index_refine.qdrant.background import Background
 from llama_index_refine.qdrant.collection import QdrantCollection
 from llama_index_refine.qdrant.options import Hybrid, SearchOptions
-from llama_index_refine.qdrant.space import Space
-from llama_index_refine.qdrant.vectors import SparseVectors, Vectors
+from llama_index_refine.qdrant.vectors import Space, SparseVectors, Vectors
 from llama_index_refine.qdrant.views.dense import DenseQuery
 from llama_index_refine.qdrant.views.hybrid import HybridQuery
 from llama_index_refine.qdrant.views.matrices import MatrixQuery

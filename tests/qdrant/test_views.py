@@ -13,8 +13,7 @@ from llama_index_refine import QueryRefiner
 from llama_index_refine.qdrant.background import Background
 from llama_index_refine.qdrant.options import Hybrid, SearchOptions
 from llama_index_refine.qdrant.requests import Requests
-from llama_index_refine.qdrant.space import Space
-from llama_index_refine.qdrant.vectors import SparseVectors, Vectors
+from llama_index_refine.qdrant.vectors import Space, SparseVectors, Vectors
 from llama_index_refine.qdrant.views.dense import DenseQuery
 from llama_index_refine.qdrant.views.hybrid import Half, HybridQuery, Linear
 from llama_index_refine.qdrant.views.sparse import MOST_TERMS, SparseQuery, Words

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 from qdrant_client import models
 from torch import Tensor
 
-from llama_index_refine.qdrant.space import Space
-from llama_index_refine.qdrant.vectors import Vectors
+from llama_index_refine.qdrant.vectors import Space, Vectors
 from llama_index_refine.qdrant.views.dense import Query, Row, View
 
 if TYPE_CHECKING:

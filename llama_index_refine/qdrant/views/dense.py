@@ -14,8 +14,7 @@ from qdrant_client import models
 from torch import Tensor
 
 from llama_index_refine.maxsim import row_metric
-from llama_index_refine.qdrant.space import Space
-from llama_index_refine.qdrant.vectors import Vectors, agree
+from llama_index_refine.qdrant.vectors import Space, Vectors, agree
 from llama_index_refine.similarity import Metric, passes, score_of_similarity, similarity, similarity_of_score
 
 if TYPE_CHECKING:
@@ -47,7 +46,7 @@ class Query(ABC):
     @property
     def telling(self) -> Query | None:
         """The part of it whose scores tell how near points are, whatever chose them; None where none does."""
-        return None
+        return self
 
     @abstractmethod
     def fields(self, space: Space, restricted: dict[str, Any], depth: int) -> dict[str, Any]:
@@ -85,11 +84,11 @@ class View(ABC):
     A refined query leaves the scale of the first one's scores. Heights are measured above the collection: with m and s
     the mean and the standard deviation of a sample's similarities to the first query, and m' and s' of those to the
     refined one, a similarity t to the first is as high as m' + (t - m) / s * s' to the refined one.
+
+    :param first: the first query.
+    :param space: what is searched.
     """
 
-    # The distance between rows, and the collection's.
-    metric: Metric
-    distance: Metric
     # Whether what documents have stored is too much to bring for any but those that are graded.
     heavy = False
     # Whether a row means the same to another query, or later.
@@ -98,8 +97,15 @@ class View(ABC):
     scatter: float | None = None
     # How the search sees the collection that chooses what this one compares, None where there is none.
     ahead: View | None = None
-    # What shows the scale of similarities.
-    _sample = Vectors.none()
+
+    def __init__(self, first: Any, space: Space) -> None:
+        self._first = first
+        self._space = space
+        # The distance between rows, and the collection's.
+        self.metric: Metric = space.metric
+        self.distance: Metric = space.metric
+        # What shows the scale of similarities.
+        self._sample = Vectors.none()
 
     def meet(self, shown: Vectors, background: Background | None) -> None:
         """Take in what decides the scale of rows and scores, before the first rows are made.
@@ -232,11 +238,6 @@ class DenseQuery(Query):
         """(d,) the vector."""
         return self.vector
 
-    @property
-    def telling(self) -> Query:
-        """All of it."""
-        return self
-
     def fields(self, space: Space, restricted: dict[str, Any], depth: int) -> dict[str, Any]:
         """Write it. See `Query`."""
         return {"query": nearest_to(self.vector, space), "using": space.name or None, **restricted}
@@ -264,16 +265,9 @@ class DenseQuery(Query):
 
 
 class DenseView(View):
-    """Rows are the stored vectors.
+    """Rows are the stored vectors."""
 
-    :param first: the first query.
-    :param space: what is searched.
-    """
-
-    def __init__(self, first: DenseQuery, space: Space) -> None:
-        self._first = first
-        self._space = space
-        self.metric = self.distance = space.metric
+    _first: DenseQuery
 
     @property
     def row(self) -> Row:

@@ -15,8 +15,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from llama_index_refine.qdrant.options import Hybrid
-from llama_index_refine.qdrant.space import Space
-from llama_index_refine.qdrant.vectors import Vectors
+from llama_index_refine.qdrant.vectors import Space, Vectors
 from llama_index_refine.qdrant.views.dense import DenseQuery, Query, Row, View
 from llama_index_refine.qdrant.views.sparse import Terms, unmoved
 from llama_index_refine.similarity import Metric, passes, score_of_similarity, similarity
@@ -157,18 +156,14 @@ class HybridView(View):
     Each similarity is in units of its own scatter over the collection, times its share; and each half of the rows is at
     a scale at which documents are as far apart as in the other one, again but for the share. So one convex problem
     moves both queries, and neither vector's unit counts.
-
-    :param first: the first query.
-    :param space: what is searched.
     """
 
-    metric = "dot"
+    _first: HybridQuery
     lasts = False
 
     def __init__(self, first: HybridQuery, space: Space) -> None:
-        self._first = first
-        self._space = space
-        self.distance = space.metric
+        super().__init__(first, space)
+        self.metric = "dot"
         self._linear = Linear(first.dense, space.metric)
         self._terms = Terms(first.words, space.idf)
         alpha = first.how.alpha
@@ -187,7 +182,7 @@ class HybridView(View):
         self.scatter = 1.0 if len(others) > 1 and self._share < 1 else None
         self._population = background.population if background else len(shown)
         self._linear.meet(torch.cat([shown.dense, others.dense]) if len(others) else shown.dense)
-        self._terms.meet(background.words if background else None)
+        self._terms.words = background.words if background else None
         near, rest = (self._linear.rows(vectors.dense) for vectors in (shown, others))
         words, more = self._terms.rows(shown, others)
         sample = self._linear.rows(self._sample.dense)
@@ -225,8 +220,7 @@ class HybridView(View):
         scores = self._linear.scores(near, self._linear.rows(self._sample.dense)).double().numpy()
         dense = Half(self._linear.expression("$score[0]", weight), scores, self._space.metric == "euclid")
         expression = models.MultExpression(mult=[self._of_rows[1], "$score[1]"])
-        sample = self._terms.sample(query)
-        sparse = Half(expression, np.empty(0) if sample is None else sample)
+        sparse = Half(expression, self._terms.sample(query))
         total = Sum((dense, sparse), self._population, weight * self._linear.constant(near))
         searched = DenseQuery(self._linear.vector(near), self.threshold(row, self._first.threshold))
         return HybridQuery(searched, query, self._first.how, total)

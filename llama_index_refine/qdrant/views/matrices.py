@@ -12,8 +12,7 @@ from qdrant_client import models
 from torch import Tensor
 
 from llama_index_refine.maxsim import document_rows, maxsim, query_row, row_metric, token_length
-from llama_index_refine.qdrant.space import Space
-from llama_index_refine.qdrant.vectors import TOLERANCE, Vectors
+from llama_index_refine.qdrant.vectors import TOLERANCE, Space, Vectors
 from llama_index_refine.qdrant.views.dense import DenseQuery, DenseView, Query, Row, View, nearest_to
 from llama_index_refine.similarity import similarity_of_score
 
@@ -77,19 +76,14 @@ class MatrixQuery(Query):
 
 
 class MatrixView(View):
-    """A row is, for each token of the query, the vector of the document that it matched best at the first query.
+    """A row is, for each token of the query, the vector of the document that it matched best at the first query."""
 
-    :param first: the first query.
-    :param space: what is searched.
-    """
-
+    _first: MatrixQuery
     heavy = True
 
     def __init__(self, first: MatrixQuery, space: Space) -> None:
-        self._first = first
+        super().__init__(first, space)
         self._matrix = torch.tensor(space.stored(first.matrix), dtype=torch.float32)
-        self._space = space
-        self.distance = space.metric
         self.metric = row_metric(space.metric)
         if first.near is not None and space.prefetch is not None:
             self.ahead = DenseView(first.near, space.prefetch)

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from qdrant_client import models
 from torch import Tensor
 
-from llama_index_refine.qdrant.space import Space
-from llama_index_refine.qdrant.vectors import SparseVectors, Vectors
+from llama_index_refine.qdrant.vectors import Space, SparseVectors, Vectors
 from llama_index_refine.qdrant.views.dense import Query, Row, View
 
 if TYPE_CHECKING:
@@ -40,6 +39,7 @@ class SparseQuery(Query):
     words: models.SparseVector
     threshold: float | None = None
     finds_all = False
+    telling = None
 
     def fields(self, space: Space, restricted: dict[str, Any], depth: int) -> dict[str, Any]:
         """Write it. See `Query`."""
@@ -55,23 +55,20 @@ class SparseQuery(Query):
 
 
 class SparseView(View):
-    """Rows are weights of terms.
+    """Rows are weights of terms."""
 
-    :param first: the first query.
-    :param space: what is searched.
-    """
-
-    metric = distance = "dot"
+    _first: SparseQuery
     lasts = False
 
     def __init__(self, first: SparseQuery, space: Space) -> None:
-        self._first = first
+        super().__init__(first, space)
+        self.metric = self.distance = "dot"
         self._terms = Terms(first.words, space.idf)
 
     def meet(self, shown: Vectors, background: Background | None) -> None:
         """See `View`."""
         super().meet(shown, background)
-        self._terms.meet(background.words if background else None)
+        self._terms.words = background.words if background else None
         (rows,) = self.rows(shown)
         # As a sample of the collection has it: most of a few documents have none of the query's terms.
         self.scatter = self._terms.scatter((rows @ torch.as_tensor(self.row)).double().numpy())
@@ -98,10 +95,9 @@ class SparseView(View):
     def _similarities(self, row: Row) -> Tensor:
         """Score the larger sample of the collection, where there is one."""
         words = self._first.words if unmoved(row, self.row) else self._terms.query(row)
-        scores = self._terms.sample(words)
-        if scores is None:
-            scores = Words(self._sample.sparse or SparseVectors.of([]), 0).scores(words)
-        return torch.from_numpy(scores)
+        if self._terms.words is None:
+            return torch.from_numpy(Words(self._sample.sparse or SparseVectors.of([]), 0).scores(words))
+        return torch.from_numpy(self._terms.sample(words))
 
 
 @dataclass(frozen=True)
@@ -168,13 +164,10 @@ class Terms:
     def __init__(self, first: models.SparseVector, idf: bool) -> None:
         self._first = first
         self._idf = idf
-        self._words: Words | None = None
+        # A sample of the collection's documents, which is there before the first rows are made; None for none.
+        self.words: Words | None = None
         self._columns: dict[int, int] = {}
         self._learn(np.asarray(first.indices, dtype=np.int64))
-
-    def meet(self, words: Words | None) -> None:
-        """Take in what a sample shows of the terms' frequencies, before the first rows are made."""
-        self._words = words
 
     @property
     def row(self) -> Row:
@@ -208,12 +201,12 @@ class Terms:
         terms = np.fromiter(self._columns, dtype=np.int64)[best]
         return models.SparseVector(indices=terms.tolist(), values=weights[best].tolist())
 
-    def sample(self, query: models.SparseVector) -> NDArray[np.float64] | None:
-        """(n,) scores of a sample of the collection's documents, None where there is no sample."""
-        if self._words is None:
-            return None
+    def sample(self, query: models.SparseVector) -> Array:
+        """(n,) scores of the sample, of none where there is no sample."""
+        if self.words is None:
+            return np.empty(0)
         terms = np.asarray(query.indices, dtype=np.int64)
-        return self._words.scores(query, self._words.idf(terms) if self._idf else None)
+        return self.words.scores(query, self.words.idf(terms) if self._idf else None)
 
     def scatter(self, found: NDArray[np.float64]) -> float:
         """Return how far the first query's scores are apart over the collection, in standard deviations.
@@ -224,8 +217,7 @@ class Terms:
         :param found: (n,) the scores of the documents found, which alone count where there is no sample.
         """
         sample = self.sample(self._first)
-        if sample is None or not len(sample):
-            sample = found
+        sample = sample if len(sample) else found
         if not len(sample):
             return 1.0
         tail = float(np.quantile(sample, PERCENTILE) - sample.mean()) / NormalDist().inv_cdf(PERCENTILE)
@@ -238,9 +230,9 @@ class Terms:
             self._columns.setdefault(term, len(self._columns))
 
     def _roots(self) -> Row:
-        if not self._idf or self._words is None:
+        if not self._idf or self.words is None:
             return np.ones(len(self._columns), dtype=np.float32)
-        weights = self._words.idf(np.fromiter(self._columns, dtype=np.int64, count=len(self._columns)))
+        weights = self.words.idf(np.fromiter(self._columns, dtype=np.int64, count=len(self._columns)))
         return np.sqrt(weights).astype(np.float32)
 
 
