@@ -28,20 +28,6 @@ QUANTISED = models.SearchParams(
 )
 
 
-class Generous(LabelGrader):
-    """A teacher to whom most is relevant, so that what comes next is spread over a deep ranking."""
-
-    def grade(self, query, nodes):
-        return [float(node.metadata["topic"] in "0123") for node in nodes]
-
-
-class Sparing(LabelGrader):
-    """A teacher to whom few are relevant, so that the next of the ranking are graded next."""
-
-    def grade(self, query, nodes):
-        return [grade * (at < 3) for at, grade in enumerate(super().grade(query, nodes))]
-
-
 def retriever(client, name, grader=None, **kwargs) -> RefinedRetriever:
     options = {"text_key": "meta.abstract", "grader": grader or LabelGrader(), "trust": 1.0, "on_error": "raise"}
     options |= {"rounds": 2, "early_stop": False}
@@ -69,22 +55,22 @@ def sentences(caplog) -> list[str]:
 
 @on_servers
 @pytest.mark.parametrize("most", [50, 10, 3])
-@pytest.mark.parametrize("grader", [Sparing, Generous])
-def test_searches_are_paged(place, most, grader, caplog):
+@pytest.mark.parametrize("top_k", [25, 90])
+def test_searches_are_paged(place, most, top_k, caplog):
     name = limited(place, max_query_limit=most)
     place.write(name, points())
-    refined = retriever(place.client, name, grader(), similarity_top_k=25)
+    refined = retriever(place.client, name, similarity_top_k=top_k)
     with caplog.at_level(logging.WARNING):
         refinements = [refined.refine(question(topic)) for topic in range(3)]
     assert all(one.refined for one in refinements)
     assert {one.rounds for one in refinements} == {2}
-    assert {len(one.nodes) for one in refinements} == {25}
+    assert {len(one.nodes) for one in refinements} == {top_k}
     assert {len(one.grades) for one in refinements} == {20}
     # Fewer than thirty only where more of them were graded.
     assert min(len(one.background) for one in refinements) > 15
     for one in refinements:
-        assert len({entry.node.node_id for entry in one.nodes}) == 25
-    cut = grader is Generous and most * PAGES < 300
+        assert len({entry.node.node_id for entry in one.nodes}) == top_k
+    cut = top_k == 90 and most * PAGES < top_k
     assert len(sentences(caplog)) == cut
     if cut:
         assert sentences(caplog)[0].endswith(f"among the first {most * PAGES} nodes (max_query_limit)")
@@ -145,12 +131,12 @@ def test_nothing_is_said_of_limits_that_are_wide_enough(place, caplog):
 
 
 @on_servers
-@pytest.mark.parametrize("grader", [Sparing, Generous])
-def test_a_filter_without_room_for_ids(place, grader, caplog):
+@pytest.mark.parametrize("top_k", [10, 90])
+def test_a_filter_without_room_for_ids(place, top_k, caplog):
     name = limited(place, filter_max_conditions=1)
     place.write(name, points())
-    judging = FeedbackGrader({"0": {"199": 1.0}}, grader())
-    refined = retriever(place.client, name, judging, vector_store_kwargs={"qdrant_filters": TENANT})
+    judging, filters = FeedbackGrader({"0": {"199": 1.0}}, LabelGrader()), {"qdrant_filters": TENANT}
+    refined = retriever(place.client, name, judging, similarity_top_k=top_k, vector_store_kwargs=filters)
     with caplog.at_level(logging.WARNING):
         refinements = [refined.refine(question(0)) for _ in range(2)]
     for one in refinements:
@@ -165,12 +151,12 @@ def test_a_filter_without_room_for_ids(place, grader, caplog):
 
 
 @on_servers
-@pytest.mark.parametrize("grader", [Sparing, Generous])
-def test_few_ids_in_a_condition(place, grader):
+@pytest.mark.parametrize("top_k", [10, 90])
+def test_few_ids_in_a_condition(place, top_k):
     name = limited(place, condition_max_size=3)
     place.write(name, points())
     judged = {str(point): 1.0 for point in range(4, 60, 5)}
-    refined = retriever(place.client, name, FeedbackGrader({"0": judged}, grader()))
+    refined = retriever(place.client, name, FeedbackGrader({"0": judged}, LabelGrader()), similarity_top_k=top_k)
     for _ in range(2):
         refinement = refined.refine(question(0))
         assert refinement.refined
