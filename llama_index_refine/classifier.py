@@ -14,7 +14,7 @@ from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore
 from numpy.typing import NDArray
 
-from llama_index_refine.classifying import storage
+from llama_index_refine import storage
 from llama_index_refine.classifying.labels import read_labels
 from llama_index_refine.classifying.memory import Memory
 from llama_index_refine.classifying.scores import Scores, fit_scores
@@ -205,7 +205,7 @@ class RefinedClassifier:
         :raises OSError: it cannot be written.
         """
         tensors, facts = self._fitted().to_file()
-        storage.write(path, tensors, {**facts, "none_of_these": self.none_of_these})
+        storage.write(path, "RefinedClassifier", tensors, {**facts, "none_of_these": self.none_of_these})
 
     @classmethod
     def load(cls, path: str | Path, retriever: RefinedRetriever | None = None) -> RefinedClassifier:
@@ -217,7 +217,7 @@ class RefinedClassifier:
         :raises OSError: it cannot be read.
         :raises ValueError: it is no such file.
         """
-        tensors, facts = storage.read(path)
+        tensors, facts = storage.read(path, "RefinedClassifier")
         try:
             classifier = cls(retriever, bool(facts["none_of_these"]))
             classifier.memory_ = Memory.from_file(tensors, facts)

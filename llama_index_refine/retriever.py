@@ -530,7 +530,7 @@ class RefinedRetriever(BaseRetriever):
     async def _selected(self, selecting: Selecting, query: QueryBundle, target: Target) -> Selection:
         selection = await selecting.select(query, target)
         refinement = await self._finished(selection.refinement)
-        return replace(selection, nodes=refinement.nodes, refinement=refinement)
+        return replace(selection, nodes=refinement.nodes, refinement=refinement, embed_model=self._embed_model)
 
     async def _finished(self, refinement: Refinement) -> Refinement:
         if self._docstore is not None:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import torch
+from llama_index.core import Settings
+from llama_index.core.base.embeddings.base import BaseEmbedding
+from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, TextNode
+from numpy.typing import NDArray
+
+from llama_index_refine import storage
+from llama_index_refine.refinement import Refinement
 from llama_index_refine.selecting.cut import Interval
+from llama_index_refine.similarity import METRICS, Metric, passes, score_of_similarity, similarity
 
 if TYPE_CHECKING:
-    import numpy as np
-    from llama_index.core.schema import NodeWithScore
     from matplotlib.figure import Figure
-
-    from llama_index_refine.refinement import Refinement
 
 UNKNOWN = Interval(0.0, float("nan"), 1.0)
 
@@ -38,6 +46,9 @@ class Selection:
     :param reason: why it is not certified, None where it is.
     :param refinement: how the query moved, and what the grading cost.
     :param cuts: the expected precision and recall of every cut, for the picture.
+    :param metric: the collection's distance.
+    :param curve: (2, n) similarities to `vector`, rising, and the probability of relevance at each, for `match`.
+    :param embed_model: embeds what `match` is given without a vector; None for `Settings.embed_model`.
     """
 
     nodes: Sequence[NodeWithScore]
@@ -51,16 +62,107 @@ class Selection:
     reason: str | None
     refinement: Refinement
     cuts: Cuts = field(default_factory=lambda: Cuts((), (), (), 0))
+    metric: Metric = "cosine"
+    curve: NDArray[np.float64] = field(default_factory=lambda: np.empty((2, 0)))
+    embed_model: BaseEmbedding | None = None
 
     def __repr__(self) -> str:
         from llama_index_refine.display.moves import clean
 
         said = "certified" if self.certified else f"not certified: {self.reason}"
         return (
-            f"<{type(self).__name__} for {clean(self.refinement.query_str, 80)!r}. {len(self.nodes)} nodes of about "
+            f"<{type(self).__name__} for {clean(self.refinement.query_str, 80)!r}. {self.cuts.chosen} nodes of about "
             f"{self.expected_total:.0f} that are relevant; precision {_written(self.precision)}, recall "
             f"{_written(self.recall)}; {self.graded} graded; {said}>"
         )
+
+    def match(self, nodes: Sequence[str | BaseNode | NodeWithScore]) -> list[NodeWithScore]:
+        """Say which new documents belong to the query: those better than `threshold`. Nobody is asked.
+
+        :param nodes: nodes, by their own vector or else by their text; or texts.
+        :return: those that belong, in the order given, with the probability that each is relevant as its score.
+        :raises ValueError: nothing was selected, so that there is no threshold, or vectors of another model.
+        """
+        if isinstance(nodes, str):
+            raise ValueError(f"nodes must be a list of nodes or texts; got the text {nodes[:40]!r}")
+        if math.isnan(self.threshold) or not self.curve.size:
+            raise ValueError("this selection has no threshold to match by: its collection had nothing left to cut")
+        if not nodes:
+            return []
+        plain = [TextNode(text=one) if isinstance(one, str) else one for one in nodes]
+        taken = [one.node if isinstance(one, NodeWithScore) else one for one in plain]
+        near = similarity(torch.tensor(self.vector), self._rows(taken), self.metric).double()
+        inside = passes(score_of_similarity(near, self.metric), self.threshold, self.metric).tolist()
+        likely = np.interp(near.numpy(), *self.curve).tolist()
+        return [
+            NodeWithScore(node=node, score=score)
+            for node, score, belongs in zip(taken, likely, inside, strict=True)
+            if belongs
+        ]
+
+    def _rows(self, nodes: Sequence[BaseNode]) -> torch.Tensor:
+        vectors = {at: node.embedding for at, node in enumerate(nodes) if node.embedding is not None}
+        rest = [at for at in range(len(nodes)) if at not in vectors]
+        if rest:
+            texts = [nodes[at].get_content(MetadataMode.EMBED) for at in rest]
+            model = self.embed_model or Settings.embed_model
+            vectors |= zip(rest, model.get_text_embedding_batch(texts), strict=True)
+        size = self.vector.size
+        if wrong := next((len(row) for row in vectors.values() if len(row) != size), 0):
+            raise ValueError(f"nodes have vectors of {wrong} dimensions, the query's has {size}: is it another model?")
+        return torch.tensor([vectors[at] for at in range(len(nodes))], dtype=torch.float32)
+
+    def save(self, path: str | Path) -> None:
+        """Write what `match` needs and what is known of the selection, in safetensors' format with JSON in its header.
+
+        The nodes are not in it, as they are in the collection, and neither are the texts of what was graded.
+
+        :param path: the file, which is replaced.
+        :raises OSError: it cannot be written.
+        """
+        numbers = [self.threshold, self.expected_total, *self.precision, *self.recall]
+        facts: dict[str, Any] = {name: getattr(self, name) for name in ("graded", "certified", "reason", "metric")}
+        facts["query_str"], facts["chosen"] = self.refinement.query_str, self.cuts.chosen
+        facts["numbers"] = [None if math.isnan(number) else number for number in numbers]
+        cuts = np.array([self.cuts.counts, self.cuts.precision, self.cuts.recall], dtype=np.float64)
+        storage.write(path, "Selection", {"vector": self.vector, "curve": self.curve, "cuts": cuts}, facts)
+
+    @classmethod
+    def load(cls, path: str | Path, embed_model: BaseEmbedding | None = None) -> Selection:
+        """Read what `save` wrote.
+
+        :param path: the file.
+        :param embed_model: embeds what `match` is given without a vector; None for `Settings.embed_model`.
+        :return: the selection, without nodes.
+        :raises OSError: it cannot be read.
+        :raises ValueError: it is no such file.
+        """
+        tensors, facts = storage.read(path, "Selection")
+        try:
+            numbers = [float("nan") if one is None else float(one) for one in facts["numbers"]]
+            threshold, total, *shares = numbers
+            counts, precision, recall = tensors["cuts"]
+            vector, curve = tensors["vector"], tensors["curve"]
+            if facts["metric"] not in METRICS or vector.ndim != 1 or len(curve) != 2 or curve.ndim != 2:
+                raise ValueError("its arrays have other shapes")
+            return cls(
+                [],
+                threshold,
+                vector,
+                Interval(*shares[:3]),
+                Interval(*shares[3:]),
+                total,
+                int(facts["graded"]),
+                bool(facts["certified"]),
+                facts["reason"],
+                Refinement.unmoved(vector, str(facts["query_str"]), []),
+                Cuts(counts.astype(int).tolist(), precision.tolist(), recall.tolist(), int(facts["chosen"])),
+                facts["metric"],
+                curve,
+                embed_model,
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"path {path} is no file that Selection.save wrote: {error}") from error
 
     def plot(self) -> Figure:
         """Draw the expected precision and recall against the cut, and where it was made.

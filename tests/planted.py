@@ -23,14 +23,20 @@ def point_id(row: int) -> str:
 
 
 class Planted:
-    """Documents scattered around topics; a query points to its topic, but not well."""
+    """Documents scattered around topics; a query points to its topic, but not well.
 
-    def __init__(self, seed: int = 0) -> None:
+    With another `fresh`, other documents are on the same topics.
+    """
+
+    def __init__(self, seed: int = 0, fresh: int = 0) -> None:
         rng = np.random.default_rng(seed)
         topics = unit(rng.normal(size=(TOPICS, SIZE)))
         self.labels = np.repeat(np.arange(TOPICS), PER_TOPIC)
-        self.vectors = unit(topics[self.labels] + 0.22 * rng.normal(size=(len(self.labels), SIZE)))
+        scatter = rng.normal(size=(len(self.labels), SIZE))
         self.queries = unit(topics + 0.25 * rng.normal(size=(TOPICS, SIZE)))
+        if fresh:
+            scatter = np.random.default_rng([seed, fresh]).normal(size=scatter.shape)
+        self.vectors = unit(topics[self.labels] + 0.22 * scatter)
 
     def nodes(self) -> list[TextNode]:
         return [

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from llama_index.core.embeddings import MockEmbedding
 from llama_index.core.postprocessor import SimilarityPostprocessor
-from llama_index.core.schema import QueryBundle
+from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 from llama_index.core.vector_stores import ExactMatchFilter, MetadataFilters
 from qdrant_client import QdrantClient, models
 
-from llama_index_refine import RefinedRetriever
+from llama_index_refine import RefinedRetriever, Selection
 from llama_index_refine.graders.base import GraderError
 from llama_index_refine.graders.feedback import FeedbackGrader
 from llama_index_refine.refining.trust import Reliability
@@ -116,6 +116,52 @@ def test_selects_wherever_the_collection_is(place, distance):
     selected = {entry.node_id for entry in selection.nodes}
     assert len(alone ^ selected) <= selection.graded
     assert graded
+    # And so does the selection, among documents that come with their vectors.
+    new = [TextNode(id_=str(point.id), embedding=point.vector) for point in points()]
+    assert {entry.node_id for entry in selection.match(new)} == alone
+
+
+def test_a_selection_is_a_standing_question(store, tmp_path):
+    """It says which new documents belong as well as it knew the old ones, also when it comes from a file."""
+    new, grader = Planted(fresh=1), TopicGrader()
+    selection = retriever(store, grader).select(PLANTED.query(3))
+    asked = len(grader.shown)
+    selection.save(tmp_path / "standing.safetensors")
+    loaded = Selection.load(tmp_path / "standing.safetensors", MockEmbedding(embed_dim=SIZE))
+    found = selection.match(new.nodes())
+    again = loaded.match([NodeWithScore(node=node) for node in new.nodes()])
+    assert [(one.node_id, one.score) for one in again] == [(one.node_id, one.score) for one in found]
+    assert np.mean(np.array(topics(found)) == 3) > 0.8
+    assert len(found) > PER_TOPIC / 2
+    right = np.mean([entry == 3 for entry in topics(found)])
+    assert np.mean([entry.score for entry in found]) == pytest.approx(right, abs=0.15)
+    assert len(grader.shown) == asked
+    assert repr(loaded) == repr(selection)
+    assert (loaded.threshold, loaded.precision, loaded.cuts) == (
+        selection.threshold,
+        selection.precision,
+        selection.cuts,
+    )
+    assert loaded.plot() is not None
+    # A text is embedded; this model's one vector lies nowhere near.
+    assert loaded.match(["a text"]) == []
+
+
+def test_what_a_selection_cannot_match_is_told(store, tmp_path):
+    selection = retriever(store).select(PLANTED.query(3))
+    with pytest.raises(ValueError, match="nodes have vectors of 3 dimensions"):
+        selection.match([TextNode(embedding=[1.0, 2.0, 3.0])])
+    with pytest.raises(ValueError, match="nodes must be a list"):
+        selection.match("a text")
+    nothing = retriever(store, AnswerGrader(lambda nodes: [None] * len(nodes))).select(PLANTED.query(3))
+    with pytest.raises(ValueError, match="no threshold to match by"):
+        nothing.match(PLANTED.nodes())
+    nothing.save(tmp_path / "nothing.safetensors")
+    assert np.isnan(Selection.load(tmp_path / "nothing.safetensors").threshold)
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(b"{}")
+    with pytest.raises(ValueError, match=r"is no file that Selection.save wrote"):
+        Selection.load(broken)
 
 
 def test_selects_on_disk(tmp_path):

@@ -119,9 +119,9 @@ class Kept:
         """
         if not self.path.exists():
             return
-        from llama_index_refine.classifying import storage
+        from llama_index_refine import storage
 
-        _, facts = storage.read(self.path)
+        _, facts = storage.read(self.path, "RefinedClassifier")
         begun = {**facts.get("run", {}), "--labels": {one["name"]: one["text"] for one in facts["labels"]}}
         if different := differences({name: begun.get(name, value) for name, value in run.items()}, run):
             there = [str(file) for file in (self.path, out, out.with_name(out.name + ".run")) if file.exists()]
@@ -139,8 +139,8 @@ class Kept:
         :return: the classifier.
         :raises RuntimeError: a label could not be refined; nothing is kept.
         """
+        from llama_index_refine import storage
         from llama_index_refine.classifier import RefinedClassifier
-        from llama_index_refine.classifying import storage
         from llama_index_refine.commands.embedding import embed_query
         from llama_index_refine.evaluation.corpus import same_samples
 
@@ -150,7 +150,7 @@ class Kept:
             with same_samples():
                 taught = RefinedClassifier(retriever).fit(labels)
             tensors, facts = taught.memory_.to_file()
-            storage.write(self.path, tensors, {**facts, "none_of_these": False, "run": run})
+            storage.write(self.path, "RefinedClassifier", tensors, {**facts, "none_of_these": False, "run": run})
         return RefinedClassifier.load(self.path, retriever)
 
 

@@ -11,6 +11,7 @@ import typer
 from llama_index_refine.commands.bench import app as bench
 from llama_index_refine.commands.classify import classify
 from llama_index_refine.commands.demo import demo
+from llama_index_refine.commands.match import match
 from llama_index_refine.commands.mcp import mcp
 from llama_index_refine.commands.search import search
 from llama_index_refine.commands.select import select
@@ -33,6 +34,7 @@ def quiet() -> None:
 app.command()(demo)
 app.command()(search)
 app.command()(select)
+app.command()(match)
 app.command()(classify)
 app.command()(ui)
 app.command()(mcp)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -38,6 +39,10 @@ def select(
     budget: Annotated[
         int | None, typer.Option(help="Most documents to grade for each query.", show_default="2 or 5 times the first")
     ] = None,
+    keep: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the selections, 1.safetensors and so on, for `match`.", show_default=False),
+    ] = None,
 ) -> None:
     """Write every document of your collection that belongs to a query, with the probability that it does."""
     console = Console(highlight=False)
@@ -52,9 +57,14 @@ def select(
             from llama_index_refine.evaluation.corpus import same_samples
             from llama_index_refine.refining.trust import Reliability
 
+            if keep is not None:
+                keep.mkdir(parents=True, exist_ok=True)
             count = client.count(collection.collection).count
             rows = Rows(out, COLUMNS, {**run, "the number of documents": count})
             finished = {note["query"] for note in rows.done}
+            files = [] if keep is None else [keep / f"{number + 1}.safetensors" for number in range(len(rows.done))]
+            if gone := next((file for file in files if not file.is_file()), None):
+                raise ValueError(f"--keep lacks {gone}, as its query was selected without it: {rows.start_anew()}")
             left = [text for text in dict.fromkeys(query) if text not in finished]
             for text in bars.track(left, description="Selecting"):
                 bundle = QueryBundle(text, embedding=embed_query(retriever.embed_model, text))
@@ -64,6 +74,8 @@ def select(
                     selection = retriever.select(bundle, **target)
                 if selection.refinement.reason is not None:
                     raise RuntimeError(f"{one_line(text)}: {selection.refinement.reason}")
+                if keep is not None:
+                    selection.save(keep / f"{len(rows.done) + 1}.safetensors")
                 rows.add(_rows(text, selection, out.suffix == ".csv"), _summary(text, selection))
         for note in rows.done:
             console.print(_said(note), soft_wrap=True, markup=False)

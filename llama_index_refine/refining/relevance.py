@@ -19,6 +19,8 @@ SLOPES = np.exp(np.linspace(np.log(0.3), np.log(6.0), 13))
 USUAL_SLOPE, SLOPE_SPREAD = 1.7, 0.6
 # A document that is taken for irrelevant counts as so much of one that a teacher would have found so.
 BACKGROUND = 0.15
+# Where a curve is kept for later, in standard deviations of the collection's similarities.
+PLACES = np.linspace(-8.0, 32.0, 321)
 # How finely the collection's similarities are told apart where they are added up.
 BINS = 400
 # Curves that are less likely than this are left out.
@@ -108,6 +110,11 @@ class Relevance:
             return self.weights @ self.each(values)
         places = np.linspace(values.min(), values.max(), BINS)
         return np.interp(values, places, self.weights @ self.each(places))
+
+    def curve(self) -> Array:
+        """(2, 321) similarities, rising, and the probability at each: what is needed of it to judge new documents."""
+        similarities = self.centre + self.scale * PLACES
+        return np.stack([similarities, self.weights @ self.each(similarities)])
 
     def of_graded(self, similarities: ArrayLike, grades: ArrayLike) -> Array:
         """Say how likely graded documents are relevant, by Bayes' rule from curve, error rates and grade.

@@ -348,6 +348,8 @@ class Selecting:
                 (weights @ expected.recall()).tolist(),
                 count,
             ),
+            metric=evidence.metric,
+            curve=relevance.curve(),
         )
 
     async def _nodes(self, evidence: Evidence, names: Sequence[str | int]) -> dict[str | int, BaseNode]:

@@ -30,7 +30,8 @@ SAMPLE = "--path qdrant --collection banking77-sample"
 EXAMPLES = {
     "demo": "demo --path qdrant --queries 12",
     "search": f'search {SAMPLE} --query "my card was stolen" --top-k 5 {LLM}',
-    "select": f'select {SAMPLE} --query "lost or stolen" --out found.jsonl {LLM}',
+    "select": f'select {SAMPLE} --query "lost or stolen" --out found.jsonl --keep kept {LLM}',
+    "match": "match --selection kept/1.safetensors --texts new.txt --out matched.jsonl",
     "classify": f"classify {SAMPLE} --labels labels.json --out labelled.csv {LLM}",
     "ui": f"ui {SAMPLE} {LLM} --no-browser",
     "bench run": "bench my-data --peers rerank,rocchio --feedback-top-k 10 --out before --no-plots",
@@ -41,7 +42,10 @@ LABELS = {"loss": "lost or stolen", "exchange": "exchange rate"}
 ABOUT = {
     "select": """Beside `found.jsonl` lies `found.jsonl.run`, with JSON lines: the first says what the run is, and each
 of the others what is known of a selection, its vector and its threshold among it. Rows are appended query by query;
-each query is selected by itself, so that its rows do not depend on the others.""",
+each query is selected by itself, so that its rows do not depend on the others. `kept` gets a file for each query, which
+`match` reads.""",
+    "match": """`new.txt` has a text a line. A row has the query, the text's line as `id`, the probability that it is
+relevant, and the text. Nobody is asked. Called again, it reads what is new in `new.txt`.""",
     "classify": """`labels.json` is `{labels}`. Beside `labelled.csv` lie
 `labelled.csv.run`, which says what the run is and which documents have a row, and `labelled.csv.safetensors`, the
 classifier, unless `--model` names it. With `--model` and without an LLM, a classifier that is there is taken as it
@@ -76,8 +80,8 @@ behind `{server}` that calls a document relevant where it shares a long word wit
 
 ## Files that are gone on with
 
-`select`, `classify` and `bench` go on where they were stopped, even where they were killed in the middle of a row,
-when you call them again. They compare all that decides the rows with what the file beside `--out` says: the
+`select`, `match`, `classify` and `bench` go on where they were stopped, even where they were killed in the middle of a
+row, when you call them again. They compare all that decides the rows with what the file beside `--out` says: the
 collection and where it is, the embedding model, the LLM with its server and arguments, the instruction, the labels,
 the target. If anything differs, they say what, name the files to remove, and change nothing. Keys are in none of
 these files.
@@ -162,6 +166,7 @@ def page(outputs: Mapping[str, str]) -> str:
 def run_examples(folder: Path) -> dict[str, str]:
     """Run the examples in a folder, and return what they print."""
     (folder / "labels.json").write_text(json.dumps(LABELS))
+    (folder / "new.txt").write_text("My card was stolen.\nWhat is the rate for yen?\n")
     write_folder(folder / "my-data", vectors=False)
     server = ChatServer().start()
     environment = {"OPENAI_API_KEY": None, "OPENAI_BASE_URL": None, "COLUMNS": "100", "NO_COLOR": "1"}

@@ -78,6 +78,34 @@ def test_writes_what_belongs_with_its_probability(path, asked, tmp_path):
     assert "not certified: no target was set" in result.output
 
 
+def test_a_selection_that_is_kept_tells_new_texts(path, asked, tmp_path):
+    kept, texts, out = tmp_path / "kept", tmp_path / "new.txt", tmp_path / "matched.jsonl"
+    options = ["--query", "lost or stolen card", "--out", str(tmp_path / "found.jsonl"), "--keep", str(kept)]
+    assert call("select", path, asked, *options).exit_code == 0
+    calls = asked.calls
+    texts.write_text("My credit card was lost at home.\n\nWhat is the exchange rate for rupees?\n")
+    arguments = ["match", "--selection", str(kept / "1.safetensors"), "--texts", str(texts), "--out", str(out)]
+    for new in (0, 1):
+        if new:
+            texts.write_text(texts.read_text() + "My debit card was stolen on the train.\n")
+        result = CliRunner().invoke(app, arguments, env={"COLUMNS": "80", "NO_COLOR": "1"})
+        assert result.exit_code == 0, result.output
+        assert [(row["query"], row["id"]) for row in lines(out)] == [
+            ("lost or stolen card", name) for name in ("1", "4")[: 1 + new]
+        ]
+    assert all(row["probability"] > 0.5 for row in lines(out))
+    assert asked.calls == calls
+    other = ["--selection", str(texts), "--out", str(tmp_path / "other.csv")]
+    result = CliRunner().invoke(app, [*arguments, *other])
+    assert result.exit_code == 1
+    assert "is no file that Selection.save wrote" in "".join(result.output.splitlines())
+    (kept / "1.safetensors").unlink()
+    result = call("select", path, asked, *options, "--query", "exchange rate")
+    assert result.exit_code == 1
+    assert "--keep lacks" in result.output
+    assert "is no file" in CliRunner().invoke(app, arguments).output
+
+
 def test_goes_on_where_it_was_stopped(path, asked, tmp_path):
     out = tmp_path / "found.csv"
     first = ["--query", "lost or stolen card", "--out", str(out)]

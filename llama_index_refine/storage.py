@@ -1,4 +1,4 @@
-"""A classifier in a file: tensors by safetensors, and JSON in its header. Reading it runs nothing."""
+"""What is kept in a file: tensors by safetensors, and JSON in its header. Reading it runs nothing."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-KEY = "llama_index_refine.classifier"
+# The header's key for what each class writes.
+KEYS = {"RefinedClassifier": "llama_index_refine.classifier", "Selection": "llama_index_refine.selection"}
 
 
-def write(path: str | Path, tensors: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) -> None:
+def write(path: str | Path, kind: str, tensors: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) -> None:
     """Write a file, or replace it.
 
     :param path: where.
+    :param kind: the class whose `save` it is, of `KEYS`.
     :param tensors: arrays by name.
     :param facts: what JSON knows.
     :raises OSError: it cannot be written.
@@ -25,17 +27,18 @@ def write(path: str | Path, tensors: Mapping[str, NDArray[Any]], facts: Mapping[
     from safetensors.numpy import save
 
     path = Path(path)
-    content = save({name: np.ascontiguousarray(one) for name, one in tensors.items()}, {KEY: json.dumps(facts)})
+    content = save({name: np.ascontiguousarray(one) for name, one in tensors.items()}, {KEYS[kind]: json.dumps(facts)})
     # Whoever reads it meanwhile finds the old file or the new one.
     with NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
         file.write(content)
     Path(file.name).replace(path)
 
 
-def read(path: str | Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+def read(path: str | Path, kind: str) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """Read what `write` wrote.
 
     :param path: the file.
+    :param kind: the class whose `save` it has to be, of `KEYS`.
     :return: tensors and facts.
     :raises OSError: it cannot be read.
     :raises ValueError: it is no such file.
@@ -47,10 +50,10 @@ def read(path: str | Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         pass
     try:
         with safe_open(path, framework="numpy") as file:
-            facts = json.loads((file.metadata() or {})[KEY])
+            facts = json.loads((file.metadata() or {})[KEYS[kind]])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, KeyError, ValueError) as error:
-        raise ValueError(f"path {path} is no file that RefinedClassifier.save wrote: {error}") from error
+        raise ValueError(f"path {path} is no file that {kind}.save wrote: {error}") from error
     if not isinstance(facts, dict) or not all(np.isfinite(one).all() for one in tensors.values()):
-        raise ValueError(f"path {path} is no file that RefinedClassifier.save wrote: its numbers are not finite")
+        raise ValueError(f"path {path} is no file that {kind}.save wrote: its numbers are not finite")
     return tensors, facts

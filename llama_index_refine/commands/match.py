@@ -1,0 +1,85 @@
+"""The command `match`."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+import llama_index_refine
+from llama_index_refine.commands.classify import BATCH, Finished, read_texts
+from llama_index_refine.commands.errors import plain_errors, tell
+from llama_index_refine.commands.options import EmbedBaseUrl, OutFile
+from llama_index_refine.commands.progress import progress_on
+from llama_index_refine.commands.rows import Rows, digest_of
+
+if TYPE_CHECKING:
+    from llama_index.core.schema import BaseNode
+
+    from llama_index_refine.selection import Selection
+
+COLUMNS = ("query", "id", "probability", "text")
+
+
+def match(
+    selection: Annotated[
+        list[Path],
+        typer.Option(help="File of a selection, from `select --keep`; may be given many times.", show_default=False),
+    ],
+    texts: Annotated[
+        Path,
+        typer.Option(help="New texts, one a line, or the column text of a .csv file.", show_default=False),
+    ],
+    out: OutFile,
+    embed_model: Annotated[
+        str,
+        typer.Option(
+            help="What embedded the collection: minilm, a SentenceTransformer's name or folder, or "
+            "openai:NAME for a model on an OpenAI-compatible server."
+        ),
+    ] = "minilm",
+    embed_base_url: EmbedBaseUrl = None,
+) -> None:
+    """Write those of your new texts that belong to what was selected for, with the probability; no LLM is asked."""
+    console = Console(highlight=False)
+    with plain_errors() as warned, progress_on(console) as bars:
+        from llama_index_refine.commands.embedding import make_embed_model
+        from llama_index_refine.selection import Selection
+
+        if missing := next((file for file in selection if not file.is_file()), None):
+            raise ValueError(f"--selection {missing} is no file")
+        total, items = read_texts(texts)
+        digests = {f"the selection {file.name}": digest_of(file.read_bytes()) for file in selection}
+        model = {"version": llama_index_refine.__version__, "--embed-model": embed_model}
+        rows = Rows(out, COLUMNS, {**model, "--texts": str(texts.resolve()), **digests})
+        finished = Finished({key: text for note in rows.done for key, text in note.items()})
+        embedding = make_embed_model(embed_model, embed_base_url)
+        standing = [Selection.load(file, embedding) for file in selection]
+        bar = bars.add_task("Matching", total=total)
+        while batch := list(islice(items, BATCH)):
+            if left := [(name, node) for name, node in batch if finished.lacks(name, node)]:
+                vectors = embedding.get_text_embedding_batch([node.get_content() for _, node in left])
+                for (_, node), vector in zip(left, vectors, strict=True):
+                    node.embedding = vector
+                note = {name: digest_of(node.get_content()) for name, node in left}
+                rows.add([row for one in standing for row in _rows(one, dict(left))], note)
+            bars.advance(bar, len(batch))
+        finished.check(rows, "--texts")
+    console.print(f"{sum(map(len, rows.done))} texts read, those that match are in {out}", soft_wrap=True, markup=False)
+    tell(console, warned)
+
+
+def _rows(selection: Selection, named: dict[str, BaseNode]) -> list[dict[str, Any]]:
+    names = {node.node_id: name for name, node in named.items()}
+    return [
+        {
+            "query": selection.refinement.query_str,
+            "id": names[entry.node_id],
+            "probability": round(float(entry.score or 0.0), 6),
+            "text": entry.node.get_content(),
+        }
+        for entry in selection.match(list(named.values()))
+    ]
