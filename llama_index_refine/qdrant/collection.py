@@ -199,7 +199,7 @@ class QdrantCollection:
         if vectors and not (beside or offset or exact):
             return await self._first(query, limit, min(vectors, limit), payload)
         space = await self.space()
-        without, others = self._left_out(query, limit, vectors, beside), limit
+        without = self._left_out(query, limit, vectors, beside)
         limit += len(beside) - len(without)
         vectors += (len(beside) - len(without)) if vectors else 0
         may_complete = self._gateway.state.may_narrow
@@ -213,10 +213,7 @@ class QdrantCollection:
             query, limit, payload=brought, vectors=vectors > 0, without=without, offset=offset, exact=exact
         )
         (points,) = await self._gateway.send("page" if exact else "search", asked)
-        found, known = self._read(points, space, payload), {*beside}
-        # As many others as where these are left out.
-        surplus = [at for at, point in enumerate(found.ids) if point not in known][others:]
-        return found.at([at for at in range(len(found.ids)) if at not in {*surplus}]) if surplus else found
+        return self._read(points, space, payload)
 
     async def those(
         self, query: Query, ids: Sequence[PointId], *, vectors: bool = False, payload: bool = True

@@ -50,8 +50,10 @@ class NextGrades:
     @property
     def depth(self) -> int:
         """How deep a ranking there has to be to choose from; to return, where there is nothing to choose."""
-        choosing = self.count and not self.feedback.settled
-        return max(self.count, min(self.limit, DEPTH)) if choosing else self.limit
+        if not self.count or self.feedback.settled:
+            return self.limit
+        ungraded = len(self.feedback.shown) - len(self.feedback.ids)
+        return max(self.count, min(self.limit, DEPTH)) + ungraded
 
     def choose(self, ranking: Found) -> list[int]:
         """Choose what is graded next: what would improve the list most.
@@ -70,6 +72,8 @@ class NextGrades:
             # What stood just behind the last one that was seen is no news.
             others = [at for at, point in enumerate(ranking.ids) if point not in self.feedback.shown]
             return sorted({*new} & {*others[: self.limit // 2]})[: self.count]
+        # Some searches bring more than was asked for.
+        new = new[: self.depth]
         worth = self._worth(ranking, new)
         best = np.argsort(-worth, kind="stable")[: self.count]
         return sorted(new[at] for at in best if worth[at] >= WORTH or not self.saves)
