@@ -215,6 +215,7 @@ CHANGED: dict[str, dict[str, Any]] = {
         "--recall": "0.5",
         "--confidence": "0.8",
         "--budget": "12",
+        "--keep": None,
     },
     "classify": {
         **SHARED,
