@@ -19,7 +19,7 @@ from llama_index.core.storage.docstore import BaseDocumentStore
 from llama_index.core.tools import FunctionTool
 from llama_index.core.vector_stores.types import MetadataFilters, VectorStoreQueryMode
 from llama_index.vector_stores.qdrant import QdrantVectorStore
-from qdrant_client import AsyncQdrantClient, models
+from qdrant_client import AsyncQdrantClient
 
 from llama_index_refine.graders.account import Budget
 from llama_index_refine.graders.base import BaseGrader
@@ -28,6 +28,7 @@ from llama_index_refine.memory.memory import RefinementMemory
 from llama_index_refine.qdrant.collection import QdrantCollection
 from llama_index_refine.qdrant.filters import read_filter
 from llama_index_refine.qdrant.options import MatrixEncoder, QdrantKwargs, read_hybrid, read_multivector, read_options
+from llama_index_refine.qdrant.requests import narrowed
 from llama_index_refine.refinement import Refinement
 from llama_index_refine.refining.base import BaseRefiner
 from llama_index_refine.refining.trust import FixedTrust, Reliability
@@ -469,8 +470,7 @@ class RefinedRetriever(BaseRetriever):
         :raises NotImplementedError: an operator that the store does not know.
         """
         ours, copied = self._collection, copy.copy(self)
-        both = [one for one in (ours.options.filter, read_filter(ours.store, filters)) if one is not None]
-        options = replace(ours.options, filter=models.Filter(must=[*both]))
+        options = replace(ours.options, filter=narrowed(ours.options.filter, read_filter(ours.store, filters)))
         copied._collection = QdrantCollection(ours.store, options, ours.background_size)
         return copied
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -78,13 +79,11 @@ def classify(
             store = retriever._collection.store
             total, items = read_texts(texts) if texts is not None else _documents(client, store)
             bar = bars.add_task("Classifying", total=total)
-            finished = Finished({key: text for note in rows.done for key, text in note.items()})
-            while batch := list(islice(items, BATCH)):
-                if left := {name for name, node in batch if finished.lacks(name, node)}:
-                    # The whole batch, as it would be undisturbed: what stands beside a row moves its last bits.
-                    found = [row for row in _rows(classifier, batch) if row["id"] in left]
-                    rows.add(found, {row["id"]: digest_of(row["text"]) for row in found})
-                bars.advance(bar, len(batch))
+            finished = Finished.of(rows)
+            for batch, left in finished.batches(items, partial(bars.advance, bar)):
+                # The whole batch, as it would be undisturbed: what stands beside a row moves its last bits.
+                found = [row for row in _rows(classifier, batch) if row["id"] in left]
+                rows.add(found, {row["id"]: digest_of(row["text"]) for row in found})
         written = sum(map(len, rows.done))
         finished.check(rows, "--texts" if texts is not None else "the collection")
         console.print(f"{written} rows in {out}; the classifier is in {kept.path}", soft_wrap=True, markup=False)
@@ -164,6 +163,25 @@ class Finished:
     rows: dict[str, str]
     seen: set[str] = field(default_factory=set)
     changed: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, rows: Rows) -> Finished:
+        """Read what is written. :param rows: the rows, each noted with the digest of its text."""
+        return cls({key: text for note in rows.done for key, text in note.items()})
+
+    def batches(
+        self, items: Items, advance: Callable[[int], None]
+    ) -> Iterator[tuple[list[tuple[str, BaseNode]], set[str]]]:
+        """Go through what is to have a row.
+
+        :param items: all of it, by id.
+        :param advance: called with the number of those that are done.
+        :return: batches in which something has no row yet, and the ids of that.
+        """
+        while batch := list(islice(items, BATCH)):
+            if left := {name for name, node in batch if self.lacks(name, node)}:
+                yield batch, left
+            advance(len(batch))
 
     def lacks(self, key: str, node: BaseNode) -> bool:
         """Say whether something has no row yet.

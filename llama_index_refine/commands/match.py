@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 import llama_index_refine
-from llama_index_refine.commands.classify import BATCH, Finished, read_texts
+from llama_index_refine.commands.classify import Finished, read_texts
 from llama_index_refine.commands.errors import plain_errors, tell
 from llama_index_refine.commands.options import EmbedBaseUrl, OutFile
 from llama_index_refine.commands.progress import progress_on
@@ -55,18 +55,17 @@ def match(
         digests = {f"the selection {file.name}": digest_of(file.read_bytes()) for file in selection}
         model = {"version": llama_index_refine.__version__, "--embed-model": embed_model}
         rows = Rows(out, COLUMNS, {**model, "--texts": str(texts.resolve()), **digests})
-        finished = Finished({key: text for note in rows.done for key, text in note.items()})
+        finished = Finished.of(rows)
         embedding = make_embed_model(embed_model, embed_base_url)
         standing = [Selection.load(file, embedding) for file in selection]
         bar = bars.add_task("Matching", total=total)
-        while batch := list(islice(items, BATCH)):
-            if left := [(name, node) for name, node in batch if finished.lacks(name, node)]:
-                vectors = embedding.get_text_embedding_batch([node.get_content() for _, node in left])
-                for (_, node), vector in zip(left, vectors, strict=True):
-                    node.embedding = vector
-                note = {name: digest_of(node.get_content()) for name, node in left}
-                rows.add([row for one in standing for row in _rows(one, dict(left))], note)
-            bars.advance(bar, len(batch))
+        for batch, left in finished.batches(items, partial(bars.advance, bar)):
+            new = {name: node for name, node in batch if name in left}
+            vectors = embedding.get_text_embedding_batch([node.get_content() for node in new.values()])
+            for node, vector in zip(new.values(), vectors, strict=True):
+                node.embedding = vector
+            note = {name: digest_of(node.get_content()) for name, node in new.items()}
+            rows.add([row for one in standing for row in _rows(one, new)], note)
         finished.check(rows, "--texts")
     console.print(f"{sum(map(len, rows.done))} texts read, those that match are in {out}", soft_wrap=True, markup=False)
     tell(console, warned)

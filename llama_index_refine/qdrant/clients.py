@@ -133,7 +133,7 @@ class QueryPoints(ClientOperation):
 
     async def work(self, items: Sequence[Batch], call: Call) -> Sequence[Any]:
         """See `ClientOperation`."""
-        different = _different(items)
+        different, places = _different(items)
         results: list[Any] = []
         while len(results) < len(different):
             chunk = _in_one_request(different[len(results) :])
@@ -154,7 +154,7 @@ class QueryPoints(ClientOperation):
             else:
                 rest = iter(points)
                 results += [list(islice(rest, len(item.requests))) for item in chunk]
-        return [results[different.index(item)] for item in items]
+        return [results[place] for place in places]
 
 
 class CallOnce(ClientOperation):
@@ -162,13 +162,20 @@ class CallOnce(ClientOperation):
 
     async def work(self, items: Sequence[tuple[str, dict[str, Any]]], call: Call) -> Sequence[Any]:
         """See `ClientOperation`."""
-        different = _different(items)
+        different, places = _different(items)
         results = await each(different, lambda item: call(item[0], **item[1]))
-        return [results[different.index(item)] for item in items]
+        return [results[place] for place in places]
 
 
-def _different(items: Sequence[Any]) -> list[Any]:
-    return [item for at, item in enumerate(items) if item not in items[:at]]
+def _different(items: Sequence[Any]) -> tuple[list[Any], list[int]]:
+    """Return each item once, and where among these every item is."""
+    different: list[Any] = []
+    places: list[int] = []
+    for item in items:
+        if item not in different:
+            different.append(item)
+        places.append(different.index(item))
+    return different, places
 
 
 def as_it_is(client: Any) -> AbstractContextManager[None]:

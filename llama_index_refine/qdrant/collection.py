@@ -145,41 +145,8 @@ class QdrantCollection:
     ) -> Found:
         """Find the nearest points, but of one document no more than the options say, unless every point counts.
 
-        Where documents have many points, the ranking is read as deep as it takes, though not deeper than `DEEPEST`
-        times as many points as are asked for. See `nearest`, which has the parameters.
-
-        :param exact: whether every point counts, and the query is compared with each.
-        """
-        if exact or not self._groups:
-            return await self.nearest(
-                query, limit, vectors=vectors, payload=payload, beside=beside, offset=offset, exact=exact
-            )
-        known, depth = {*beside}, DEEPER * limit
-        while True:
-            found = await self.nearest(query, depth, vectors=vectors, payload=payload, beside=beside)
-            others = [at for at, point in enumerate(found.ids) if point not in known]
-            kept = self.options.grouping.first([found.groups[at] for at in others])[:limit]
-            if len(kept) == limit or len(others) < depth or depth >= DEEPEST * limit:
-                break
-            depth *= DEEPER
-        there = [at for at, point in enumerate(found.ids) if point in known]
-        found = found.at(sorted([*there, *(others[at] for at in kept)]))
-        first = range(min(vectors + len(there), len(found.ids)) if vectors else 0)
-        head, tail = found.at(first), found.at(range(len(first), len(found.ids)))
-        return (await self.complete(head, query, vectors=True)).beside(tail)
-
-    async def nearest(
-        self,
-        query: Query,
-        limit: int,
-        *,
-        vectors: int = 0,
-        payload: bool = True,
-        beside: Collection[PointId] = (),
-        offset: int = 0,
-        exact: bool = False,
-    ) -> Found:
-        """Find the nearest points. What is too much to bring for all of them, `complete` brings for some.
+        What is too much to bring for all points, `complete` brings for some. Where documents have many points, the
+        ranking is read as deep as it takes, though not deeper than `DEEPEST` times as many points as are asked for.
 
         The first search for a query, which brings vectors of points whatever is known, tells whether the collection is
         still the one that is known. One that has been replaced in the meantime is described again, and searched again.
@@ -191,11 +158,38 @@ class QdrantCollection:
         :param payload: whether points bring their nodes, as they do unless payloads hold images.
         :param beside: points that need not be found: they are left out, or come along beside `limit` others.
         :param offset: how many points come before the first.
-        :param exact: whether the query is compared with every point, so that pages fit together.
+        :param exact: whether every point counts, and the query is compared with each, so that pages fit together.
         :return: the points.
         :raises ValueError: the query does not fit what the collection is now; no point can be read as a node; or strict
             mode refuses the filter.
         """
+        if exact or not self._groups:
+            return await self._nearest(query, limit, vectors, payload, beside, offset, exact)
+        known, depth = {*beside}, DEEPER * limit
+        while True:
+            found = await self._nearest(query, depth, vectors, payload, beside)
+            others = [at for at, point in enumerate(found.ids) if point not in known]
+            kept = self.options.grouping.first([found.groups[at] for at in others])[:limit]
+            if len(kept) == limit or len(others) < depth or depth >= DEEPEST * limit:
+                break
+            depth *= DEEPER
+        there = [at for at, point in enumerate(found.ids) if point in known]
+        found = found.at(sorted([*there, *(others[at] for at in kept)]))
+        first = range(min(vectors + len(there), len(found.ids)) if vectors else 0)
+        head, tail = found.at(first), found.at(range(len(first), len(found.ids)))
+        return (await self.complete(head, query, vectors=True)).beside(tail)
+
+    async def _nearest(
+        self,
+        query: Query,
+        limit: int,
+        vectors: int,
+        payload: bool,
+        beside: Collection[PointId],
+        offset: int = 0,
+        exact: bool = False,
+    ) -> Found:
+        """Find the nearest points, of whatever document. See `search`."""
         if vectors and not (beside or offset or exact):
             return await self._first(query, limit, min(vectors, limit), payload)
         space = await self.space()

@@ -84,7 +84,7 @@ class NextGrades:
         return self.saves and self.count > 0 and not self.feedback.settled
 
     def _worth(self, ranking: Found, new: list[int]) -> np.ndarray:
-        """Say what the grades of documents of a ranking are worth, the same for all of them or more for some."""
+        """Say how much each of some documents' grades is worth."""
         refinement = self.refinement
         chances = Chances.of(self.feedback, refinement, self.query, ranking, self.population, self.teacher)
         places = chances.found[new]

@@ -73,17 +73,15 @@ class BoostedQuery(Query):
 
 
 class BoostedView(View):
-    """Rows are the search's.
+    """Rows are the search's."""
 
-    :param first: the first query.
-    :param space: what is searched.
-    """
+    _first: BoostedQuery
 
     # What a row says is not what points are ranked by.
     lasts = False
 
     def __init__(self, first: BoostedQuery, space: Space) -> None:
-        self._first = first
+        super().__init__(first, space)
         self._near = first.near.view(space)
         self.metric, self.distance, self.heavy = self._near.metric, self._near.distance, self._near.heavy
         self.ahead = self._near.ahead
