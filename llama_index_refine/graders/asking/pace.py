@@ -24,34 +24,27 @@ class Pace:
         self.size = min(_FIRST, most)
         self._most = most
         self._soon = allowed * _SOON
-        self._places = asyncio.Semaphore(self.size)
-        # So many of the places that are taken are not given to another.
-        self._surplus = 0
+        self._places = asyncio.Condition()
+        self._out = 0
         self._round: list[float] = []
         self._changed = 0.0
 
     async def __aenter__(self) -> None:
-        await self._places.acquire()
+        async with self._places:
+            await self._places.wait_for(lambda: self._out < self.size)
+            self._out += 1
 
     async def __aexit__(self, *_: object) -> None:
-        self._surplus -= 1
-        self._settle()
-
-    def _resize(self, size: int) -> None:
-        self.size, self._surplus = size, self._surplus + self.size - size
-        self._settle()
-
-    def _settle(self) -> None:
-        while self._surplus < 0:
-            self._surplus += 1
-            self._places.release()
+        self._out -= 1
+        async with self._places:
+            self._places.notify_all()
 
     def answered(self, begun: float) -> None:
         """Take note of an answer to a question that was asked then, by `time.monotonic`."""
         self._round.append(time.monotonic() - begun)
         if len(self._round) >= self.size:
             if max(self._round) <= self._soon:
-                self._resize(min(2 * self.size, self._most))
+                self.size = min(2 * self.size, self._most)
             self._round = []
 
     def slower(self, begun: float) -> bool:
@@ -62,7 +55,7 @@ class Pace:
         """
         crowded = self.size > 1 or begun < self._changed
         if begun >= self._changed:
-            self._resize(max(1, self.size // 2))
+            self.size = max(1, self.size // 2)
             self._round, self._changed = [], time.monotonic()
         return crowded
 

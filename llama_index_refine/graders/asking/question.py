@@ -21,9 +21,11 @@ FORM = "response_format"
 _FEWER_LOGPROBS = (5, 1)
 _LIMITS = ("max_tokens", "max_completion_tokens")
 _LOGPROBS = ("logprobs", "top_logprobs")
+_TEMPERATURE = ("temperature",)
+# What is given up, in this order, where an error does not say what it refuses.
+_LADDER = ((FORM,), _LOGPROBS, _LIMITS, _TEMPERATURE)
 _MOST_TRIES = 12
 _NUMBER = re.compile(r"(?<![\w.-])\d{1,6}(?![\w]|-\w|\.\d)")
-_AT_LEAST = re.compile(r"(?:>=|\u2265|at least|minimum(?: value)?(?: of| is)?)\D{0,12}?(\d{1,6})")
 
 
 @dataclass
@@ -98,46 +100,24 @@ def _size(options: Mapping[str, Any]) -> tuple[int, int]:
     return len(_without(options, FORM)), top if isinstance(top, int) else 0
 
 
-def _rungs(sent: dict[str, Any], text: str) -> Iterator[dict[str, Any]]:
-    """The ladder for an error that names nothing: the form and log-probabilities first, and none of all at last."""
-    yield _without(sent, FORM)
-    yield from _fewer_logprobs(sent, text)
-    yield _without(sent, *_LOGPROBS)
-    yield _without(sent, *_LIMITS)
-    yield _without(sent, "temperature")
-    yield {}
-
-
-def _changed(sent: dict[str, Any], failure: Failure, model: Model) -> Iterator[dict[str, Any]]:
-    """Change what an error names, in the gentlest way first."""
+def _gentler(sent: dict[str, Any], failure: Failure, model: Model) -> Iterator[dict[str, Any]]:
+    """The ladder: ways to ask for less of what an error names, else of each in turn, and for nothing at last."""
     text, names = failure.said.text, failure.options - model.users
-    if names & {*_LOGPROBS}:
-        yield from _fewer_logprobs(sent, text)
-        if names == {"top_logprobs"}:
-            yield _without(sent, "top_logprobs")
-        yield _without(sent, *_LOGPROBS)
-    limit = next((name for name in _LIMITS if name in sent), None)
-    if names & {*_LIMITS} and limit is not None:
-        yield from ({**sent, limit: int(least)} for least in _AT_LEAST.findall(text) if int(least) > sent[limit])
-        if failure.said.status is not None:
-            yield {**_without(sent, limit), _LIMITS[1 - _LIMITS.index(limit)]: sent[limit]}
-        yield _without(sent, *_LIMITS)
-    if "temperature" in names:
-        yield from ({**sent, "temperature": one} for one in (1.0, None)) if model.implies_temperature else ()
-    yield _without(sent, *names)
-
-
-def _fewer_logprobs(sent: dict[str, Any], text: str) -> Iterator[dict[str, Any]]:
-    """Ask for fewer: for as many as the error allows, where it gives a number."""
-    name = "top_logprobs" if "top_logprobs" in sent else "logprobs"
-    now = sent.get(name)
-    if not isinstance(now, int) or isinstance(now, bool):
-        return
-    numbers = [int(match.group()) for match in _NUMBER.finditer(text)]
-    if not numbers and "at most" not in text:
-        return
-    fewer = sorted({n for n in numbers if 1 <= n < now}, reverse=True)[:1]
-    yield from ({**sent, name: n} for n in (*fewer, *_FEWER_LOGPROBS) if n < now)
+    numbers = sorted({int(number) for number in _NUMBER.findall(text)}, reverse=True)
+    for group in _LADDER:
+        if failure.options and not names & {*group}:
+            continue
+        for name, now in [(name, sent[name]) for name in group if type(sent.get(name)) is int]:
+            if group is _LOGPROBS and (numbers or "at most" in text):
+                allowed = [number for number in numbers if 1 <= number < now][:1]
+                yield from ({**sent, name: number} for number in (*allowed, *_FEWER_LOGPROBS) if number < now)
+            if group is _LIMITS and names:
+                yield from ({**sent, name: number} for number in numbers if number > now)
+                yield {**_without(sent, name), _LIMITS[1 - _LIMITS.index(name)]: now}
+        if group is _TEMPERATURE and names and model.implies_temperature:
+            yield from ({**sent, "temperature": one} for one in (1.0, None))
+        yield _without(sent, *group)
+    yield _without(sent, *names) if failure.options else {}
 
 
 # About how many tokens the answer has for each document.
@@ -262,10 +242,9 @@ class Question:
         if self.reformed:
             return False
         candidates = [known.options] if known.proven else []
-        if failure.options:
-            candidates += _changed(self.options, failure, self.model)
-        elif not known.proven:
-            candidates += _rungs((self.tried or [self.options])[0], failure.said.text)
+        if failure.options or not known.proven:
+            sent = self.options if failure.options else (self.tried or [self.options])[0]
+            candidates += _gentler(sent, failure, self.model)
         return self._try(candidates, bool(failure.options))
 
     def _try(self, candidates: Sequence[dict[str, Any]], refused: bool = False) -> bool:
