@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,9 @@ from llama_index.core.prompts import BasePromptTemplate
 from llama_index.core.prompts.mixin import PromptDictType, PromptMixin, PromptMixinType
 from llama_index.core.schema import BaseNode, QueryBundle
 from pydantic import BaseModel
+
+from llama_index_refine.graders.account import current_account
+from llama_index_refine.graders.asking.loop import in_thread
 
 
 class GraderError(RuntimeError):
@@ -67,6 +70,29 @@ class Grades(list[float | None]):
             raise ValueError(f"spread has {len(self.spread)} entries for {len(self)} grades")
 
 
+async def in_time(
+    asked: Awaitable[Sequence[float | None]], name: str, count: int, grace: float = 0.0
+) -> Sequence[float | None]:
+    """Wait for a teacher's grades, at most until the query's deadline.
+
+    :param asked: the grades.
+    :param name: the teacher's name.
+    :param count: of how many nodes.
+    :param grace: seconds that it may take longer, because it keeps the deadline itself.
+    :return: what the teacher returned; None for all nodes where it was late.
+    :raises Exception: whatever the teacher raises.
+    """
+    account = current_account()
+    left = account.seconds_left()
+    try:
+        return await asyncio.wait_for(asked, None if left is None else left + grace)
+    except asyncio.TimeoutError:
+        if account.seconds_left() != 0:
+            raise
+        account.note(f"{name} was still out at the deadline")
+        return Grades([None] * count)
+
+
 class BaseGrader(PromptMixin, ABC):
     """A teacher: says how relevant each node is to a query. Write `grade` and it is complete.
 
@@ -84,8 +110,8 @@ class BaseGrader(PromptMixin, ABC):
         """
 
     async def agrade(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> Sequence[float | None]:
-        """Grade without blocking the event loop: `grade` in a worker thread, unless a subclass does better."""
-        return await asyncio.to_thread(self.grade, query, nodes)
+        """Grade without blocking the event loop: `grade` in a thread of its own, given up at the query's deadline."""
+        return await in_time(in_thread(self.grade, query, nodes), type(self).__name__, len(nodes))
 
     def fingerprint(self) -> str:
         """Say what decides this teacher's grades; two teachers with the same answer share cached grades.

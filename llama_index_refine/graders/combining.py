@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import logging
 import math
 from abc import abstractmethod
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from llama_index.core.prompts.mixin import PromptDictType
@@ -16,7 +15,7 @@ from typing_extensions import Self
 
 from llama_index_refine.graders.account import current_account
 from llama_index_refine.graders.asking.loop import in_thread, is_ours, run
-from llama_index_refine.graders.base import BaseGrader, GraderError, Grades, on_scale
+from llama_index_refine.graders.base import BaseGrader, GraderError, Grades, in_time, on_scale
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +34,17 @@ async def ask(teacher: BaseGrader, query: QueryBundle, nodes: Sequence[BaseNode]
     """
     if not nodes:
         return Grades()
+    name = type(teacher).__name__
     asked = in_thread(teacher.grade, query, nodes) if is_ours() else teacher.agrade(query, nodes)
-    return await in_time(asked, type(teacher).__name__, len(nodes), _GRACE)
+    try:
+        return valid(await in_time(asked, name, len(nodes), _GRACE), len(nodes))
+    except GraderError:
+        raise
+    except Exception as error:
+        reason = f"{name} failed ({type(error).__name__})"
+        current_account().note(reason)
+        logger.warning("Some nodes got no grade: %s", reason)
+        return Grades([None] * len(nodes))
 
 
 async def complete(
@@ -51,30 +59,6 @@ async def complete(
     for place, grade, spread in zip(places, answers, answers.spread, strict=True):
         if grade is not None:
             grades[place], grades.spread[place] = grade, spread
-
-
-async def in_time(asked: Awaitable[Sequence[float | None]], name: str, count: int, grace: float = 0.0) -> Grades:
-    """Wait for a teacher's grades, at most until the query's deadline.
-
-    :param asked: the grades.
-    :param name: the teacher's name.
-    :param count: of how many nodes.
-    :param grace: seconds that it may take longer, because it keeps the deadline itself.
-    :return: one grade a node, all None where the teacher failed or was late.
-    :raises GraderError: the teacher is set up wrongly and was told to say so.
-    """
-    account = current_account()
-    left = account.seconds_left()
-    try:
-        return valid(await asyncio.wait_for(asked, None if left is None else left + grace), count)
-    except GraderError:
-        raise
-    except Exception as error:
-        late = isinstance(error, asyncio.TimeoutError)
-        reason = f"{name} was still out at the deadline" if late else f"{name} failed ({type(error).__name__})"
-        account.note(reason)
-        logger.warning("Some nodes got no grade: %s", reason)
-        return Grades([None] * count)
 
 
 def valid(grades: Sequence[float | None], count: int) -> Grades:
@@ -118,10 +102,12 @@ class CombiningGrader(BaseGrader):
     """Grades through other teachers; a subclass says how. Their prompts are reached through it.
 
     :param teachers: the teachers, by the names that stand before their prompts' names; as they are.
+    :param settings: what decides the grades beside the teachers.
     """
 
-    def __init__(self, teachers: Mapping[str, BaseGrader]) -> None:
+    def __init__(self, teachers: Mapping[str, BaseGrader], *settings: object) -> None:
         self._teachers = dict(teachers)
+        self._settings = settings
 
     @abstractmethod
     async def _combine(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> Grades:
@@ -158,7 +144,7 @@ class CombiningGrader(BaseGrader):
 
     def decides(self) -> list[object]:
         """See `BaseGrader.decides`."""
-        return [teacher.fingerprint() for teacher in self._teachers.values()]
+        return [*(teacher.fingerprint() for teacher in self._teachers.values()), *self._settings]
 
     # One flat dictionary and not LlamaIndex's modules: `update_prompts` cannot reach modules inside modules.
     def _get_prompts(self) -> PromptDictType:

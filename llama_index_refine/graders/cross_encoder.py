@@ -10,9 +10,7 @@ import torch
 from llama_index.core.schema import BaseNode, MetadataMode, QueryBundle
 
 from llama_index_refine.graders.account import current_account
-from llama_index_refine.graders.asking.loop import in_thread
 from llama_index_refine.graders.base import BaseGrader, Grades, at_least
-from llama_index_refine.graders.combining import in_time
 from llama_index_refine.images.sources import image_of, media_of
 from llama_index_refine.locks import Lock
 
@@ -76,10 +74,6 @@ class CrossEncoderGrader(BaseGrader):
             logits = model.predict(pairs, batch_size=self._batch_size, **raw)
         grades = dict(zip(places, _probability(np.asarray(logits, dtype=np.float64), self._temperature), strict=True))
         return Grades(None if np.isnan(grades.get(at, np.nan)) else float(grades[at]) for at in range(len(nodes)))
-
-    async def agrade(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> Grades:
-        """See `BaseGrader.agrade`. In a thread of its own, given up at the query's deadline."""
-        return await in_time(in_thread(self.grade, query, nodes), "the cross-encoder", len(nodes))
 
     def decides(self) -> list[object]:
         """See `BaseGrader.decides`. A model without a name is told by itself; batches and device decide nothing."""

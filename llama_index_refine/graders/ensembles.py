@@ -23,14 +23,10 @@ class AverageGrader(CombiningGrader):
     """
 
     def __init__(self, teachers: Sequence[BaseGrader], weights: Sequence[float] | None = None) -> None:
-        super().__init__(_numbered(teachers))
+        super().__init__(_numbered(teachers), weights)
         if weights is not None and (len(weights) != len(teachers) or not all(weight > 0 for weight in weights)):
             raise ValueError(f"weights must be {len(teachers)} numbers above 0, one a teacher; got {list(weights)}")
         self._weights = weights
-
-    def decides(self) -> list[object]:
-        """See `BaseGrader.decides`."""
-        return [*super().decides(), self._weights]
 
     async def _combine(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> Grades:
         asked = (ask(teacher, query, nodes) for teacher in self._teachers.values())
@@ -46,15 +42,11 @@ class CascadeGrader(CombiningGrader):
     """
 
     def __init__(self, teachers: Sequence[BaseGrader], unsure: tuple[float, float] = (0.2, 0.8)) -> None:
-        super().__init__(_numbered(teachers))
+        super().__init__(_numbered(teachers), *unsure)
         low, high = unsure
         if not 0 <= low <= high <= 1:
             raise ValueError(f"unsure must be two bounds with 0 <= low <= high <= 1; got {unsure}")
         self._low, self._high = low, high
-
-    def decides(self) -> list[object]:
-        """See `BaseGrader.decides`."""
-        return [*super().decides(), self._low, self._high]
 
     async def _combine(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> Grades:
         grades = Grades([None] * len(nodes))
@@ -86,11 +78,7 @@ class SelfConsistencyGrader(CombiningGrader):
         self._n = n if prompts is None else 1
         wordings = [_with_prompt(teacher, prompt) for prompt in prompts or ()]
         named = {f"wording_{place}_": wording for place, wording in enumerate(wordings, start=1)}
-        super().__init__(named or {"": teacher})
-
-    def decides(self) -> list[object]:
-        """See `BaseGrader.decides`."""
-        return [*super().decides(), self._n]
+        super().__init__(named or {"": teacher}, self._n)
 
     async def _combine(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> Grades:
         gradings = [teacher for teacher in self._teachers.values() for _ in range(self._n)]

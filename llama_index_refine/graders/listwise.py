@@ -24,7 +24,6 @@ HIGHEST = 10
 
 # The form that the question shows, where a model repeats it.
 _FORM = re.compile(r'\[\{"document": 1, "relevance": 0\}, \{"document": 2, "relevance": 10\}, \.\.\.\]')
-_REVISED = re.compile(r"\b(?:final|revised|corrected)", re.IGNORECASE)
 _DOCUMENT_KEYS = ("document", "doc", "document_number", "document_id", "doc_id", "number", "id", "index")
 _RELEVANCE_KEYS = ("relevance", "score", "relevance_score", "grade", "rating")
 # A document's number, as a key or a value: "2", "Document 2", "doc_2".
@@ -72,14 +71,10 @@ def verdicts_in(text: str, count: int) -> dict[float, list[float]]:
     text = _FORM.sub("", answer_in(text))
     known: dict[float, list[float]] = {}
     doubtful: set[float] = set()
-    end = 0
-    for start, after, value in json_in(text):
+    for _, _, value in json_in(text):
         verdicts = _by_document(_verdicts(value, count))
-        # Of two lists that differ the later counts where it is called the final one.
-        if not _REVISED.search(text, end, start):
-            doubtful |= {number for number in verdicts if known.get(number, verdicts[number]) != verdicts[number]}
+        doubtful |= {number for number in verdicts if known.get(number, verdicts[number]) != verdicts[number]}
         known |= verdicts
-        end = after if verdicts else end
     if not known:
         pairs = (match.group("document", "relevance") for form in (_ENTRY, _LINE) for match in form.finditer(text))
         known = _by_document((float(number), float(mark)) for number, mark in pairs)
@@ -109,13 +104,10 @@ def _verdicts(value: Any, count: int) -> Iterator[tuple[float, float]]:
                 yield from _verdicts(inner, count)
     elif isinstance(value, list):
         numbers = [number for item in value if (number := _number(item)) is not None]
-        pairs = {_number(item[0]): item[1] for item in value if isinstance(item, list) and len(item) == 2}
         if len(numbers) == count == len(value):
             yield from enumerate(numbers, start=1)
-        elif pairs and len(pairs) == len(value):
-            yield from _verdicts({str(number): mark for number, mark in pairs.items()}, count)
-        elif not pairs:
-            for item in value:
+        else:
+            for item in filter(lambda item: isinstance(item, dict), value):
                 yield from _verdicts(item, count)
 
 

@@ -10,9 +10,7 @@ from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle
 
 from llama_index_refine.graders.account import current_account
-from llama_index_refine.graders.asking.loop import in_thread
 from llama_index_refine.graders.base import BaseGrader, Grades
-from llama_index_refine.graders.combining import in_time
 from llama_index_refine.graders.scoring import UNIT, Scale, Scoring
 
 # By the names of classes, because most come in packages of their own. A subclass scores as its parent does.
@@ -73,10 +71,6 @@ class PostprocessorGrader(BaseGrader):
         for found in self._for(shown).postprocess_nodes(scored, query_bundle=query):
             scores.setdefault(found.node.node_id, _score(found))
         return self._scoring.grades(query, nodes, scores)
-
-    async def agrade(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> Grades:
-        """See `BaseGrader.agrade`. In a thread of its own, given up at the query's deadline."""
-        return await in_time(in_thread(self.grade, query, nodes), self._name, len(nodes))
 
     def decides(self) -> list[object]:
         """See `BaseGrader.decides`: the postprocessor's settings, prompts and LLM, and the scale."""

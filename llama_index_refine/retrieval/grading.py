@@ -17,7 +17,7 @@ from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRan
 from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle
 
 from llama_index_refine.graders.account import Account
-from llama_index_refine.graders.base import BaseGrader, Grades, on_scale
+from llama_index_refine.graders.base import BaseGrader, Grades, in_time, on_scale
 from llama_index_refine.ids import same_id
 from llama_index_refine.locks import OfEach
 from llama_index_refine.qdrant.collection import QdrantCollection
@@ -33,8 +33,8 @@ logger = logging.getLogger(__name__)
 
 # Queries that are graded side by side when a batch is run blocking; each has its own concurrent calls.
 GRADING_THREADS = 16
-# A teacher that keeps the deadline itself hands over what it has a moment after; one that does not is cut off then.
-GRACE_SECONDS = 0.25
+# A teacher that keeps the deadline itself, and the teachers that it asks, hand over what they have a moment after.
+GRACE_SECONDS = 1.0
 
 _records: OfEach[Reliability] = OfEach(Reliability)
 
@@ -95,11 +95,10 @@ class Grading:
     async def _agrade(self, sheet: Sheet) -> Grades:
         tell(partial(_shown, self.grader, sheet), llama_index)
         before, began = sheet.account.bill(), time.perf_counter()
-        left = sheet.account.seconds_left()
         with sheet.account.active():
-            grading = self.grader.agrade(sheet.query, sheet.nodes)
-            given = await asyncio.wait_for(grading, None if left is None else left + GRACE_SECONDS)
-        grades = checked(given, len(sheet.nodes))
+            asked, count = self.grader.agrade(sheet.query, sheet.nodes), len(sheet.nodes)
+            given = await in_time(asked, type(self.grader).__name__, count, GRACE_SECONDS)
+        grades = checked(given, count)
         tell(partial(_graded, sheet, grades, before, time.perf_counter() - began))
         tell(partial(_ordered, sheet, grades), llama_index)
         return grades

@@ -17,8 +17,8 @@ from llama_index_refine.graders.asking.pace import Circuit, Pace
 from llama_index_refine.graders.asking.question import Question
 from llama_index_refine.graders.base import GraderError, at_least
 
-Grades = Sequence[float | None]
 OnError = Literal["ignore", "raise"]
+_Grades = Sequence[float | None]
 
 _LONGEST_WAIT = 20.0
 # Quotas are counted by the minute: what servers ask for is waited for that long.
@@ -98,7 +98,7 @@ class Calls:
     def __reduce__(self) -> tuple[Any, ...]:
         return Calls, astuple(self)
 
-    async def gather(self, questions: Sequence[Question], account: Account) -> list[Grades | None]:
+    async def gather(self, questions: Sequence[Question], account: Account) -> list[_Grades | None]:
         """Ask all questions and wait for the answers, at most until the account's deadline.
 
         :param questions: the questions, asked in this order as far as the limit allows.
@@ -152,7 +152,7 @@ class Calls:
             self._told.add(reason)
             logger.warning("Some nodes got no grade: %s", reason)
 
-    async def _call(self, question: Question, account: Account, refused: list[str], since: float) -> Grades | None:
+    async def _call(self, question: Question, account: Account, refused: list[str], since: float) -> _Grades | None:
         try:
             return await self._answer(question, account, since)
         except (Unreadable, _NotCalled) as error:
@@ -168,7 +168,7 @@ class Calls:
             (self.fail if stops else self.tell)(failure.advice, account)
         return None
 
-    async def _answer(self, question: Question, account: Account, since: float) -> Grades:
+    async def _answer(self, question: Question, account: Account, since: float) -> _Grades:
         retries, patience = self.retries, self.concurrency.bit_length()
         while True:
             try:
@@ -189,7 +189,7 @@ class Calls:
                 elif failure.remedy is Remedy.STOP or not question.adapt(failure):
                     raise
 
-    async def _once(self, question: Question, account: Account, since: float) -> Grades:
+    async def _once(self, question: Question, account: Account, since: float) -> _Grades:
         async with self._pace:
             if not self._circuit.allows():
                 alone = f"the LLM has failed repeatedly and is left alone for {self.cooldown:g} s"

@@ -174,13 +174,11 @@ _SPELLINGS = {
     "response_format": "responseformat",
 }
 _ALIASES = {spelled: name for name, spellings in _SPELLINGS.items() for spelled in spellings.split()}
+# The last ones are the user's to set, and servers insist on them.
 _OPTION = re.compile(
-    r"(?<![a-z])(?:top[_ ]?log_?probs?|top_n_tokens|num_logprobs|(?:response_?)?log_?probs?"
-    r"|max_?(?:new_?|output_?|completion_?)?tokens|temperature|response_format)(?![a-z])"
-)
-# Options that are the user's to set, and that servers insist on.
-_OTHERS = re.compile(
-    r"(?<![a-z_])(?:enable_thinking|thinking_budget|reasoning_effort|chat_template_kwargs|num_ctx)(?![a-z_])"
+    r"(?<![a-z])(?:top[_ ]?log_?probs?|top_n_tokens|num_logprobs|(?:response_?)?log_?probs?|temperature|response_format"
+    r"|max_?(?:new_?|output_?|completion_?)?tokens|enable_thinking|thinking_budget|reasoning_effort"
+    r"|chat_template_kwargs|num_ctx)(?![a-z])"
 )
 # Parameters that are not what a teacher may leave out: the text, the model, the key, and no name at all.
 _NO_OPTIONS = frozenset(
@@ -247,7 +245,6 @@ def _options(said: Said) -> Iterator[str]:
     if parameters := said.parameters - _NO_OPTIONS:
         yield from (_ALIASES.get(name.replace("_", ""), name) for name in parameters)
         return
-    named = {re.sub(r"[_ ]", "", match.group()) for match in said.words(_OPTION)}
-    yield from (_ALIASES.get(name) or _ALIASES.get(f"{name}s", name) for name in named)
-    if not named:
-        yield from (match.group() for match in said.words(_OTHERS))
+    for name in {match.group() for match in said.words(_OPTION)}:
+        bare = re.sub(r"[_ ]", "", name)
+        yield _ALIASES.get(bare) or _ALIASES.get(f"{bare}s", name)

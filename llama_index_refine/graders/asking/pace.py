@@ -89,6 +89,6 @@ class Circuit:
 
     def failed(self, weight: int = 1) -> None:
         """Count a failure for so many, and open the circuit where that is one too many."""
-        before, self._failures = self._failures, self._failures + weight
-        if before < self._threshold <= self._failures:
+        self._failures += weight
+        if self._failures >= self._threshold:
             self._trial_at = time.monotonic() + self._cooldown

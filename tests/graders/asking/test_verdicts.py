@@ -17,7 +17,7 @@ A, B = '[{"document": 1, "relevance": 10}, {"document": 2, "relevance": 0}]', "[
     ("text", "grades"),
     [
         (f"<think>Upside down: {B}</think>{A}", [1.0, 0.0]),
-        (f"Draft: {B}\nFinal: {A}", [1.0, 0.0]),
+        (f"Draft: {B}\nFinal: {A}", [None, None]),
         (f"{B}\n{A}", [None, None]),
         (f"{A}\n{A}", [1.0, 0.0]),
         ('{"document": 1, "relevance": 10}\n{"document": 2, "relevance": 0}', [1.0, 0.0]),
@@ -35,7 +35,8 @@ MORE = {
     '{"doc1": 10, "doc2": 0}': [1.0, 0.0],
     '{"Document 1": {"relevance": 10}, "Document 2": {"relevance": 0}}': [1.0, 0.0],
     '{"doc_1": {"score": 10, "reason": "3 of 5"}, "doc_2": {"score": 0}}': [1.0, 0.0],
-    "[[1, 10], [2, 0]]": [1.0, 0.0],
+    # Which is the document, and which the relevance?
+    "[[1, 10], [2, 0]]": [None, None],
     "[[2, 10], [2, 0]]": [None, None],
     '[{"document": "Document 1", "relevance": 10}, {"document": "doc 2", "relevance": 0}]': [1.0, 0.0],
     '[{"document_id": 1, "relevance_score": 10}, {"document_id": 2, "relevance_score": 0}]': [1.0, 0.0],
