@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,6 +46,9 @@ class CrossEncoderGrader(BaseGrader):
         temperature: float = 1.0,
         metadata_mode: MetadataMode = MetadataMode.EMBED,
     ) -> None:
+        if find_spec("sentence_transformers") is None:
+            extra = "llama-index-refine[sentence-transformers]"
+            raise ImportError(f'CrossEncoderGrader needs sentence-transformers: pip install "{extra}"')
         at_least(1, batch_size=batch_size)
         if not temperature > 0:
             raise ValueError(f"temperature must be above 0; got {temperature}")
@@ -93,13 +97,8 @@ class CrossEncoderGrader(BaseGrader):
 
     def _loaded(self) -> CrossEncoder:
         if self._model is None:
-            try:
-                from sentence_transformers import CrossEncoder
-            except ImportError as error:
-                raise ImportError(
-                    "CrossEncoderGrader needs sentence-transformers: "
-                    'pip install "llama-index-refine[sentence-transformers]"'
-                ) from error
+            from sentence_transformers import CrossEncoder
+
             self._model = CrossEncoder(self._name, device=self._device)
         return self._model
 

@@ -61,8 +61,7 @@ class PointwiseGrader(AskingGrader):
         return yes_or_no(answer)
 
     def _read(self, answer: Answer, count: int) -> list[float | None]:
-        grade = self.read(answer)
-        return [None if grade is None else min(1.0, max(0.0, grade))]
+        return [self.read(answer)]
 
     def _variables(self, documents: Sequence[Shown]) -> dict[str, Any]:
         return {"document": documents[0].fenced(self._max_document_tokens)}

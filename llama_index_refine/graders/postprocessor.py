@@ -69,7 +69,8 @@ class PostprocessorGrader(BaseGrader):
         scored = [NodeWithScore(node=node.model_copy(), score=_NO_SCORE) for node in shown]
         scores: dict[str, float | None] = {}
         for found in self._for(shown).postprocess_nodes(scored, query_bundle=query):
-            scores.setdefault(found.node.node_id, _score(found))
+            missing = found.score is None or math.isnan(found.score) or found.score == _NO_SCORE
+            scores.setdefault(found.node.node_id, None if missing else found.score)
         return self._scoring.grades(query, nodes, scores)
 
     def decides(self) -> list[object]:
@@ -99,11 +100,6 @@ class PostprocessorGrader(BaseGrader):
         if isinstance(top_n, int) and top_n < len(nodes):
             return self._postprocessor.model_copy(update={"top_n": len(nodes)})
         return self._postprocessor
-
-
-def _score(found: NodeWithScore) -> float | None:
-    score = found.score
-    return None if score is None or math.isnan(score) or score == _NO_SCORE else float(score)
 
 
 def scale_of(postprocessor: BaseNodePostprocessor) -> Scale | None:

@@ -84,9 +84,6 @@ class RerankGrader(AskingGrader):
         texts = (cut(shown.text, self._max_document_tokens) for shown in documents)
         return [*super()._messages(query, documents), *map(ChatMessage, texts)]
 
-    def _variables(self, documents: Sequence[Shown]) -> Mapping[str, Any]:
-        return {}
-
     def _read(self, answer: Answer, count: int) -> list[float | None]:
         found = scores_of(answer.scores, count)
         if missing := found.count(None):
@@ -104,16 +101,13 @@ def scores_of(results: Sequence[Any], count: int) -> list[float | None]:
     :param count: how many documents there are.
     :return: one score a document, None where there is none, several, or one that is not a finite number.
     """
-    given: list[list[Any]] = [[] for _ in range(count)]
+    given: list[list[float | None]] = [[] for _ in range(count)]
     for result in results:
         index, score = get(result, "index"), get(result, "relevance_score")
+        score = get(result, "score") if score is None else score
         if type(index) is int and 0 <= index < count:
-            given[index].append(get(result, "score") if score is None else score)
-    return [float(each[0]) if len(each) == 1 and _is_score(each[0]) else None for each in given]
-
-
-def _is_score(value: Any) -> bool:
-    return type(value) in (int, float) and -1e300 < value < 1e300
+            given[index].append(float(score) if type(score) in (int, float) and -1e300 < score < 1e300 else None)
+    return [each[0] if len(each) == 1 else None for each in given]
 
 
 class _RerankServer(Chat):

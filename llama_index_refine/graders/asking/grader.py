@@ -101,9 +101,9 @@ class AskingGrader(BaseGrader):
     def _read(self, answer: Answer, count: int) -> Sequence[float | None]:
         """Read the grades of so many documents from an answer, None where there is none in it."""
 
-    @abstractmethod
     def _variables(self, documents: Sequence[Shown]) -> Mapping[str, Any]:
-        """Write documents for the prompt, beside query and instruction."""
+        """Write documents for the prompt, beside query and instruction, where a subclass says how."""
+        return {}
 
     def _batches(self, documents: Sequence[Shown], places: Sequence[int]) -> Sequence[Sequence[int]]:
         """Divide documents among questions; each has its own unless a subclass says otherwise."""

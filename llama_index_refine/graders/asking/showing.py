@@ -11,7 +11,6 @@ import re
 from base64 import b64decode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 from typing import Any, cast
 
 from llama_index.core.base.llms.types import ChatMessage, ImageBlock, MessageRole, TextBlock
@@ -124,7 +123,6 @@ def fence(text: str, label: str = "document") -> str:
 MAX_IMAGE_PIXELS = 1_000_000
 # What Anthropic's documentation gives; others count tiles, which comes to about the same.
 _PIXELS_PER_TOKEN = 750
-_MARK = re.compile(r"(<image-[0-9a-f]{20}>)")
 
 
 @dataclass(frozen=True)
@@ -237,16 +235,12 @@ def with_images(messages: Sequence[ChatMessage], images: Mapping[str, ImageBlock
 def _with_images(message: ChatMessage, images: Mapping[str, ImageBlock]) -> ChatMessage:
     blocks: list[Any] = []
     for block in message.blocks:
-        parts = _MARK.split(block.text) if isinstance(block, TextBlock) else []
-        blocks += [] if parts else [block]
-        # What only looks like a mark is a part of the text around it.
-        for image, together in groupby(parts, key=images.get):
-            text = "".join(together)
+        if isinstance(block, TextBlock):
+            parts = re.split(f"({'|'.join(images)})", block.text)
             # Some providers refuse a text of nothing but space.
-            if image is not None:
-                blocks.append(image)
-            elif text.strip():
-                blocks.append(TextBlock(text=text))
+            blocks += [images.get(part) or TextBlock(text=part) for part in parts if part.strip()]
+        else:
+            blocks.append(block)
     return ChatMessage(role=message.role, blocks=blocks, additional_kwargs=message.additional_kwargs)
 
 
