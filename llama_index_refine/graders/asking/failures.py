@@ -122,7 +122,7 @@ _LONG_CODES = r"context(?:length|window)\w*|exceedcontextsize\w*|stringabovemaxl
 _LONG_WORDS = (
     r"context[ _](?:length|window|size|limit)|maximum prompt length|request too large|longer than the model|`inputs`"
     r"|too (?:long|large) for (?:the )?(?:requested )?model|(?:prompt|input|message)s? (?:is|are) too long"
-    r"|input token count|too many (?:input )?tokens: |max_tokens must be at least 1, got -"
+    r"|input token count|too many (?:input )?tokens: |is too large to process|max_tokens must be at least 1, got -"
 )
 _MODEL_CODES = (
     r"modeldecommissioned|modelnot(?:found|exist|supported|available)\w*|(?:invalid|unknown)model\w*"

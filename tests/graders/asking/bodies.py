@@ -319,6 +319,19 @@ REFUSALS: dict[str, Refusal] = {
         SKIP,
         "too long",
     ),
+    "llama.cpp: too long for a reranker": Refusal(
+        500,
+        {
+            "error": {
+                "code": 500,
+                "message": "input (1203 tokens) is too large to process. increase the physical batch size "
+                "(current batch size: 512)",
+                "type": "server_error",
+            }
+        },
+        SKIP,
+        "too long",
+    ),
     "llama.cpp: loading": Refusal(
         503, {"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}}, WAIT, "503"
     ),
