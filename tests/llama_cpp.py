@@ -89,7 +89,8 @@ def main() -> None:
         asked.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_RANK
         # It is up when it has been made.
         server = xllamacpp.Server(asked)
-        print(port, flush=True)
+        sys.stdout.write(f"{port}\n")
+        sys.stdout.flush()
         sys.stdin.read()
         del server
 
