@@ -39,6 +39,15 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
+def about(arguments: argparse.Namespace) -> dict[str, str]:
+    """Say with what grades were recorded."""
+    return {
+        "server": arguments.server,
+        "machine": arguments.machine or f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "date": datetime.now(timezone.utc).date().isoformat(),
+    }
+
+
 def record(arguments: argparse.Namespace) -> None:
     """Ask the model for whatever the tables need."""
     teacher = OpenAIGrader(
@@ -52,11 +61,7 @@ def record(arguments: argparse.Namespace) -> None:
         corpus = opened(spec, arguments.queries)
         store = corpus.store()
         kept = Kept.load(arguments.grades, arguments.model, corpus.dataset.name)
-        kept.about |= {
-            "server": arguments.server,
-            "machine": arguments.machine or f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-            "date": datetime.now(timezone.utc).date().isoformat(),
-        }
+        kept.about |= about(arguments)
         grader = RecordedGrader(kept, teacher)
         # Each with a record of its own, as the tables have them.
         refined = {name: RecordedGrader(kept, teacher) for name in arguments.settings}

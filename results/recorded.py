@@ -36,21 +36,24 @@ class Kept:
     """The grades that one model gave on one collection, in a compressed table.
 
     :param path: the file; a `.json` beside it says what recording cost, and on what machine.
+    :param prompt: how it was asked.
     """
 
     path: Path
+    prompt: str = PROMPT
     grades: dict[tuple[str, str], float] = field(default_factory=dict)
     cost: dict[str, float] = field(default_factory=dict)
     about: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, folder: Path, model: str, collection: str) -> Kept:
+    def load(cls, folder: Path, model: str, collection: str, prompt: str = PROMPT) -> Kept:
         """Read what is kept, nothing where there is nothing."""
-        kept = cls(folder / f"{model}--{collection}.tsv.gz")
+        asked = "" if prompt == PROMPT else f"--{prompt.replace(' ', '-')}"
+        kept = cls(folder / f"{model}--{collection}{asked}.tsv.gz", prompt)
         if kept.path.is_file():
             with gzip.open(kept.path, "rt", encoding="utf-8", newline="") as lines:
                 rows = csv.DictReader(lines, delimiter="\t")
-                kept.grades = {(r["query"], r["document"]): float(r["grade"]) for r in rows if r["prompt"] == PROMPT}
+                kept.grades = {(r["query"], r["document"]): float(r["grade"]) for r in rows if r["prompt"] == prompt}
         if kept._beside.is_file():
             told = json.loads(kept._beside.read_text(encoding="utf-8"))
             kept.cost, kept.about = told["cost"], told["about"]
@@ -66,7 +69,7 @@ class Kept:
         text = io.StringIO()
         table = csv.writer(text, delimiter="\t", lineterminator="\n")
         table.writerow(_COLUMNS)
-        table.writerows((*pair, f"{grade:.4f}", PROMPT) for pair, grade in sorted(self.grades.items()))
+        table.writerows((*pair, f"{grade:.4f}", self.prompt) for pair, grade in sorted(self.grades.items()))
         unfinished = self.path.with_suffix(".tmp")
         unfinished.write_bytes(gzip.compress(text.getvalue().encode(), mtime=0))
         unfinished.replace(self.path)
@@ -79,12 +82,14 @@ class RecordedGrader(BaseGrader):
 
     :param kept: the grades.
     :param teacher: who is asked for the others, and its grades are kept; None for nobody.
+    :param part: how many documents to ask it about before they are kept; None for a few.
     """
 
-    def __init__(self, kept: Kept, teacher: BaseGrader | None = None) -> None:
+    def __init__(self, kept: Kept, teacher: BaseGrader | None = None, part: int | None = None) -> None:
         super().__init__()
         self.kept = kept
         self.teacher = teacher
+        self.part = part or _PART
         self.asked: set[tuple[str, str]] = set()
 
     @property
@@ -99,8 +104,8 @@ class RecordedGrader(BaseGrader):
         pairs = [(query.query_id, str(node.metadata["document"])) for node in nodes]
         self.asked.update(pairs)
         new = [node for node, pair in zip(nodes, pairs, strict=True) if pair not in self.kept.grades]
-        for start in range(0, len(new) if self.teacher is not None else 0, _PART):
-            self._ask(self.teacher, query, new[start : start + _PART])
+        for start in range(0, len(new) if self.teacher is not None else 0, self.part):
+            self._ask(self.teacher, query, new[start : start + self.part])
         return [self.kept.grades.get(pair) for pair in pairs]
 
     async def agrade(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> list[float | None]:
@@ -124,7 +129,7 @@ class RecordedGrader(BaseGrader):
                 # As it is kept, so that a run that goes on sees what one without a break would.
                 self.kept.grades[query.query_id, str(node.metadata["document"])] = round(grade, 4)
         self.kept.save()
-        if all(grade is None for grade in grades):
+        if not self.kept.grades:
             sys.exit(f"the model gives no grades: {'; '.join(account.failures)}")
 
 
