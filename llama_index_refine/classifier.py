@@ -75,12 +75,14 @@ class RefinedClassifier:
             retriever.feedback_top_k = budget
         collection = retriever._collection
         if collection.options.multivector is not None:
-            raise ValueError("retriever must not have a multivector_query_fn: labels are compared by one vector a text")
+            raise ValueError(
+                "retriever must not have a multivector_query_fn: labels are compared by one vector per text"
+            )
         space = run([collection.space()])[0].get()
         if space.sparse is not None:
             raise ValueError(
-                "retriever must search a dense vector alone, as labels are compared by one; it searches the sparse "
-                f"{space.sparse!r}"
+                "retriever must search a dense vector alone, because labels are compared by one; it also searches "
+                f"the sparse {space.sparse!r}"
             )
         wide = QdrantCollection(collection.store, collection.options, SAMPLE)
         sample, population = (outcome.get() for outcome in run([wide.background(), wide.population()]))
@@ -109,7 +111,7 @@ class RefinedClassifier:
             raise ValueError(f"labels must be one for each of the {len(nodes)} nodes, got {len(labels)}")
         unknown = sorted({label for label in labels if label is not None and label not in memory.names})
         if unknown:
-            raise ValueError(f"labels holds {unknown[0]!r}, which was not fitted: it is none of {memory.names}")
+            raise ValueError(f"labels holds {unknown[0]!r}, which was not fitted; the fitted labels are {memory.names}")
         if not len(nodes):
             return self
         vectors = self._vectors_of(nodes)
@@ -222,7 +224,7 @@ class RefinedClassifier:
             classifier = cls(retriever, bool(facts["none_of_these"]))
             classifier.memory_ = Memory.from_file(tensors, facts)
         except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise ValueError(f"path {path} is no file that RefinedClassifier.save wrote: {error}") from error
+            raise ValueError(f"path {path} is not a file that RefinedClassifier.save wrote: {error}") from error
         classifier._refit()
         return classifier
 
@@ -282,7 +284,9 @@ class RefinedClassifier:
         size = self._fitted().sample.shape[1]
         wrong = next((len(one) for one in vectors.values() if len(one) != size), size)
         if wrong != size:
-            raise ValueError(f"nodes hold vectors of {wrong} dimensions, the labels' have {size}: is it another model?")
+            raise ValueError(
+                f"nodes have vectors of {wrong} dimensions, but the labels have {size}: embed both with the same model"
+            )
         return np.array([vectors[at] for at in range(len(nodes))], dtype=np.float32).reshape(len(nodes), size)
 
     def _stored(self, node_ids: Collection[str]) -> dict[str, NDArray[np.float32]]:

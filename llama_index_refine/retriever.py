@@ -523,7 +523,7 @@ class RefinedRetriever(BaseRetriever):
     def _selections(self, queries: Sequence[QueryBundle], target: Target) -> list[Work[Selection]]:
         """Describe the selection for each of some queries."""
         if self._collection.options.multivector is not None:
-            raise ValueError("select reads the whole ranking, which takes too long by multivector_query_fn")
+            raise ValueError("select reads the whole ranking, which takes too long with multivector_query_fn")
         selecting = Selecting(replace(self._pipeline(), early_stop=False))
         return [self._selected(selecting, query, target) for query in queries]
 

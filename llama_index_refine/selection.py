@@ -86,7 +86,9 @@ class Selection:
         if isinstance(nodes, str):
             raise ValueError(f"nodes must be a list of nodes or texts; got the text {nodes[:40]!r}")
         if math.isnan(self.threshold) or not self.curve.size:
-            raise ValueError("this selection has no threshold to match by: its collection had nothing left to cut")
+            raise ValueError(
+                "this selection has no threshold to match by: nothing was selected, or all of its collection was graded"
+            )
         if not nodes:
             return []
         plain = [TextNode(text=one) if isinstance(one, str) else one for one in nodes]
@@ -109,7 +111,9 @@ class Selection:
             vectors |= zip(rest, model.get_text_embedding_batch(texts), strict=True)
         size = self.vector.size
         if wrong := next((len(row) for row in vectors.values() if len(row) != size), 0):
-            raise ValueError(f"nodes have vectors of {wrong} dimensions, the query's has {size}: is it another model?")
+            raise ValueError(
+                f"nodes have vectors of {wrong} dimensions, but the query has {size}: embed both with the same model"
+            )
         return torch.tensor([vectors[at] for at in range(len(nodes))], dtype=torch.float32)
 
     def save(self, path: str | Path) -> None:
@@ -162,7 +166,7 @@ class Selection:
                 embed_model,
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"path {path} is no file that Selection.save wrote: {error}") from error
+            raise ValueError(f"path {path} is not a file that Selection.save wrote: {error}") from error
 
     def plot(self) -> Figure:
         """Draw the expected precision and recall against the cut, and where it was made.

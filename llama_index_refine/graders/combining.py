@@ -71,7 +71,7 @@ async def in_time(asked: Awaitable[Sequence[float | None]], name: str, count: in
         raise
     except Exception as error:
         late = isinstance(error, asyncio.TimeoutError)
-        reason = f"{name} was still out at the deadline" if late else f"{name} failed ({type(error).__name__})"
+        reason = f"{name} had not answered by the deadline" if late else f"{name} failed ({type(error).__name__})"
         account.note(reason)
         logger.warning("Some nodes got no grade: %s", reason)
         return Grades([None] * count)

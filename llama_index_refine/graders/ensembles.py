@@ -25,7 +25,7 @@ class AverageGrader(CombiningGrader):
     def __init__(self, teachers: Sequence[BaseGrader], weights: Sequence[float] | None = None) -> None:
         super().__init__(_numbered(teachers))
         if weights is not None and (len(weights) != len(teachers) or not all(weight > 0 for weight in weights)):
-            raise ValueError(f"weights must be {len(teachers)} numbers above 0, one a teacher; got {list(weights)}")
+            raise ValueError(f"weights must be {len(teachers)} numbers above 0, one per teacher; got {list(weights)}")
         self._weights = weights
 
     def decides(self) -> list[object]:

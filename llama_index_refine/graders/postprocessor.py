@@ -94,7 +94,7 @@ class PostprocessorGrader(BaseGrader):
         account = current_account()
         limited = [name for name in ("calls", "tokens") if getattr(account.budget, name) is not None]
         if limited:
-            kept = "give Budget(seconds=...), or a teacher that is counted"
+            kept = "give Budget(seconds=...), or a teacher whose calls are counted"
             account.note(f"{self._name} asks its LLM by itself, so a budget in {limited[0]} cannot be kept: {kept}")
         else:
             account.note(f"the calls of {self._name}'s LLM are not counted")

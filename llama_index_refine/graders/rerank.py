@@ -90,7 +90,9 @@ class RerankGrader(AskingGrader):
     def _read(self, answer: Answer, count: int) -> list[float | None]:
         found = scores_of(answer.scores, count)
         if missing := found.count(None):
-            reason = f"the reranker gave {missing} of {count} documents no score, two or none that is a number"
+            reason = (
+                f"the reranker gave {missing} of {count} documents no score, two scores, or one that is not a number"
+            )
             if missing == count:
                 raise Unreadable(reason)
             self._calls.tell(reason, current_account())
@@ -150,7 +152,7 @@ class _RerankServer(Chat):
                 response.raise_for_status()
             refusals.append(response)
         next((one for one in refusals if one.status_code not in (404, 405)), refusals[0]).raise_for_status()
-        raise Unreadable("a call failed to bring scores: check the base_url")
+        raise Unreadable("a call returned no scores: check the base_url")
 
     def takes_images(self) -> bool:
         """See `Chat.takes_images`."""

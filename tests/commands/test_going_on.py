@@ -262,7 +262,7 @@ def test_every_option_is_changed_below(name: str):
 def same_or_error(call: Call, folder: Path, changed: dict[str, Any], rows_before: object, anew: bool) -> bool:
     """The rows are those of a run left alone, or an error says which files are in the way.
 
-    :param anew: whether to remove these, and to begin anew.
+    :param anew: whether to remove these, and to start again.
     :return: whether files were in the way.
     """
     ended = call.run(folder, changed)

@@ -104,7 +104,7 @@ def test_an_error_names_what_differs_and_every_file(tmp_path: Path):
         Rows(out, COLUMNS, {"--path": "two", "--recall": 0.9})
     said = str(caught.value)
     assert '--path was "one" and is "two", --recall was not given and is 0.9' in said
-    assert f"remove {out} and {out}.run to begin anew" in said
+    assert f"remove {out} and {out}.run to start again" in said
 
 
 def test_a_file_beside_that_cannot_be_read_is_named(tmp_path: Path):

@@ -181,7 +181,7 @@ async def test_a_judgement_is_kept(retriever):
 async def test_a_failing_teacher_is_told_of(index):
     broken = RefinedRetriever.from_index(index, grader=BrokenGrader(), similarity_top_k=4)
     found = await said(broken, "find", query=QUERY, limit=2)
-    assert "Documents: 2. Not refined, as the first search found them: " in found
+    assert "Documents: 2. Not refined, so these are the first search's: " in found
     assert found.count("not graded") == 2
     assert "Nothing could be selected" in await said(broken, "find_all", query=QUERY)
 

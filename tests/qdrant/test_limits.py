@@ -112,7 +112,7 @@ def test_options_are_lowered_and_said_once(place, caplog):
         "hnsw_ef is 32 instead of 512 (search_max_hnsw_ef)",
         "oversampling is 1.5 (search_max_oversampling)",
         "requests have 2 seconds instead of 5 (max_timeout)",
-        "searches go by the index instead of exact (search_allow_exact)",
+        "searches use the index and are not exact (search_allow_exact)",
     ]
 
 

@@ -265,7 +265,7 @@ def filters(*parts, condition=FilterCondition.AND) -> MetadataFilters:
                 (FilterOperator.TEXT_MATCH, None),
             ]
         ),
-        ({"filters": filters(MetadataFilter(key="", value=1))}, "filters holds a MetadataFilter whose key is empty"),
+        ({"filters": filters(MetadataFilter(key="", value=1))}, "filters has a MetadataFilter whose key is empty"),
         ({"node_ids": ["1", ""]}, "node_ids holds an empty id"),
         ({"node_ids": [None]}, "node_ids holds an empty id"),
         ({"doc_ids": ["a", None]}, "doc_ids holds an empty id"),
@@ -275,7 +275,7 @@ def filters(*parts, condition=FilterCondition.AND) -> MetadataFilters:
         ({"vector_store_kwargs": {"shard_identifier": ""}}, "shard_identifier names no shard"),
         (
             {"filters": filters(filters(MetadataFilter(key="a", value=None)))},
-            r"filters holds a value that its operator does not take .*'qdrant_filters'",
+            r"filters has a value that its operator does not take .*'qdrant_filters'",
         ),
     ],
 )

@@ -103,7 +103,7 @@ class Calls:
 
         :param questions: the questions, asked in this order as far as the limit allows.
         :param account: the bill of the query they belong to.
-        :return: the grades of each, None where it failed, was not asked or was still out at the deadline.
+        :return: the grades of each, None where it failed, was not asked or had not answered by the deadline.
         :raises GraderError: the user has to change something, and on_error is "raise".
         """
         if self._loop is not asyncio.get_running_loop():
@@ -128,7 +128,7 @@ class Calls:
         if late:
             if self._heard < begun:
                 self._circuit.failed()
-            self.tell(f"answers were still out at the deadline of {account.budget.seconds:g} s", account)
+            self.tell(f"not every answer had come by the deadline of {account.budget.seconds:g} s", account)
         for reason in refused:
             # Where the LLM answers other questions, it is this text that it refuses, and nothing that the user set.
             (self.tell if self._answered else self.fail)(reason, account)
@@ -192,7 +192,7 @@ class Calls:
     async def _once(self, question: Question, account: Account, since: float) -> Grades:
         async with self._pace:
             if not self._circuit.allows():
-                alone = f"the LLM has failed repeatedly and is left alone for {self.cooldown:g} s"
+                alone = f"the LLM failed repeatedly, so it is not asked for {self.cooldown:g} s"
                 raise _NotCalled(self._stopped or alone)
             if needless := question.needless():
                 raise _NotCalled(needless)
