@@ -39,8 +39,8 @@ class RefinedClassifier:
 
     :param retriever: refines the labels, over its collection, by its teacher's grades; and embeds texts. None for a
         classifier that is loaded, which embeds texts with `Settings.embed_model`.
-    :param none_of_these: whether a document may get None, where it is more likely to have none of the labels than the
-        most likely one.
+    :param none_of_these: whether a document gets None if having none of the labels is more likely than having the best
+        one.
     """
 
     _estimator_type = "classifier"
@@ -62,8 +62,8 @@ class RefinedClassifier:
         :return: the classifier.
         :raises ValueError: labels that are duplicates or fewer than two, a budget that is too small, or a retriever
             whose scores are not similarities.
-        :raises RuntimeError: nobody taught it: no label could be refined, or, with the retriever's on_error="raise",
-            any of them could not.
+        :raises RuntimeError: no label could be refined or, with the retriever's on_error="raise", one of them could
+            not.
         """
         texts = read_labels(labels)
         retriever = copy.copy(self._given())
@@ -98,7 +98,7 @@ class RefinedClassifier:
     def partial_fit(
         self, nodes: Sequence[str | BaseNode | NodeWithScore], labels: Sequence[str | None]
     ) -> RefinedClassifier:
-        """Take in judgements of people, which count in full, and refine the labels concerned again.
+        """Learn from people's judgements, which count in full, and refine their labels again.
 
         :param nodes: texts or nodes.
         :param labels: the label of each; None for none of these. A node counts for its own label, and against the one
@@ -151,7 +151,7 @@ class RefinedClassifier:
         return self._probabilities(self._vectors_of(texts))
 
     def labels_of(self, probabilities: NDArray[np.float64]) -> NDArray[np.object_]:
-        """Say which labels follow from probabilities, for those who need both.
+        """Turn probabilities into labels, if you need both.
 
         :param probabilities: (n, C) as of `predict_proba`.
         :return: (n,) labels, as `predict` gives them.
@@ -217,7 +217,7 @@ class RefinedClassifier:
         :param retriever: embeds texts, and knows the nodes' vectors; None to embed texts with `Settings.embed_model`.
         :return: the classifier.
         :raises OSError: it cannot be read.
-        :raises ValueError: it is no such file.
+        :raises ValueError: the file was not written by `save`.
         """
         tensors, facts = storage.read(path, "RefinedClassifier")
         try:

@@ -184,7 +184,7 @@ class Classify(Arguments):
 
 
 class Judge(Arguments):
-    """Keep what a person says of a document, for this query and similar ones. Only a person's word is to be kept."""
+    """Keep what a person says of a document, for this query and similar ones. Keep only what a person said."""
 
     name = "judge"
     writes = True

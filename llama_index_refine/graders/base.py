@@ -104,13 +104,13 @@ class BaseGrader(PromptMixin, ABC):
     def memory_fingerprint(self) -> str:
         """Say what decides the grades that a `RefinementMemory` keeps, where people's are kept apart.
 
-        :return: the fingerprint, unless a subclass knows better.
+        :return: the fingerprint, unless a subclass overrides it.
         """
         return self.fingerprint()
 
     @property
     def trusted(self) -> bool:
-        """Whether its grades are followed in full from the first query; not, unless a subclass knows better.
+        """Whether its grades are followed in full from the first query. False unless a subclass overrides it.
 
         Other teachers are followed as far as their record shows that they know.
         """
@@ -125,7 +125,7 @@ class BaseGrader(PromptMixin, ABC):
         """Name nodes whose grade is known before they are shown, so that they are graded wherever they rank.
 
         :param query: the query.
-        :return: their node ids; none, unless a subclass knows better.
+        :return: their node ids; none unless a subclass overrides it.
         """
         return ()
 

@@ -237,7 +237,7 @@ class Reliability:
         :param path: the file.
         :return: the record, to be given to a retriever as its `trust`.
         :raises OSError: there is no such file, or it cannot be read.
-        :raises ValueError: it holds no record.
+        :raises ValueError: the file was not written by `save`.
         """
         try:
             return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))

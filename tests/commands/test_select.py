@@ -147,19 +147,19 @@ def test_files_that_are_not_its_own_are_left_alone(path, asked, tmp_path):
     other.write_text("precious")
     result = call("select", path, asked, "--query", "q", "--out", str(other))
     assert result.exit_code == 1
-    assert "is there and not from this command" in result.output
+    assert "exists, and this command did not write it" in result.output
     assert other.read_text() == "precious"
     result = call("select", path, asked, "--query", "q", "--out", str(tmp_path / "a.txt"))
     assert "must be named .jsonl or .csv" in result.output
     result = call("select", path, asked, "--query", "q", "--out", str(tmp_path / "no" / "a.csv"))
-    assert "in a folder that is not there" in result.output
+    assert "in a folder that does not exist" in result.output
 
 
 def test_rows_of_other_options_are_not_mixed(tmp_path):
     out = tmp_path / "a.csv"
     Rows(out, ["a"], {"precision": 0.9}).add([{"a": 1}], "one")
     assert Rows(out, ["a"], {"precision": 0.9}).done == ["one"]
-    with pytest.raises(ValueError, match="was begun with other options"):
+    with pytest.raises(ValueError, match="was started with other options"):
         Rows(out, ["a"], {"precision": 0.8})
 
 
@@ -262,7 +262,7 @@ def test_what_taught_the_classifier_is_known_when_its_rows_are_gone(path, asked,
     assert result.exit_code == 1
     said = "".join(result.output.split())
     assert "--instructionwasnotgivenandis" in said
-    assert f"remove{tmp_path / 'out.jsonl.safetensors'}tobeginanew" in said
+    assert f"remove{tmp_path / 'out.jsonl.safetensors'}tostartagain" in said
     (tmp_path / "labels.json").unlink()
     other = tmp_path / "other.json"
     other.write_text(json.dumps({"loss": "something lost", "money": "exchange rate"}))

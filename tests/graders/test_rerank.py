@@ -162,7 +162,7 @@ def test_what_teachers_keep(make, chat_server):
     with Account().active() as account:
         assert failing.grade(QUERY, NODES) == [None] * 3
     assert chat_server.calls == calls
-    assert "left alone" in account.failures[0]
+    assert "not asked for" in account.failures[0]
     chat_server.reply = lambda question: error(401)
     with pytest.raises(GraderError, match="api_key"):
         make(on_error="raise").grade(QUERY, NODES)

@@ -458,7 +458,7 @@ def test_a_fusion_function_of_ones_own_is_refused():
         sparse_query_fn=sparse_query,
         hybrid_fusion_fn=fuse,
     )
-    with pytest.raises(ValueError, match="hybrid_fusion_fn is not called"):
+    with pytest.raises(ValueError, match="hybrid_fusion_fn is never called"):
         RefinedRetriever(store, vector_store_query_mode="hybrid")
 
 

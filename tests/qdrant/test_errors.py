@@ -57,7 +57,7 @@ SAID = {
         400,
         grpc.StatusCode.INVALID_ARGUMENT,
         "Wrong input: Vector dimension error: expected dim: 8, got 16",
-        "another one by now",
+        "was replaced meanwhile",
     ),
     "no key": (
         401,
@@ -84,7 +84,7 @@ SAID = {
         500,
         grpc.StatusCode.INTERNAL,
         "Service internal error: 1 of 3 read operations failed:\n  Service internal error: Tonic status error",
-        "a node is down and consistency asks every replica",
+        "a node is down and consistency needs every replica",
     ),
 }
 

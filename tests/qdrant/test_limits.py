@@ -146,7 +146,7 @@ def test_a_filter_without_room_for_ids(place, top_k, caplog):
     told = sentences(caplog)
     assert len(told) == 2
     assert all(sentence.endswith("(filter_max_conditions)") for sentence in told)
-    assert any("judged nodes" in sentence for sentence in told)
+    assert any("nodes with a judgement" in sentence for sentence in told)
     assert any("rebuilt" in sentence for sentence in told)
 
 

@@ -214,13 +214,13 @@ def filters(*parts, condition=FilterCondition.AND) -> MetadataFilters:
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"filters": filters()}, "filters holds a MetadataFilters without a filter"),
-        ({"filters": filters(MetadataFilter(key="a", value=1), filters())}, "filters holds a MetadataFilters without"),
+        ({"filters": filters()}, "filters has an empty MetadataFilters"),
+        ({"filters": filters(MetadataFilter(key="a", value=1), filters())}, "filters has an empty MetadataFilters"),
         ({"filters": filters(MetadataFilter(key="a", value=1), condition=None)}, "filters .* condition is None"),
-        ({"vector_store_kwargs": {"qdrant_filters": models.Filter()}}, "qdrant_filters holds no condition"),
+        ({"vector_store_kwargs": {"qdrant_filters": models.Filter()}}, "qdrant_filters has no condition"),
         (
             {"vector_store_kwargs": {"qdrant_filters": models.Filter(must=[models.Filter(should=[])])}},
-            "qdrant_filters holds no condition",
+            "qdrant_filters has no condition",
         ),
         (
             {"filters": filters(MetadataFilter(key="day", value="2024-01-01", operator=FilterOperator.GTE))},
@@ -237,7 +237,7 @@ def filters(*parts, condition=FilterCondition.AND) -> MetadataFilters:
                     )
                 }
             },
-            "qdrant_filters holds no condition, or a part without one",
+            "qdrant_filters has no condition, or a part without one",
         ),
         (
             {
@@ -247,7 +247,7 @@ def filters(*parts, condition=FilterCondition.AND) -> MetadataFilters:
                     )
                 }
             },
-            "qdrant_filters holds no condition, or a part without one",
+            "qdrant_filters has no condition, or a part without one",
         ),
         *(
             (
