@@ -45,16 +45,16 @@ class _Failed(Exception):
 class CallOptions(TypedDict, total=False):
     """How a teacher asks its LLM; keyword arguments of every teacher that asks one.
 
-    :param concurrency: the most questions out at the same time, over all queries that share the teacher, at least 1;
-        default 16. Fewer are out at first, and while answers take long.
-    :param timeout: seconds one question may take, above 0; default 30. A server that answers nothing for so long is
-        given up by all who wait for it.
+    :param concurrency: the most questions that wait for an answer at the same time, over all queries that share the
+        teacher, at least 1; default 16. There are fewer at first, and while answers take long.
+    :param timeout: seconds that one question may take, above 0; default 30. If a server answers nothing for so long,
+        all who wait for it stop.
     :param retries: how often a rate limit, a server error, a timeout or a broken connection is tried again, at least 0;
         default 2.
-    :param cooldown: seconds the LLM is left alone after it has answered nothing, or after five questions in a row have
+    :param cooldown: seconds for which the LLM is not asked after it answered nothing, or after five questions in a row
         failed, at least 0; default 30.
     :param on_error: "ignore" (the default) logs each kind of failure once and leaves the node without a grade; "raise"
-        raises `GraderError` where the user has to change something: credentials, model, address, request.
+        raises `GraderError` if you have to change something: credentials, model, address, request.
     """
 
     concurrency: int
