@@ -74,7 +74,7 @@ behind `{server}` that calls a document relevant where it shares a long word wit
 | status | meaning |
 |---|---|
 | 0 | All was done. Warnings, if any, are in the output. |
-| 1 | Something went wrong that you can mend: one line on standard error says what. |
+| 1 | Something went wrong that you can fix: one line on standard error says what. |
 | 2 | An option is unknown, missing or out of its range. |
 | 130 | You pressed Ctrl-C. |
 
