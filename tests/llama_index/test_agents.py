@@ -110,7 +110,7 @@ async def test_tools_in_a_workflow(retriever, chat_server):
         ("find", {"query": "x", "filter": {"page": {"gt": 3}}}, "filter.page: must be a text, a number"),
         ("find", {"query": "x", "filter": {"tags": ["a", 1]}}, "filter.tags: must be a text, a number"),
         ("find", {"query": "x", "filter": {"filters": [{"key": "page", "operator": "=>"}]}}, "filter.filters.0."),
-        ("find", {"query": "x", "filter": {"filters": []}}, "filter: filters holds a MetadataFilters without"),
+        ("find", {"query": "x", "filter": {"filters": []}}, "filter: filters has an empty MetadataFilters"),
         (
             "find",
             {"query": "x", "filter": {"filters": [{"key": "page", "value": 1, "operator": "any"}]}},
