@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from llama_index_refine.retriever import RefinedRetriever as RefinedRetriever
     from llama_index_refine.selection import Selection as Selection
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOME = {
     "AverageGrader": "graders.ensembles",

@@ -39,8 +39,8 @@ class RefinedClassifier:
 
     :param retriever: refines the labels, over its collection, by its teacher's grades; and embeds texts. None for a
         classifier that is loaded, which embeds texts with `Settings.embed_model`.
-    :param none_of_these: whether a document may get None, where it is more likely to have none of the labels than the
-        most likely one.
+    :param none_of_these: whether a document gets None if having none of the labels is more likely than having the best
+        one.
     """
 
     _estimator_type = "classifier"
@@ -62,8 +62,8 @@ class RefinedClassifier:
         :return: the classifier.
         :raises ValueError: labels that are duplicates or fewer than two, a budget that is too small, or a retriever
             whose scores are not similarities.
-        :raises RuntimeError: nobody taught it: no label could be refined, or, with the retriever's on_error="raise",
-            any of them could not.
+        :raises RuntimeError: no label could be refined or, with the retriever's on_error="raise", one of them could
+            not.
         """
         texts = read_labels(labels)
         retriever = copy.copy(self._given())
@@ -75,12 +75,14 @@ class RefinedClassifier:
             retriever.feedback_top_k = budget
         collection = retriever._collection
         if collection.options.multivector is not None:
-            raise ValueError("retriever must not have a multivector_query_fn: labels are compared by one vector a text")
+            raise ValueError(
+                "retriever must not have a multivector_query_fn: labels are compared by one vector per text"
+            )
         space = run([collection.space()])[0].get()
         if space.sparse is not None:
             raise ValueError(
-                "retriever must search a dense vector alone, as labels are compared by one; it searches the sparse "
-                f"{space.sparse!r}"
+                "retriever must search a dense vector alone, because labels are compared by one; it also searches "
+                f"the sparse {space.sparse!r}"
             )
         wide = QdrantCollection(collection.store, collection.options, SAMPLE)
         sample, population = (outcome.get() for outcome in run([wide.background(), wide.population()]))
@@ -96,7 +98,7 @@ class RefinedClassifier:
     def partial_fit(
         self, nodes: Sequence[str | BaseNode | NodeWithScore], labels: Sequence[str | None]
     ) -> RefinedClassifier:
-        """Take in judgements of people, which count in full, and refine the labels concerned again.
+        """Learn from people's judgements, which count in full, and refine their labels again.
 
         :param nodes: texts or nodes.
         :param labels: the label of each; None for none of these. A node counts for its own label, and against the one
@@ -109,7 +111,7 @@ class RefinedClassifier:
             raise ValueError(f"labels must be one for each of the {len(nodes)} nodes, got {len(labels)}")
         unknown = sorted({label for label in labels if label is not None and label not in memory.names})
         if unknown:
-            raise ValueError(f"labels holds {unknown[0]!r}, which was not fitted: it is none of {memory.names}")
+            raise ValueError(f"labels holds {unknown[0]!r}, which was not fitted; the fitted labels are {memory.names}")
         if not len(nodes):
             return self
         vectors = self._vectors_of(nodes)
@@ -149,7 +151,7 @@ class RefinedClassifier:
         return self._probabilities(self._vectors_of(texts))
 
     def labels_of(self, probabilities: NDArray[np.float64]) -> NDArray[np.object_]:
-        """Say which labels follow from probabilities, for those who need both.
+        """Turn probabilities into labels, if you need both.
 
         :param probabilities: (n, C) as of `predict_proba`.
         :return: (n,) labels, as `predict` gives them.
@@ -215,14 +217,14 @@ class RefinedClassifier:
         :param retriever: embeds texts, and knows the nodes' vectors; None to embed texts with `Settings.embed_model`.
         :return: the classifier.
         :raises OSError: it cannot be read.
-        :raises ValueError: it is no such file.
+        :raises ValueError: the file was not written by `save`.
         """
         tensors, facts = storage.read(path, "RefinedClassifier")
         try:
             classifier = cls(retriever, bool(facts["none_of_these"]))
             classifier.memory_ = Memory.from_file(tensors, facts)
         except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise ValueError(f"path {path} is no file that RefinedClassifier.save wrote: {error}") from error
+            raise ValueError(f"path {path} is not a file that RefinedClassifier.save wrote: {error}") from error
         classifier._refit()
         return classifier
 
@@ -282,7 +284,9 @@ class RefinedClassifier:
         size = self._fitted().sample.shape[1]
         wrong = next((len(one) for one in vectors.values() if len(one) != size), size)
         if wrong != size:
-            raise ValueError(f"nodes hold vectors of {wrong} dimensions, the labels' have {size}: is it another model?")
+            raise ValueError(
+                f"nodes have vectors of {wrong} dimensions, but the labels have {size}: embed both with the same model"
+            )
         return np.array([vectors[at] for at in range(len(nodes))], dtype=np.float32).reshape(len(nodes), size)
 
     def _stored(self, node_ids: Collection[str]) -> dict[str, NDArray[np.float32]]:

@@ -23,24 +23,25 @@ if TYPE_CHECKING:
 
 @dataclass(repr=False)
 class Refinement:
-    """How one query moved, and, where a retriever made it, what was graded, found and paid.
+    """How one query moved. From a retriever, also what was graded, what was found and what it cost.
 
-    Arrays are float32, of the kind (numpy or torch) in which the query came; a retriever's are numpy.
+    Arrays are float32. They are numpy or torch, as the query was; a retriever's are numpy.
 
     :param query: (d,) the vector before; (T, d), with a vector a token, where a multivector is searched.
-    :param vector: (d,) the refined vector; the query itself where nothing was refined. (T, d) of a multivector, whose
-        tokens are of length 1 on average where the distance is cosine's, which takes each as if it were. Where a sparse
-        vector is searched, the weights of the terms that query and documents have, behind the dense vector where there
-        is one, all at a scale of their own: what can be used again is in `vectors`.
+    :param vector: (d,) the refined vector, or the query itself if nothing was refined. For a multivector (T, d); under
+        cosine, its tokens have length 1 on average. For a sparse vector, the weights of the terms that query and
+        documents have, after the dense vector if there is one. Their scale is not the collection's: to search again,
+        use `vectors`.
     :param documents: (K, d) the graded documents; of a multivector (K, T, d): for each of the query's tokens, the
         vector of the document that it matched best.
     :param grades: (K,) their grades in [0, 1].
     :param background: (N, d) documents taken as irrelevant; (N, T, d) of a multivector.
     :param target: (K + N,) the distribution the student was drawn to; graded documents first, as in the next two.
     :param student_before: (K + N,) the student's distribution at `query`.
-    :param student_after: (K + N,) and at `vector`.
-    :param fused: (K,) similarity of each graded document to `vector`, its own grade weighed in; the final order's.
-    :param held_out: (K,) the same as the other documents' grades predict it, without its own.
+    :param student_after: (K + N,) the student's distribution at `vector`.
+    :param fused: (K,) similarity of each graded document to `vector`, with its own grade weighed in. The returned order
+        follows it.
+    :param held_out: (K,) the same, predicted from the other documents' grades alone.
     :param kl_before: KL divergence of student_before from target, in nats.
     :param kl_after: KL divergence of student_after from target, in nats.
     :param tau: the student's temperature: the similarity, in the collection's units, that counts as one nat.
@@ -50,7 +51,7 @@ class Refinement:
     :param seconds: time the optimisation took; of a batch, the whole batch's.
     :param metric: the distance that the vectors are compared by: cosine, dot or euclid.
     :param vectors: the refined query as Qdrant takes it, by the name of the vector that it searches: an array, or a
-        sparse vector; empty where no retriever made it.
+        sparse vector. Empty if no retriever made it.
     :param path: the refined vector after each round, the last one being `vector`.
     :param query_str: the query's text.
     :param image_path: the query's image, None where it has none.
@@ -61,19 +62,18 @@ class Refinement:
     :param ungraded: how many nodes the teacher was shown and did not grade.
     :param failures: why nodes were left ungraded, each reason once.
     :param rounds: how many times the teacher was asked.
-    :param saved_grades: how many more grades could have been asked for, and would hardly have changed the nodes.
+    :param saved_grades: how many grades early stopping left out, because they would hardly have changed the nodes.
     :param timings: seconds spent in each stage.
     :param llm_calls: calls that the teacher made.
     :param prompt_tokens: tokens sent, as far as the API says.
     :param completion_tokens: tokens received, as far as the API says.
     :param cached_grades: grades that a cache answered.
     :param remembered: grades that a memory had for this very query.
-    :param borrowed: grades that a memory had for similar queries, and that took part; they are not among `grades`.
-    :param answerable: the probability that at least one of the nodes is relevant, in [0, 1]; None where nothing was
-        refined. Where the query was split, the greatest of its parts'.
-    :param parts: the refinement of each part, where the query was split; the vectors are theirs.
-    :param reason: why nothing was refined, or why no nodes are returned; None where the nodes are those of a second
-        search.
+    :param borrowed: grades that a memory had for similar queries and that took part. `grades` does not include them.
+    :param answerable: the probability that at least one of the nodes is relevant, in [0, 1]; None if nothing was
+        refined. For a split query, the greatest of its parts.
+    :param parts: the refinement of each part of a split query. The parts have the vectors.
+    :param reason: why nothing was refined, or why no nodes are returned; None if the nodes come from a second search.
     """
 
     query: Array
@@ -171,11 +171,11 @@ class Refinement:
         return draw(self)
 
     def to_dict(self, vectors: bool = False, texts: bool = False) -> dict[str, Any]:
-        """Write it for a log: what was found, graded and paid, in numbers and strings.
+        """Write it for a log: what was found, what was graded and what it cost, in numbers and strings.
 
         :param vectors: with the vectors of query, documents and background.
         :param texts: with the nodes' texts.
-        :return: what JSON knows; None for a number that is not finite.
+        :return: a dictionary for JSON, with None for a number that is not finite.
         """
         from llama_index_refine.display.record import to_dict
 

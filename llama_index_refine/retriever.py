@@ -62,7 +62,7 @@ from llama_index_refine.tracing import span, spanned_by_base, tell
 class RefinedRetriever(BaseRetriever):
     """Searches a Qdrant collection, has the first nodes graded, refines the query vector and searches again.
 
-    :param vector_store: the collection, as LlamaIndex sees it.
+    :param vector_store: LlamaIndex's vector store on the collection.
     :param embed_model: embeds the query; None for `Settings.embed_model`.
     :param grader: the teacher; None for an `LLMGrader` on `Settings.llm`.
     :param similarity_top_k: the most nodes to return.
@@ -70,42 +70,43 @@ class RefinedRetriever(BaseRetriever):
     :param filters: metadata filters, for both searches and the background.
     :param rounds: how many times the teacher is asked. More rounds choose better what is graded; each costs the time of
         one more wave of LLM calls and one more search.
-    :param early_stop: whether to leave grades that would hardly change the nodes returned, which saves a quarter
-        to a third of the calls. Only for lists of at most feedback_top_k nodes, and from a teacher's third query on.
+    :param early_stop: whether to leave out grades that would hardly change the returned nodes. That saves a quarter to
+        a third of the calls. It starts with a teacher's third query, and only if at most feedback_top_k nodes are
+        returned.
     :param background_size: background vectors to refine against, 0 for none.
-    :param budget: the most that grading one query may cost; a number is the most LLM calls.
-    :param refiner: how the query moves; None for a `QueryRefiner` in the collection's distance.
-    :param trust: how far to follow the teacher: a number in [0, 1], or the `Reliability` that learns it from the
-        grades; None for the one that all retrievers with this grader share, or 1 where the grader is `trusted`, as
-        people are.
-    :param memory: what past queries have taught; None for no memory.
+    :param budget: a limit on what grading one query may cost; a number limits the LLM calls.
+    :param refiner: moves the query; None for a `QueryRefiner` with the collection's distance.
+    :param trust: how far to follow the teacher: a number in [0, 1], or a `Reliability` that learns it from the grades.
+        None takes the one that all retrievers with this grader share, or 1 if the grader is `trusted`, as people are.
+    :param memory: remembers the grades of past queries; None for no memory.
     :param decompose: split a query that asks several things: True for a LlamaIndex question generator on
-        `Settings.llm`, or the generator. The parts share the budget and feedback_top_k, and nodes say in `refine_parts`
-        what they answer.
+        `Settings.llm`, or a generator of your own. The parts share the budget and feedback_top_k. Each node's metadata
+        says in `refine_parts` which parts it answers.
     :param on_error: "fallback" returns the first search's nodes when anything after it fails, "raise" raises.
-    :param score: what the nodes' scores are: Qdrant's "similarity", or the "probability" that a node is relevant, which
-        costs one more request; None for all where nothing was graded.
-    :param answerable: return nothing where the probability that any of the nodes is relevant is lower, in [0, 1]; None
-        to return them whatever it is.
+    :param score: what a node's score is: Qdrant's "similarity", or the "probability" that the node is relevant. The
+        probability costs one more request, and is None for all nodes if nothing was graded.
+    :param answerable: return no nodes if the probability that any of them is relevant is lower than this, in [0, 1];
+        None to return them always.
     :param node_ids: search these nodes only.
     :param doc_ids: search the nodes of these documents only.
     :param vector_store_query_mode: "default", "mmr" for nodes that differ, "sparse", or "hybrid" to search by both, and
         refine both.
-    :param alpha: in hybrid mode the dense half's share, in [0, 1]; None for .5 in the first search, .8 in the
-        refined one.
-    :param sparse_top_k: in hybrid mode, how many nodes the sparse search contributes; None for as many as the dense.
+    :param alpha: in hybrid mode, the weight of the dense search, in [0, 1]; None for .5 in the first search and .8 in
+        the refined one.
+    :param sparse_top_k: in hybrid mode, the most nodes from the sparse search; None for as many as from the dense one.
     :param hybrid_top_k: in hybrid mode, the most nodes to return; None for similarity_top_k.
-    :param multivector_query_fn: turns texts into matrices, one a text with a vector a token, and has a multivector
-        searched: documents are compared by MaxSim, as ColBERT's are.
-    :param prefetch_vector_name: the dense vector whose nearest documents alone are compared by MaxSim; both queries are
-        refined. None compares all documents.
+    :param multivector_query_fn: turns texts into matrices, one per text, with one vector per token. The retriever then
+        searches a multivector, and compares documents by MaxSim, as ColBERT does.
+    :param prefetch_vector_name: a dense vector, for the multivector search: MaxSim compares only the documents nearest
+        by this vector, and both queries are refined. None compares all documents.
     :param vector_store_kwargs: Qdrant's own options, for both searches and the background. See `QdrantKwargs`.
-    :param docstore: where nodes that are not text are kept whole, as a `VectorStoreIndex` does; None for nowhere else.
-    :param node_metadata: note on each returned node its `refine_grade` and its `refine_rank_before`, hidden from LLMs.
+    :param docstore: LlamaIndex's docstore, if it keeps nodes that are not text, as that of a `VectorStoreIndex` does.
+    :param node_metadata: add `refine_grade` and `refine_rank_before` to the metadata of each returned node, hidden from
+        LLMs.
     :param callback_manager: LlamaIndex's callbacks.
     :param object_map: objects behind `IndexNode`s, by index id.
     :param objects: the same as a list.
-    :param verbose: tell what recursive retrieval enters.
+    :param verbose: print what recursive retrieval enters.
     :raises ValueError: an argument outside its range.
     """
 
@@ -179,12 +180,12 @@ class RefinedRetriever(BaseRetriever):
     def from_index(cls, index: VectorStoreIndex, modality: Modality | None = None, **kwargs: Any) -> RefinedRetriever:
         """Retrieve from an index over Qdrant: a drop-in replacement for `index.as_retriever()`.
 
-        The index's vector store, embedding model, docstore, callbacks and objects are taken over, and, where it lists
-        nodes of its own, the search is restricted to those, as in its own retriever.
+        The retriever takes the index's vector store, embedding model, docstore, callbacks and objects. If the index
+        lists its own nodes, only those are searched, as by `index.as_retriever()`.
 
         :param index: a `VectorStoreIndex` over a `QdrantVectorStore`.
         :param modality: which half of a `MultiModalVectorStoreIndex` to search, "text" or "image"; None for others.
-        :param kwargs: the arguments of `RefinedRetriever`, to replace what is taken over or to add to it.
+        :param kwargs: more arguments of `RefinedRetriever`; they come before what the index has.
         :return: the retriever.
         :raises ValueError: an index over another vector store, a `MultiModalVectorStoreIndex` without a modality, or an
             argument outside its range.
@@ -284,7 +285,7 @@ class RefinedRetriever(BaseRetriever):
 
     @span
     def refine(self, query: QueryType, like: Sequence[str] = (), unlike: Sequence[str] = ()) -> Refinement:
-        """Retrieve, and tell how.
+        """Retrieve, and return how the query moved, what was graded and what it cost.
 
         :param query: the query; a bundle that brings its embedding is not embedded again.
         :param like: ids of nodes that answers should be like, for this call alone.
@@ -297,7 +298,7 @@ class RefinedRetriever(BaseRetriever):
 
     @span
     async def arefine(self, query: QueryType, like: Sequence[str] = (), unlike: Sequence[str] = ()) -> Refinement:
-        """Retrieve, and tell how, without blocking the event loop. See `refine`."""
+        """Refine without blocking the event loop. See `refine`."""
         (outcome,) = await arun(self._works([with_examples(query, like, unlike)]))
         return _refinement(outcome)
 
@@ -308,7 +309,7 @@ class RefinedRetriever(BaseRetriever):
         """Refine many queries, whose searches share requests to Qdrant and whose optimisations share a batch.
 
         :param queries: the queries; a `QueryWithExamples` brings examples of its own.
-        :param batch_size: queries on their way at a time, which bounds the memory; at least 1.
+        :param batch_size: how many queries run at a time, at least 1; this limits the memory used.
         :param return_exceptions: return a failed query's exception in its place; otherwise the first one is raised
             when all queries of its batch are done.
         :return: one `Refinement` for each query.
@@ -371,16 +372,16 @@ class RefinedRetriever(BaseRetriever):
     ) -> Selection:
         """Return every node of the collection that belongs to a query, with the probability that it does.
 
-        Without a target the cut is where the expected F1 is greatest. With one, documents drawn at random show whether
-        it is kept, as far as the budget reaches, and the other of the two is made as great as can be.
+        Without a target, the cut is where the expected F1 is highest. With one, the teacher grades documents drawn at
+        random to check it, as far as the budget goes. The other of precision and recall is then as high as possible.
 
         :param query: the query; a `QueryWithExamples` brings examples of its own.
-        :param precision: the least share of the selected nodes that has to be relevant, in (0, 1).
-        :param recall: the least share of the relevant nodes that has to be selected, in (0, 1).
-        :param confidence: the probability with which a certificate holds, in (0, 1).
-        :param budget: the most documents to grade, those by which the query is refined among them, or a `Budget` of
-            what that may cost; None for twice as many documents as refine the query, with a target five times as many.
-        :return: the selection; it says the `reason` where the target is not certified.
+        :param precision: a target: at least this share of the selected nodes is relevant, in (0, 1).
+        :param recall: a target: at least this share of the relevant nodes is selected, in (0, 1).
+        :param confidence: the probability that a certified target holds, in (0, 1).
+        :param budget: the most documents to grade, including those that refine the query, or a `Budget`. None is twice
+            as many documents as refine the query, and five times as many with a target.
+        :return: the selection; its `reason` says why a target is not certified.
         :raises ValueError: a target outside (0, 1), or two; a budget that is too small; an empty collection.
         :raises Exception: as for `refine`.
         """
@@ -417,7 +418,7 @@ class RefinedRetriever(BaseRetriever):
         """Select for many queries, which share requests to Qdrant. See `select`.
 
         :param queries: the queries.
-        :param batch_size: queries on their way at a time; at least 1.
+        :param batch_size: how many queries run at a time, at least 1.
         :param return_exceptions: return a failed query's exception in its place; otherwise the first one is raised
             when all queries of its batch are done.
         :return: one `Selection` for each query. `confidence` is each one's, not that of all of them together.
@@ -451,7 +452,8 @@ class RefinedRetriever(BaseRetriever):
         :param query: the query.
         :param node_id: the node's id.
         :param grade: its relevance in [0, 1]: 1 for a thumb up, 0 for a thumb down.
-        :param user: who says so; their later judgement of the node replaces it. None for the memory's.
+        :param user: who judges; a later judgement of the node by the same user replaces it. None for the memory's
+            current user.
         :raises ValueError: no grade, no memory, or a node that this retriever's searches cannot find.
         """
         run([self._pipeline().judge(with_examples(query), node_id, grade, user)])[0].get()
@@ -462,7 +464,7 @@ class RefinedRetriever(BaseRetriever):
         outcome.get()
 
     def with_filters(self, filters: MetadataFilters) -> RefinedRetriever:
-        """Search less: what this retriever's own restrictions admit, and further filters too.
+        """Return a copy that searches only what both this retriever's restrictions and these filters match.
 
         :param filters: metadata filters.
         :return: a copy for these, which shares everything else.
@@ -475,9 +477,9 @@ class RefinedRetriever(BaseRetriever):
         return copied
 
     def as_tools(self, prefix: str = "", about: str | None = None) -> list[FunctionTool]:
-        """Offer this retriever to agents, as `find`, and where one dense vector is searched `find_all` and `classify`.
+        """Offer this retriever to agents as tools: `find`, and for one dense vector `find_all` and `classify`.
 
-        With a memory there is `judge` too. The others read only.
+        A retriever with a memory also has the tool `judge`, which writes there. The others only read.
 
         :param prefix: what the tools' names begin with, where an agent has several retrievers.
         :param about: what the collection holds, in a sentence for the agent.
@@ -523,7 +525,7 @@ class RefinedRetriever(BaseRetriever):
     def _selections(self, queries: Sequence[QueryBundle], target: Target) -> list[Work[Selection]]:
         """Describe the selection for each of some queries."""
         if self._collection.options.multivector is not None:
-            raise ValueError("select reads the whole ranking, which takes too long by multivector_query_fn")
+            raise ValueError("select reads the whole ranking, which takes too long with multivector_query_fn")
         selecting = Selecting(replace(self._pipeline(), early_stop=False))
         return [self._selected(selecting, query, target) for query in queries]
 

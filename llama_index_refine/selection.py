@@ -30,20 +30,19 @@ UNKNOWN = Interval(0.0, float("nan"), 1.0)
 class Selection:
     """The nodes of a collection that belong to a query.
 
-    Relevant is what the teacher calls so, with a grade of at least 0.5. How sure the numbers are towards the truth, its
-    errors decide.
+    A node is relevant if the teacher's grade is at least 0.5. Where the teacher errs, so do the numbers below.
 
     :param nodes: the nodes, most probable first; their score is the probability that they are relevant.
-    :param threshold: with `vector` a query that can be stored: Qdrant's score that separates what nobody graded.
+    :param threshold: Qdrant's score that separates what belongs from what does not, among nodes that nobody graded.
+        Together with `vector` it is a query that you can store.
     :param vector: (d,) the refined vector.
     :param precision: the share of the nodes that is relevant: low, estimate, high.
     :param recall: the share of the collection's relevant nodes that is selected: low, estimate, high.
     :param expected_total: how many nodes of the collection are relevant, as estimated.
     :param graded: how many nodes were graded for it.
     :param certified: whether documents drawn at random have shown that the target is reached, with the confidence that
-        was asked for. Then the low end of precision or recall is that bound; otherwise it is what the probabilities
-        say.
-    :param reason: why it is not certified, None where it is.
+        you asked for. Then the low end of precision or recall is that bound; otherwise it is an estimate.
+    :param reason: why it is not certified; None if it is.
     :param refinement: how the query moved, and what the grading cost.
     :param cuts: the expected precision and recall of every cut, for the picture.
     :param metric: the collection's distance.
@@ -77,7 +76,7 @@ class Selection:
         )
 
     def match(self, nodes: Sequence[str | BaseNode | NodeWithScore]) -> list[NodeWithScore]:
-        """Say which new documents belong to the query: those better than `threshold`. Nobody is asked.
+        """Say which new documents belong to the query: those that pass `threshold`. No teacher is asked.
 
         :param nodes: nodes, by their own vector or else by their text; or texts.
         :return: those that belong, in the order given, with the probability that each is relevant as its score.
@@ -86,7 +85,9 @@ class Selection:
         if isinstance(nodes, str):
             raise ValueError(f"nodes must be a list of nodes or texts; got the text {nodes[:40]!r}")
         if math.isnan(self.threshold) or not self.curve.size:
-            raise ValueError("this selection has no threshold to match by: its collection had nothing left to cut")
+            raise ValueError(
+                "this selection has no threshold to match by: nothing was selected, or all of its collection was graded"
+            )
         if not nodes:
             return []
         plain = [TextNode(text=one) if isinstance(one, str) else one for one in nodes]
@@ -109,7 +110,9 @@ class Selection:
             vectors |= zip(rest, model.get_text_embedding_batch(texts), strict=True)
         size = self.vector.size
         if wrong := next((len(row) for row in vectors.values() if len(row) != size), 0):
-            raise ValueError(f"nodes have vectors of {wrong} dimensions, the query's has {size}: is it another model?")
+            raise ValueError(
+                f"nodes have vectors of {wrong} dimensions, but the query has {size}: embed both with the same model"
+            )
         return torch.tensor([vectors[at] for at in range(len(nodes))], dtype=torch.float32)
 
     def save(self, path: str | Path) -> None:
@@ -135,7 +138,7 @@ class Selection:
         :param embed_model: embeds what `match` is given without a vector; None for `Settings.embed_model`.
         :return: the selection, without nodes.
         :raises OSError: it cannot be read.
-        :raises ValueError: it is no such file.
+        :raises ValueError: the file was not written by `save`.
         """
         tensors, facts = storage.read(path, "Selection")
         try:
@@ -162,14 +165,14 @@ class Selection:
                 embed_model,
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"path {path} is no file that Selection.save wrote: {error}") from error
+            raise ValueError(f"path {path} is not a file that Selection.save wrote: {error}") from error
 
     def plot(self) -> Figure:
         """Draw the expected precision and recall against the cut, and where it was made.
 
         :return: a matplotlib figure.
         :raises ImportError: matplotlib is missing; the message says how to install it.
-        :raises ValueError: nothing was selected from.
+        :raises ValueError: there was nothing to select from.
         """
         from llama_index_refine.display.cuts import draw_cuts
 

@@ -53,7 +53,7 @@ def read(path: str | Path, kind: str) -> tuple[dict[str, NDArray[Any]], dict[str
             facts = json.loads((file.metadata() or {})[KEYS[kind]])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, KeyError, ValueError) as error:
-        raise ValueError(f"path {path} is no file that {kind}.save wrote: {error}") from error
+        raise ValueError(f"path {path} is not a file that {kind}.save wrote: {error}") from error
     if not isinstance(facts, dict) or not all(np.isfinite(one).all() for one in tensors.values()):
-        raise ValueError(f"path {path} is no file that {kind}.save wrote: its numbers are not finite")
+        raise ValueError(f"path {path} is not a file that {kind}.save wrote: its numbers are not finite")
     return tensors, facts

@@ -72,7 +72,9 @@ class PayloadVectorStore(QdrantVectorStore):
 
         :raises NotImplementedError: always.
         """
-        raise NotImplementedError(f"collection {self.collection_name!r} is read only: whoever fills it adds to it")
+        raise NotImplementedError(
+            f"collection {self.collection_name!r} is read only here: add to it with the client that fills it"
+        )
 
     async def async_add(self, nodes: list[BaseNode], *args: Any, **kwargs: Any) -> list[str]:  # type: ignore[override]
         """Refuse. See `add`."""

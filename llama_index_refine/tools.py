@@ -184,7 +184,7 @@ class Classify(Arguments):
 
 
 class Judge(Arguments):
-    """Keep what a person says of a document, for this query and similar ones. Only a person's word is to be kept."""
+    """Keep what a person says of a document, for this query and similar ones. Keep only what a person said."""
 
     name = "judge"
     writes = True
@@ -333,7 +333,7 @@ def _equal(key: str, value: Any) -> MetadataFilter:
 def _how(refinement: Refinement) -> str:
     if refinement.reason is None:
         return f"Refined by {len(refinement.grades)} grades."
-    return f"Not refined, as the first search found them: {in_a_line(refinement.reason, MOST_SAID)}."
+    return f"Not refined, so these are the first search's: {in_a_line(refinement.reason, MOST_SAID)}."
 
 
 def _answers(refinement: Refinement) -> str:

@@ -27,7 +27,7 @@ def main() -> None:
     retriever = open_sample(path=Path(sys.argv[2]) if len(sys.argv) > 2 else None)
     queries = sorted((query.text for query in load_sample().queries), key=len)[:SAMPLE_QUERIES]
     page = launch(retriever, {"the sample's labels": retriever.grader}, queries, open_browser=False, block=False)
-    with chromium(1440, 1290) as browser:
+    with chromium(1440, 1480) as browser:
         wait = WebDriverWait(browser, 60)
         browser.get(page.local_url)
         wait.until(lambda _: browser.find_elements(By.CSS_SELECTOR, "#query textarea, #query input"))[0].send_keys(

@@ -154,10 +154,10 @@ def test_other_files_are_refused(fitted, tmp_path):
     whole = path.read_bytes()
     for content in (b"", b"no tensors", whole[: len(whole) // 2]):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match="no file that RefinedClassifier"):
+        with pytest.raises(ValueError, match="not a file that RefinedClassifier"):
             RefinedClassifier.load(path)
     save_file({"vectors": np.zeros((2, 3), dtype=np.float32)}, path)
-    with pytest.raises(ValueError, match="no file that RefinedClassifier"):
+    with pytest.raises(ValueError, match="not a file that RefinedClassifier"):
         RefinedClassifier.load(path)
     facts = {
         "labels": [{"name": "a", "text": "a", "graded": 3}],
@@ -168,7 +168,7 @@ def test_other_files_are_refused(fitted, tmp_path):
     tensors, _ = fitted.memory_.to_file()
     for bad in ({}, {"sample": np.full((2, SIZE), np.nan, dtype=np.float32)}):
         save_file({**tensors, **bad}, path, {"llama_index_refine.classifier": json.dumps(facts)})
-        with pytest.raises(ValueError, match="no file that RefinedClassifier"):
+        with pytest.raises(ValueError, match="not a file that RefinedClassifier"):
             RefinedClassifier.load(path)
     with pytest.raises(FileNotFoundError):
         RefinedClassifier.load(tmp_path / "missing")

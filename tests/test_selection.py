@@ -161,7 +161,7 @@ def test_what_a_selection_cannot_match_is_told(store, tmp_path):
     assert np.isnan(Selection.load(tmp_path / "nothing.safetensors").threshold)
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(b"{}")
-    with pytest.raises(ValueError, match=r"is no file that Selection.save wrote"):
+    with pytest.raises(ValueError, match=r"is not a file that Selection.save wrote"):
         Selection.load(broken)
 
 

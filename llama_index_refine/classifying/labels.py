@@ -26,7 +26,7 @@ def read_labels(labels: Sequence[str] | Mapping[str, str]) -> dict[str, str]:
             raise ValueError(f"labels holds duplicates: {twice}")
         folded[key] = name
     if len(names) < 2:
-        raise ValueError(f"labels must be at least 2, to tell apart; got {len(names)}")
+        raise ValueError(f"labels must be at least 2; got {len(names)}")
     if not isinstance(labels, Mapping):
         return {name: _spaced(name) for name in names}
     for name, definition in labels.items():

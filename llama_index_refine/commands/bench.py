@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _OPENAI = "https://api.openai.com/v1"
 
-_Folder = Annotated[Path, typer.Option(help="Folder for the results; a run that was stopped goes on from there.")]
+_Folder = Annotated[Path, typer.Option(help="Folder for the results. A stopped run goes on from there.")]
 _Data = Annotated[
     list[str],
     typer.Argument(
@@ -54,16 +54,16 @@ _Teachers = Annotated[
 _Peers = Annotated[
     str,
     typer.Option(
-        help="What to measure beside: names with commas between them, all, or none. Of all, hyde and llm rerank need "
-        "--llm-model: they ask the LLM for more than grades."
+        help="Peers to measure as well: names with commas between them, all, or none. hyde and llm rerank need "
+        "--llm-model, because they ask the LLM for more than grades."
     ),
 ]
 _Depths = Annotated[list[int], typer.Option("--feedback-top-k", help="Documents graded per query. May be repeated.")]
 _RerankTimes = Annotated[
     list[int],
-    typer.Option("--rerank-times", help="Rerank so many times as many documents too. May be repeated."),
+    typer.Option("--rerank-times", help="Also rerank this many times as many documents. May be repeated."),
 ]
-_MaxQueries = Annotated[int | None, typer.Option(help="Queries drawn from each data set; all if not given.")]
+_MaxQueries = Annotated[int | None, typer.Option(help="Queries to draw from each data set. Without it, all.")]
 _Cache = Annotated[Path | None, typer.Option(help="Folder for embeddings and grades.", show_default="user's cache")]
 
 
@@ -95,7 +95,7 @@ def bench(
     feedback_top_k: _Depths = [20],  # noqa: B006
     rerank_times: _RerankTimes = [],  # noqa: B006
     max_queries: _MaxQueries = None,
-    seed: Annotated[int, typer.Option(help="Of the draw of queries.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed for drawing the queries.")] = 1,
     embed_base_url: EmbedBaseUrl = None,
     cache: _Cache = None,
     plots: Annotated[bool, typer.Option(help="Draw the pictures.")] = True,
@@ -127,8 +127,8 @@ def bench(
 
 @app.command("compare")
 def compare(
-    before: Annotated[Path, typer.Argument(help="The folder of a run.")],
-    after: Annotated[Path, typer.Argument(help="The folder of another.")],
+    before: Annotated[Path, typer.Argument(help="Folder of the first run.")],
+    after: Annotated[Path, typer.Argument(help="Folder of the second run.")],
     out: Annotated[Path | None, typer.Option(help="Write the table to this Markdown file.")] = None,
 ) -> None:
     """Compare two runs, query by query, with intervals."""
@@ -188,7 +188,7 @@ def _measure(console: Console, out: Path, data: list[str], **settings: Any) -> R
         benchmark = Benchmark(data=expand(data), **settings)
         if calls := benchmark.calls():
             most = ", ".join(f"{count:,} by {name}" for name, count in calls.items())
-            console.print(f"At most {most}: so many calls of the LLM; what the cache has is not asked again.")
+            console.print(f"At most {most} LLM calls. Answers in the cache are not asked for again.")
         return benchmark.run(out, progress)
 
 

@@ -55,9 +55,11 @@ def classify(
     ] = None,
     model: Annotated[
         Path | None,
-        typer.Option(help="File of the classifier: read where it is there, else written.", show_default="beside --out"),
+        typer.Option(
+            help="File of the classifier. It is read if it exists, and written otherwise.", show_default="beside --out"
+        ),
     ] = None,
-    none_of_these: Annotated[bool, typer.Option(help="Leave the label empty where none fits.")] = False,
+    none_of_these: Annotated[bool, typer.Option(help="Leave the label empty if none fits.")] = False,
 ) -> None:
     """Give your documents, or other texts, the label that fits best; each label is refined over your collection."""
     console = Console(highlight=False)
@@ -125,8 +127,8 @@ class Kept:
         if different := differences({name: begun.get(name, value) for name, value in run.items()}, run):
             there = [str(file) for file in (self.path, out, out.with_name(out.name + ".run")) if file.exists()]
             raise ValueError(
-                f"{self.name} was taught with other options: {different}. Give those again, or remove "
-                f"{' and '.join(there)} to begin anew"
+                f"{self.name} was trained with other options: {different}. Give those again, or remove "
+                f"{' and '.join(there)} to start again"
             )
 
     def classifier(self, retriever: RefinedRetriever, labels: dict[str, str], run: dict[str, Any]) -> RefinedClassifier:
@@ -206,8 +208,8 @@ class Finished:
         if stale := [*self.changed, *(key for key in self.rows if key not in self.seen)]:
             some = ", ".join(stale[:5]) + (" ..." if len(stale) > 5 else "")
             raise ValueError(
-                f"{source} has changed since rows were written: {len(stale)} of them are of what is there no more (id "
-                f"{some}): {rows.start_anew()}"
+                f"{source} has changed since the rows were written: {len(stale)} of them are about texts that are "
+                f"gone (id {some}): {rows.start_anew()}"
             )
 
 
@@ -219,7 +221,7 @@ def read_labels_file(path: Path) -> list[str] | dict[str, str]:
     :raises ValueError: the file is not there, or holds something else.
     """
     if not path.is_file():
-        raise ValueError(f"--labels {path} is no file")
+        raise ValueError(f"--labels {path} is not a file")
     lines = [line for _, line in read_lines(path, "--labels")]
     if path.suffix != ".json":
         return [line.strip() for line in lines if line.strip()]
@@ -249,7 +251,7 @@ def read_texts(path: Path) -> tuple[int, Items]:
     from llama_index.core.schema import TextNode
 
     if not path.is_file():
-        raise ValueError(f"--texts {path} is no file")
+        raise ValueError(f"--texts {path} is not a file")
     numbered: Sequence[tuple[int, str]] = list(read_lines(path, "--texts"))
     if path.suffix == ".csv":
         numbered = _column(path, numbered)

@@ -24,9 +24,9 @@ def address(url: str) -> str:
     try:
         host, port = parts.hostname, parts.port
     except ValueError as error:
-        raise ValueError(f"--url {url} is no address: {error}") from error
+        raise ValueError(f"--url {url} is not an address: {error}") from error
     if not host or parts.scheme not in ("http", "https"):
-        raise ValueError(f"--url {url} is no address; write it as in http://localhost:6333 or https://host/qdrant")
+        raise ValueError(f"--url {url} is not an address; write it as in http://localhost:6333 or https://host/qdrant")
     if port is None:
         port = (443 if parts.scheme == "https" else 80) if parts.path.strip("/") else 6333
     host = f"[{host}]" if ":" in host else host
@@ -46,7 +46,9 @@ def connect(url: str, api_key: str | None, path: Path | None) -> QdrantClient:
     if path is None:
         return QdrantClient(url=address(url), api_key=api_key, check_compatibility=False)
     if not path.is_dir():
-        raise ValueError(f"--path {path} is no folder; `llama-index-refine demo --path {path}` makes one with a sample")
+        raise ValueError(
+            f"--path {path} is not a folder; `llama-index-refine demo --path {path}` makes one with a sample"
+        )
     return QdrantClient(path=str(path))
 
 

@@ -47,7 +47,7 @@ def demo(
     path: _Path = None,
     queries: _Queries = None,
     out: Annotated[Path, typer.Option(help="Folder for the picture.")] = Path("refine-demo"),
-    seed: Annotated[int, typer.Option(help="Of the draw of queries.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed for drawing the queries.")] = 1,
 ) -> None:
     """Run the whole loop on a sample of Banking77 and measure what it gains.
 
@@ -135,4 +135,4 @@ def _show(console: Console, gain: Gain, shown: Example) -> None:
     for table in example_tables(shown):
         console.print()
         console.print(table)
-    console.print("\nwas: rank in the first search; grade: the teacher's, - where it was not asked.")
+    console.print("\nwas: rank in the first search; grade: the teacher's, - if it was not asked.")

@@ -27,7 +27,7 @@ COLUMNS = ("query", "id", "probability", "text")
 def match(
     selection: Annotated[
         list[Path],
-        typer.Option(help="File of a selection, from `select --keep`; may be given many times.", show_default=False),
+        typer.Option(help="File of a selection, from `select --keep`. May be repeated.", show_default=False),
     ],
     texts: Annotated[
         Path,
@@ -50,7 +50,7 @@ def match(
         from llama_index_refine.selection import Selection
 
         if missing := next((file for file in selection if not file.is_file()), None):
-            raise ValueError(f"--selection {missing} is no file")
+            raise ValueError(f"--selection {missing} is not a file")
         total, items = read_texts(texts)
         digests = {f"the selection {file.name}": digest_of(file.read_bytes()) for file in selection}
         model = {"version": llama_index_refine.__version__, "--embed-model": embed_model}

@@ -38,8 +38,8 @@ def mcp(
     memory: Annotated[
         str | None,
         typer.Option(
-            help="A collection of its own that keeps grades and judgements, made when first needed; it brings the tool "
-            "judge.",
+            help="Another collection, to keep grades and judgements in. It is made when first needed. Agents then "
+            "get the tool judge.",
             show_default="no memory",
         ),
     ] = None,
@@ -101,7 +101,7 @@ def open_memory(client: Any, name: str, searched: str) -> RefinementMemory:
     from llama_index_refine.memory.memory import RefinementMemory
 
     if name == searched:
-        raise ValueError(f"--memory must be a collection of its own, and {name!r} is the one that is searched")
+        raise ValueError(f"--memory must be another collection: {name!r} is searched")
     return RefinementMemory(QdrantVectorStore(name, client=client))
 
 

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 EmbedBaseUrl = Annotated[
     str | None,
-    typer.Option(help="The server of openai:NAME, up to and with /v1.", show_default="OPENAI_BASE_URL, or OpenAI"),
+    typer.Option(help="The server of openai:NAME. Its address ends in /v1.", show_default="OPENAI_BASE_URL, or OpenAI"),
 ]
 OutFile = Annotated[
     Path,
     typer.Option(
-        help="File for the rows, .jsonl or .csv. What is in it already is not done again.", show_default=False
+        help="File for the rows, .jsonl or .csv. Rows that it has already are not made again.", show_default=False
     ),
 ]
 
@@ -38,11 +38,11 @@ class CollectionOptions:
 
     collection: Annotated[str, typer.Option(help="The collection.", show_default=False)]
     url: Annotated[
-        str, typer.Option(help="Address of the Qdrant server; without a port or a path, port 6333 is asked.")
+        str, typer.Option(help="Address of the Qdrant server. The port is 6333 if you give neither port nor path.")
     ] = "http://localhost:6333"
     api_key: Annotated[
         str | None,
-        typer.Option(help="Qdrant's key; better in the variable.", envvar="QDRANT_API_KEY", show_envvar=True),
+        typer.Option(help="Qdrant's key. Better set the variable.", envvar="QDRANT_API_KEY", show_envvar=True),
     ] = None
     path: Annotated[
         Path | None, typer.Option(help="Folder of a local Qdrant, instead of a server.", show_default=False)
@@ -64,7 +64,7 @@ class CollectionOptions:
     instruction: Annotated[
         str | None, typer.Option(help="What the search is for, in a sentence for the LLM.", show_default=False)
     ] = None
-    feedback_top_k: Annotated[int, typer.Option(min=2, help="Documents by whose grades a query is refined.")] = 20
+    feedback_top_k: Annotated[int, typer.Option(min=2, help="Documents to grade for each query.")] = 20
 
     @contextmanager
     def opened(self, grader: BaseGrader | None, **kwargs: Any) -> Iterator[tuple[RefinedRetriever, Any]]:

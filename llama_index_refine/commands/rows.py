@@ -35,7 +35,7 @@ class Rows:
         if path.suffix not in (".jsonl", ".csv"):
             raise ValueError(f"--out {path} must be named .jsonl or .csv")
         if not path.absolute().parent.is_dir():
-            raise ValueError(f"--out {path} is in a folder that is not there")
+            raise ValueError(f"--out {path} is in a folder that does not exist")
         self.path, self.columns, self.run = path, list(columns), dict(run)
         self.beside = path.with_name(path.name + ".run")
         self._entries: list[dict[str, Any]] = []
@@ -88,11 +88,13 @@ class Rows:
         """Read what is finished, and drop what was begun after it."""
         begun = self._read()
         if begun is None:
-            raise ValueError(f"--out {self.path} is there and not from this command: remove it, or name another file")
+            raise ValueError(
+                f"--out {self.path} exists, and this command did not write it: remove it, or name another file"
+            )
         run, *self._entries = begun
         if different := differences(run, json.loads(json.dumps(self.run))):
             raise ValueError(
-                f"--out {self.path} was begun with other options: {different}. Give those again to go on, or "
+                f"--out {self.path} was started with other options: {different}. Give those again to go on, or "
                 f"{self.start_anew()}"
             )
         size, whole = self.path.stat().st_size, len(self._entries)
@@ -120,7 +122,7 @@ class Rows:
 
     def start_anew(self) -> str:
         """Say what to remove."""
-        return f"remove {self.path} and {self.beside} to begin anew"
+        return f"remove {self.path} and {self.beside} to start again"
 
 
 def differences(begun: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -25,17 +25,19 @@ COLUMNS = ("query", "id", "probability", "text", "metadata")
 def select(
     collection: CollectionOptions,
     llm: LLMOptions,
-    query: Annotated[list[str], typer.Option(help="What to select for; may be given many times.", show_default=False)],
+    query: Annotated[list[str], typer.Option(help="What to select for. May be repeated.", show_default=False)],
     out: OutFile,
     precision: Annotated[
         float | None,
-        typer.Option(help="Least share of the selected that is relevant, to be shown.", show_default=False),
+        typer.Option(
+            help="Precision to guarantee: at least this share of the selected is relevant.", show_default=False
+        ),
     ] = None,
     recall: Annotated[
         float | None,
-        typer.Option(help="Least share of the relevant that is selected, to be shown.", show_default=False),
+        typer.Option(help="Recall to guarantee: at least this share of the relevant is selected.", show_default=False),
     ] = None,
-    confidence: Annotated[float, typer.Option(help="Probability with which what is shown holds.")] = 0.9,
+    confidence: Annotated[float, typer.Option(help="Probability that the guarantee holds.")] = 0.9,
     budget: Annotated[
         int | None, typer.Option(help="Most documents to grade for each query.", show_default="2 or 5 times the first")
     ] = None,
@@ -64,7 +66,9 @@ def select(
             finished = {note["query"] for note in rows.done}
             files = [] if keep is None else [keep / f"{number + 1}.safetensors" for number in range(len(rows.done))]
             if gone := next((file for file in files if not file.is_file()), None):
-                raise ValueError(f"--keep lacks {gone}, as its query was selected without it: {rows.start_anew()}")
+                raise ValueError(
+                    f"--keep lacks {gone}, because its query was selected without --keep: {rows.start_anew()}"
+                )
             left = [text for text in dict.fromkeys(query) if text not in finished]
             for text in bars.track(left, description="Selecting"):
                 bundle = QueryBundle(text, embedding=embed_query(retriever.embed_model, text))

@@ -23,16 +23,18 @@ class LLMOptions:
     llm_base_url: Annotated[
         str | None,
         typer.Option(
-            help="An OpenAI-compatible server (vLLM, Ollama, ...), up to and with /v1; its key, if any, is "
+            help="An OpenAI-compatible server (vLLM, Ollama, ...). Its address ends in /v1; its key, if any, is "
             "OPENAI_API_KEY.",
             show_default="OPENAI_BASE_URL, or OpenAI",
         ),
     ] = None
-    llm_model: Annotated[str | None, typer.Option(help="The model to ask there.", show_default=DEFAULT_MODEL)] = None
+    llm_model: Annotated[
+        str | None, typer.Option(help="The model to ask on that server.", show_default=DEFAULT_MODEL)
+    ] = None
     llm_kwargs: Annotated[
         str | None,
         typer.Option(
-            help='Arguments of each call of the LLM, as a JSON object: \'{"reasoning_effort": "low"}\'.',
+            help='Arguments for each LLM call, as a JSON object: \'{"reasoning_effort": "low"}\'.',
             show_default=False,
         ),
     ] = None

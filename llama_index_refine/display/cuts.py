@@ -24,7 +24,7 @@ def draw_cuts(cuts: Cuts, precision: Sequence[float], recall: Sequence[float]) -
     :raises ValueError: there are no cuts.
     """
     if not len(cuts.counts):
-        raise ValueError("there is nothing to draw, because nothing was selected from")
+        raise ValueError("there is nothing to draw, because the collection had nothing to select from")
     try:
         from matplotlib import pyplot
     except ImportError as error:

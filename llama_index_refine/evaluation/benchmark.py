@@ -143,7 +143,7 @@ class Benchmark:
                 if isinstance(model, str) and name in dataset.vectors:
                     yield read_vectors(dataset, name, rows)
                 elif isinstance(model, str) and name in precomputed and name != PACKAGED:
-                    logger.warning("%s has no vectors %s.npz and is left out for them", dataset.name, name)
+                    logger.warning("%s has no vectors %s.npz and is skipped", dataset.name, name)
                 else:
                     if name not in models:
                         models[name] = SentenceTransformerEmbedding(model) if isinstance(model, str) else model

@@ -17,7 +17,7 @@ class Budget:
 
     :param calls: LLM calls, at least 1.
     :param tokens: tokens, prompt and completion together, at least 1.
-    :param seconds: time from the start of the query until the answers still out are given up, above 0.
+    :param seconds: time from the start of the query, above 0, after which no more answers are waited for.
     :raises ValueError: a limit that allows nothing.
     """
 

@@ -89,7 +89,7 @@ async def in_time(
     except asyncio.TimeoutError:
         if account.seconds_left() != 0:
             raise
-        account.note(f"{name} was still out at the deadline")
+        account.note(f"{name} had not answered by the deadline")
         return Grades([None] * count)
 
 
@@ -130,13 +130,13 @@ class BaseGrader(PromptMixin, ABC):
     def memory_fingerprint(self) -> str:
         """Say what decides the grades that a `RefinementMemory` keeps, where people's are kept apart.
 
-        :return: the fingerprint, unless a subclass knows better.
+        :return: the fingerprint, unless a subclass overrides it.
         """
         return self.fingerprint()
 
     @property
     def trusted(self) -> bool:
-        """Whether its grades are followed in full from the first query; not, unless a subclass knows better.
+        """Whether its grades are followed in full from the first query. False unless a subclass overrides it.
 
         Other teachers are followed as far as their record shows that they know.
         """
@@ -151,7 +151,7 @@ class BaseGrader(PromptMixin, ABC):
         """Name nodes whose grade is known before they are shown, so that they are graded wherever they rank.
 
         :param query: the query.
-        :return: their node ids; none, unless a subclass knows better.
+        :return: their node ids; none unless a subclass overrides it.
         """
         return ()
 

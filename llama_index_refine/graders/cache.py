@@ -34,13 +34,13 @@ _Asked = Future[dict[str, _Entry]]
 
 
 class CachedGrader(CombiningGrader):
-    """Asks its teacher only what it has not been asked before: same query, same content and metadata, same teacher.
+    """Asks its teacher only what it was not asked before: the same query, the same content and metadata.
 
     Content is text and images, by their bytes wherever they are kept, or by their URL; a query's image is part of it.
 
     What decides a teacher's grades (class, model, prompt, instruction, see `BaseGrader.fingerprint`) is part of the
-    key, so changing any of it misses. Queries that want the same grade at the same time share one call. A missing grade
-    is not remembered. A store that fails is as good as an empty one.
+    key, so if you change any of it, the teacher is asked again. Queries that want the same grade at the same time share
+    one call. A missing grade is not remembered. If the store fails, the teacher is asked.
 
     :param teacher: who grades what is not known.
     :param store: any LlamaIndex key-value store: in memory, on disk, Redis and others; None for one in memory.

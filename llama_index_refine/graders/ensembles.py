@@ -18,14 +18,14 @@ class AverageGrader(CombiningGrader):
     """Asks all teachers at the same time. The grade is the mean of those who answered, the spread how far they differ.
 
     :param teachers: at least one.
-    :param weights: one positive weight a teacher; None for equal ones.
+    :param weights: one positive weight per teacher; None for equal ones.
     :raises ValueError: no teachers, or weights that do not fit them.
     """
 
     def __init__(self, teachers: Sequence[BaseGrader], weights: Sequence[float] | None = None) -> None:
         super().__init__(_numbered(teachers), weights)
         if weights is not None and (len(weights) != len(teachers) or not all(weight > 0 for weight in weights)):
-            raise ValueError(f"weights must be {len(teachers)} numbers above 0, one a teacher; got {list(weights)}")
+            raise ValueError(f"weights must be {len(teachers)} numbers above 0, one per teacher; got {list(weights)}")
         self._weights = weights
 
     async def _combine(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> Grades:
@@ -34,10 +34,10 @@ class AverageGrader(CombiningGrader):
 
 
 class CascadeGrader(CombiningGrader):
-    """Asks a cheap teacher about all nodes, and the next one only about those it was not sure of.
+    """Asks a cheap teacher about all nodes, and the next teacher only about nodes of which the first was unsure.
 
     :param teachers: at least one, the cheapest first.
-    :param unsure: a grade strictly between these two is unsure, and so is none at all. 0 <= low <= high <= 1.
+    :param unsure: a grade strictly between these two is unsure, and so is None. 0 <= low <= high <= 1.
     :raises ValueError: no teachers, or bounds out of order.
     """
 
@@ -59,11 +59,11 @@ class CascadeGrader(CombiningGrader):
 class SelfConsistencyGrader(CombiningGrader):
     """Grades each node several times. The grade is the mean, the spread says how far the gradings differ.
 
-    Gradings differ where the teacher samples (`LLMGrader(llm, llm_kwargs={"temperature": 0.8})` on an LLM without
-    log-probabilities), or where each uses a prompt of its own. Log-probabilities do not depend on the temperature: with
-    them, give prompts.
+    Gradings differ if the teacher samples (`LLMGrader(llm, llm_kwargs={"temperature": 0.8})` on an LLM without
+    log-probabilities), or if each has its own prompt. Log-probabilities do not depend on the temperature, so give
+    prompts for an LLM that has them.
 
-    :param teacher: who grades; put a cache around this grader, not inside.
+    :param teacher: the teacher to ask; put a cache around this grader, not inside.
     :param n: how many gradings without prompts, at least 2.
     :param prompts: one grading with each of these prompts instead, at least 2; the teacher must have just one prompt.
     :raises ValueError: fewer than two gradings, a teacher with no or several prompts, or a cached teacher.

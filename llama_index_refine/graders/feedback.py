@@ -19,8 +19,8 @@ FindJudgements = Callable[[QueryBundle], Mapping[str, float]]
 class FeedbackGrader(CombiningGrader):
     """Grades nodes that people have judged for this query, and leaves the rest to another teacher.
 
-    What people say stands, so by itself it is followed in full from the first query. A teacher behind it has to prove
-    itself, as by itself.
+    Without a teacher it is followed in full from the first query, because it holds what people say. With one, the
+    teacher's record decides, as for the teacher alone.
 
     :param judgements: query text -> node id -> relevance in [0, 1]; or a function from the query to node id ->
         relevance, which may look them up anywhere. Queries are compared without regard to case, spacing and how an

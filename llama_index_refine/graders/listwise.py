@@ -144,17 +144,17 @@ _RELEVANCE_SCHEMA = {"type": "number", "description": f"from 0 (about something 
 class ListwiseGrader(AskingGrader):
     """Asks an LLM about all nodes at once, or a few times within a token budget: the fewest calls of all LLM teachers.
 
-    The answer is JSON, by a schema (`response_format`) where the LLM takes one, and is read leniently. Documents that
-    it forgets get None, invented ones are dropped, repeated ones are averaged. Documents can see each other, so a
-    hostile one can also talk down the others: where that matters, grade one by one.
+    The answer is JSON, with a schema (`response_format`) if the LLM takes one. A document that the answer leaves out
+    gets None, an invented one is dropped, and a repeated one is averaged. The LLM sees all documents at once, so a
+    hostile one can talk down the others. If that matters, use a grader that asks about each node by itself.
 
     :param llm: any LlamaIndex LLM; None is `Settings.llm`, looked up when it is needed.
     :param instruction: what the search is for, in a sentence; None for none.
     :param prompt: a prompt of your own with the variables query, documents, count and instruction.
     :param batch_size: the most nodes in one question, at least 1.
     :param max_prompt_tokens: the most tokens of documents in one question; more nodes go into another one.
-    :param both_orders: ask again with the documents in reversed order and average, against the favour that LLMs do to
-        what stands first. The spread then says how much the order mattered.
+    :param both_orders: ask again with the documents in reversed order and average, because LLMs favour what comes
+        first. The spread then says how much the order mattered.
     :param asking: how documents are shown, and how its questions are asked: see `AskingOptions`; 4 questions at a time
         unless you say more, and 60 s for each.
     :raises ValueError: an argument out of its range.

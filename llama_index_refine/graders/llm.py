@@ -34,8 +34,8 @@ class PointwiseGrader(AskingGrader):
     :param instruction: what the search is for, in a sentence; None for none.
     :param choices: the words or numbers to answer with. An answer that cannot be read is asked for once more, in JSON
         that allows nothing else: {"answer": ...}.
-    :param optional: arguments of the call that may be given up where the model refuses them, beside log-probabilities
-        and a limit of 16 tokens.
+    :param optional: arguments of the call that are dropped if the model refuses them, besides log-probabilities and a
+        limit of 16 tokens.
     :param asking: see `AskingOptions`.
     :raises ValueError: an argument out of its range, or a prompt without query or document.
     """
@@ -70,8 +70,8 @@ class PointwiseGrader(AskingGrader):
 class LLMGrader(PointwiseGrader):
     """Asks an LLM about each node by itself. The grade is p(yes) / (p(yes) + p(no)).
 
-    Where the LLM gives no log-probabilities the answer's text decides, and the grade is 0 or 1. A node whose question
-    fails gets None.
+    Without log-probabilities, the answer's text decides, and the grade is 0 or 1. A node whose question fails gets
+    None.
 
     :param llm: any LlamaIndex LLM; None is `Settings.llm`, looked up when it is needed.
     :param instruction: what the search is for, in a sentence ("The queries are claims; relevant documents support or
@@ -94,8 +94,8 @@ class LLMGrader(PointwiseGrader):
 class ScaleGrader(PointwiseGrader):
     """Asks an LLM for a number from 0 to N about each node by itself. The grade is the number divided by N.
 
-    With log-probabilities it is the expected number over the digits, else the number in the text. The levels of the
-    rubric are the scale: four levels are 0 to 3.
+    With log-probabilities, the number is the expected one over the digits; without them, the one in the text. The
+    rubric's levels are the scale: four levels are 0 to 3.
 
     :param llm: any LlamaIndex LLM; None is `Settings.llm`, looked up when it is needed.
     :param rubric: what each number from 0 up means, 2 to 10 levels.

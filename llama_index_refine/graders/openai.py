@@ -30,11 +30,11 @@ _OF_THE_REQUEST = {"extra_headers": "headers", "extra_query": "params", "timeout
 class OpenAIGrader(PointwiseGrader):
     """`LLMGrader` on the openai client: for OpenAI, vLLM, LiteLLM, Ollama and llama.cpp servers.
 
-    Calls are asynchronous from synchronous code too, so that those still out at the deadline are really cancelled.
+    Calls are asynchronous, from synchronous code too, so a deadline cancels those that have no answer yet.
 
     :param model: the model's name on the server.
-    :param base_url: the server's address up to and with /v1; None for OPENAI_BASE_URL or OpenAI.
-    :param api_key: the key; None for OPENAI_API_KEY, or none at all where base_url is given.
+    :param base_url: the server's address, which ends in /v1; None for OPENAI_BASE_URL or OpenAI.
+    :param api_key: the key; None for OPENAI_API_KEY, or for no key if you give a base_url.
     :param instruction: what the search is for, in a sentence; None for none.
     :param prompt: a prompt of your own with the variables query, document and instruction.
     :param asking: how documents are shown, and how its questions are asked: see `AskingOptions`. Of `llm_kwargs`,

@@ -36,14 +36,14 @@ _NO_SCORE = 5e-324
 class PostprocessorGrader(BaseGrader):
     """Grades with a reranker written for LlamaIndex: Cohere, Jina, FlashRank, RankGPT and the like.
 
-    Its scores become grades, by the one scale that it scores on. Where it only orders, the ranks do, from 1 for the
-    first in equal steps to 0 for the last: an order cannot say that nothing is relevant, so prefer rerankers with
-    scores. Nodes that come later for the same query, as in a second round, are ordered together with those before, and
-    graded between their neighbours. What it drops gets 0, what it leaves without a score among others gets None. A
-    `top_n` is raised to the number of nodes, on a copy.
+    Its scores become grades, by one scale. If it gives no scores, ranks become grades, in equal steps from 1 for the
+    first to 0 for the last. An order cannot say that nothing is relevant, so prefer rerankers with scores. Nodes of a
+    later round are ordered together with the earlier ones of the query, and graded between their neighbours. A node
+    that it drops gets 0. A node without a score, when others have one, gets None. A `top_n` is raised to the number of
+    nodes, on a copy.
 
-    What a reranker asks of an LLM is not counted, and the query's failures say so. Under a budget in calls or tokens it
-    therefore grades nothing; a budget in seconds it keeps.
+    The LLM calls of a reranker are not counted, and the query's failures say so. So with a budget in calls or tokens it
+    grades nothing; it keeps a budget in seconds.
 
     :param postprocessor: the postprocessor.
     :param scale: what its scores are on: (worst, best), such as (0, 1) or (0, 10), for even steps between them; "logit"
@@ -89,7 +89,7 @@ class PostprocessorGrader(BaseGrader):
         account = current_account()
         limited = [name for name in ("calls", "tokens") if getattr(account.budget, name) is not None]
         if limited:
-            kept = "give Budget(seconds=...), or a teacher that is counted"
+            kept = "give Budget(seconds=...), or a teacher whose calls are counted"
             account.note(f"{self._name} asks its LLM by itself, so a budget in {limited[0]} cannot be kept: {kept}")
         else:
             account.note(f"the calls of {self._name}'s LLM are not counted")

@@ -28,19 +28,19 @@ _ANOTHER_WAY = (200, 400, 404, 405, 422)
 class RerankGrader(AskingGrader):
     """Grades with a reranker behind a URL: Jina, Cohere, vLLM, SGLang, llama.cpp, text-embeddings-inference and others.
 
-    All nodes go into one request. Which address and form the server knows is found out by asking: `base_url` with
-    /rerank behind it, with /v1/rerank, or /rerank as text-embeddings-inference has it. It reads texts: nodes with
-    images get no grade. A node that the answer leaves out, has twice or gives no number gets None. Where the server
-    refuses one text and with it all, each is asked about by itself.
+    All nodes go into one request. The grader tries which address the server has: `base_url` followed by /rerank or by
+    /v1/rerank, or /rerank in the form of text-embeddings-inference. It reads texts: nodes with images get no grade. A
+    node gets None if the answer leaves it out, has it twice or gives it no number. If the server refuses a request
+    because of one text, the grader asks about each text by itself.
 
     :param model: the model's name on the server.
-    :param base_url: the server's address, up to and with /v1 where it has one.
+    :param base_url: the server's address, with /v1 at its end if it has one.
     :param api_key: the key; None for none.
     :param instruction: what the search is for, in a sentence, for servers that take an `instruction` or `instruct`;
         None for none. A server that refuses it is asked without.
     :param prompt: how the query is written, with the variables query and instruction; None for the query alone.
-    :param scale: what the scores are on: (worst, best), "logit", "rank" or a function from a score to [0, 1]. None for
-        what the first scores decide, for good: (0, 1) where all lie there, else "logit".
+    :param scale: what the scores are on: (worst, best), "logit", "rank" or a function from a score to [0, 1]. None lets
+        the first scores decide, once: (0, 1) if all lie there, otherwise "logit".
     :param asking: how documents are shown, and how the questions are asked: see `AskingOptions`. `llm_kwargs` are
         further fields of the request.
     :raises ValueError: an argument out of its range.
@@ -87,7 +87,9 @@ class RerankGrader(AskingGrader):
     def _read(self, answer: Answer, count: int) -> list[float | None]:
         found = scores_of(answer.scores, count)
         if missing := found.count(None):
-            reason = f"the reranker gave {missing} of {count} documents no score, two or none that is a number"
+            reason = (
+                f"the reranker gave {missing} of {count} documents no score, two scores, or one that is not a number"
+            )
             if missing == count:
                 raise Unreadable(reason)
             self._calls.tell(reason, current_account())
@@ -144,7 +146,7 @@ class _RerankServer(Chat):
                 response.raise_for_status()
             refusals.append(response)
         next((one for one in refusals if one.status_code not in (404, 405)), refusals[0]).raise_for_status()
-        raise Unreadable("a call failed to bring scores: check the base_url")
+        raise Unreadable("a call returned no scores: check the base_url")
 
     def takes_images(self) -> bool:
         """See `Chat.takes_images`."""

@@ -76,7 +76,7 @@ class Scoring:
             if self._scale is None and ranked:
                 unit = all(0 <= score <= 1 for score in given)
                 self._scale = "rank" if not given else UNIT if unit else "logit"
-                logger.info('%s is taken to score on %r; pass scale="..." where it does not', self._name, self._scale)
+                logger.info('%s is taken to score on %r; pass scale="..." if it does not', self._name, self._scale)
             return self._scale or "rank"
 
 

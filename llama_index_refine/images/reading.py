@@ -72,7 +72,7 @@ class ImageReader:
         self.image_folders = tuple(Path(folder).resolve() for folder in image_folders)
         for folder in self.image_folders:
             if not folder.is_dir():
-                raise ValueError(f"image_folders must name folders that are there; got {str(folder)!r}")
+                raise ValueError(f"image_folders must name folders that exist; got {str(folder)!r}")
 
     def read(self, source: ImageSource, anywhere: bool = False) -> Picture | str:
         """Open an image.
@@ -93,7 +93,7 @@ class ImageReader:
         if source.url is not None:
             return _address(source.url)
         if source.broken:
-            raise ImageError("an image is damaged: it is not in base64")
+            raise ImageError("an image is damaged: it is not valid base64")
         raise ImageError(
             "an image was not stored with its node: LlamaIndex stores a Node's image only by its path or URL; an "
             "ImageNode's is stored whole"
@@ -104,7 +104,7 @@ class ImageReader:
         try:
             status = found.stat()
             if not stat.S_ISREG(status.st_mode):
-                raise ImageError("an image's path leads to what is not a file")
+                raise ImageError("an image's path is not that of a file")
             if status.st_size > _MOST_BYTES:
                 raise ImageError(f"an image's file is larger than {_MOST_BYTES // 2**20} MiB")
             # What is a file now may be a pipe in a moment.
@@ -112,7 +112,7 @@ class ImageReader:
             with open(handle, "rb") as file:
                 return file.read(_MOST_BYTES)
         except FileNotFoundError:
-            raise ImageError("an image's file is not there") from None
+            raise ImageError("an image's file does not exist") from None
         except OSError as error:
             raise ImageError(f"an image's file cannot be read ({type(error).__name__})") from None
 
@@ -125,7 +125,7 @@ class ImageReader:
                 return path.resolve()
             candidates = [(folder / path).resolve() for folder in (Path.cwd(), *self.image_folders)]
         except (OSError, ValueError, RuntimeError):
-            raise ImageError("an image's path is not one") from None
+            raise ImageError("an image's path is not valid") from None
         inside = [found for found in candidates if any(map(found.is_relative_to, self.image_folders))]
         if not inside:
             raise ImageError("an image's file is outside the folders that the grader's image_folders allow")
@@ -134,11 +134,11 @@ class ImageReader:
 
 def _address(url: str) -> str:
     if not url.lower().startswith(("https://", "http://")):
-        raise ImageError("an image's address is neither http nor https, and was not handed on")
+        raise ImageError("an image's address is neither http nor https, and was not sent")
     try:
         return str(AnyUrl(url))
     except ValueError:
-        raise ImageError("an image's address is not one, and was not handed on") from None
+        raise ImageError("an image's address is not valid, and was not sent") from None
 
 
 def pixels_of(data: bytes) -> int:

@@ -29,22 +29,22 @@ DROPPED = 0.1
 
 
 class RefinementMemory:
-    """Remembers what was graded, so that the same question costs no call and a similar one fewer.
+    """Remembers grades, so that the same question costs no call, and a similar one costs fewer.
 
     Grades are kept with the query's text and vector, its filter and the time, under the collection, the vector's name,
     the embedding model, what decides the teacher's grades, the filter and the shard key: what was graded under one
     filter is never used under another. A node whose text or metadata has changed since, or that is gone, is not
-    remembered. With the grades goes what is known of each teacher (`Reliability`), so that a new process does not start
-    sceptical. A store that fails is as good as an empty one, and a warning.
+    remembered. The memory also keeps each teacher's record (`Reliability`), so that a new process follows the teacher
+    at once. If the store fails, you get a warning, and the query goes on without it.
 
     :param store: a LlamaIndex key-value store, or a `QdrantVectorStore` on a collection of its own, which is made when
-        first needed. A key-value store is read by scope for each query, so it is for some thousand queries. Processes
-        share one that is on a server or in a database. Within a process no judgement is lost where several are given
-        at once; of two processes that write down the same query at the same moment, the later one counts.
+        first needed. Each query reads all queries of its scope from a key-value store, so use one for up to some
+        thousand queries. Processes share a store that is on a server or in a database. Within a process, no judgement
+        is lost if several come at once. If two processes write the same query at the same moment, the later one counts.
     :param max_age: seconds for which a teacher's grades hold, above 0; None for ever. People's hold until they are
         forgotten.
     :param max_queries: the most queries to remember for each collection, teacher and filter, at least 1. Those asked
-        longest ago go first, and those that people judged last.
+        longest ago are dropped first, and those that people judged are dropped last.
     :param clock: returns the time in seconds since 1970.
     :raises ValueError: an argument outside its range, or another kind of store.
     """
@@ -68,9 +68,9 @@ class RefinementMemory:
 
     @contextmanager
     def as_user(self, user: str) -> Iterator[None]:
-        """Note whose queries and judgements these are, so that `forget` finds them.
+        """Say whose queries and judgements these are, so that `forget` finds them.
 
-        It holds for what is called inside, in this thread or task.
+        It holds for what you call inside the `with` block, in this thread or task.
 
         :param user: the user.
         """
@@ -82,7 +82,7 @@ class RefinementMemory:
 
     @property
     def user(self) -> str | None:
-        """Whose queries these are, None where nobody said."""
+        """Whose queries these are; None if `as_user` was not called."""
         return _user.get()
 
     async def recall(

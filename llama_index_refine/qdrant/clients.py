@@ -271,7 +271,7 @@ class _Twins(OfOneProcess):
         if not isinstance(remote, AsyncQdrantRemote) or not client.init_options["prefer_grpc"]:
             return None
         if remote.closed:
-            raise RuntimeError("the AsyncQdrantClient was closed: make another client, and a retriever on it")
+            raise RuntimeError("the AsyncQdrantClient was closed: make a new client, and a new retriever on it")
         with self._lock:
             if client not in self._of_client:
                 options = client.init_options | {"check_compatibility": False}

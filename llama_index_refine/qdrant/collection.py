@@ -226,7 +226,9 @@ class QdrantCollection:
             return Found.nothing()
         space = await self.space()
         if not self._gateway.state.may_narrow:
-            self._gateway.tell("judged nodes that no search finds are left out (filter_max_conditions)")
+            self._gateway.tell(
+                "nodes with a judgement are left out if the search does not find them (filter_max_conditions)"
+            )
             return Found.nothing()
         payload = payload and not self._images
         points: list[Any] = []
@@ -288,7 +290,9 @@ class QdrantCollection:
         if threshold is None or not ranking:
             return ranking[:limit]
         if not self._gateway.state.may_narrow:
-            self._gateway.tell("nodes are returned as they are ranked, as mmr compares vectors (filter_max_conditions)")
+            self._gateway.tell(
+                "nodes keep their ranking without mmr, whose vectors cannot be asked for (filter_max_conditions)"
+            )
             return ranking[:limit]
         space = await self.space()
         points = await self._listed([point for point, _ in ranking], payload=False, vectors=True)
@@ -338,7 +342,7 @@ class QdrantCollection:
         try:
             there = await self._gateway.retrieve("fetch", ids)
         except Exception as error:
-            told = "Points that are not found are taken to be there, as they cannot be asked for: %s"
+            told = "Missing points are taken to exist, because Qdrant cannot be asked for them: %s"
             logger.warning(told, in_a_sentence(error))
             return set()
         names = {same_id(point.id) for point in there}
@@ -351,7 +355,7 @@ class QdrantCollection:
         texts = [text for text in bundle.embedding_strs if text.strip()]
         if not texts:
             instead = "" if await self.embeds() else ": give the query its matrix as embedding"
-            raise ValueError(f"the query has no text, which is what multivector_query_fn takes{instead}")
+            raise ValueError(f"the query has no text for multivector_query_fn{instead}")
         assert self._matrix_encoding is not None
         return await perform("embed", self._matrix_encoding, texts)
 

@@ -73,9 +73,9 @@ def as_matrix(name: str, given: Any) -> np.ndarray:
     try:
         matrix = np.asarray(given, dtype=np.float32)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} must be a matrix of numbers, with a vector a token: {error}") from error
+        raise ValueError(f"{name} must be a matrix of numbers, one vector per token: {error}") from error
     if matrix.ndim != 2 or not matrix.size:
-        raise ValueError(f"{name} must be a matrix, (T, d) with a vector a token, got the shape {matrix.shape}")
+        raise ValueError(f"{name} must be a matrix, (T, d) with one vector per token, got the shape {matrix.shape}")
     if not np.isfinite(matrix).all():
         raise ValueError(f"{name} holds NaN or infinity")
     return matrix

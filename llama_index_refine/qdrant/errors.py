@@ -24,34 +24,34 @@ _STATUS = {
     StatusCode.INTERNAL: 500,
     StatusCode.UNIMPLEMENTED: 501,
 }
-_HEADER = "the client's api_key or headers hold what HTTP does not allow, such as a line break: strip it"
-_UNREADABLE = "Qdrant's answer cannot be read: is it a Qdrant server, and its version near the client's?"
+_HEADER = "the client's api_key or headers have a character that HTTP does not allow, such as a line break: remove it"
+_UNREADABLE = "Qdrant's answer cannot be read: check that this is a Qdrant server of a version near the client's"
 _TIMEOUT = (
     "Qdrant did not answer in time: give it longer with QdrantClient(timeout=...) or "
     "vector_store_kwargs={'timeout': ...}"
 )
 # The first row whose status and words are there says what to do. None is any status, 0 no answer.
 _ADVICE: tuple[tuple[int | None, str, str], ...] = (
-    (None, "client has been closed|instance is closed|closed channel", "make another client, and a retriever on it"),
+    (None, "client has been closed|instance is closed|closed channel", "make a new client, and a new retriever on it"),
     (0, "wrong.version.number", "the server does not speak TLS there, so use http:// or another port"),
     (0, "certificate", "set SSL_CERT_FILE to a file with the certificate that signed the server's"),
-    (0, "illegal request line|http/2|disconnected without", "is it the port of the other protocol, REST or gRPC?"),
-    (0, "name or service|nodename|name resolution|hostname", "see whether the client's url is spelled right"),
-    (0, "", "see that the server runs, and that url and port of the client are its own"),
+    (0, "illegal request line|http/2|disconnected without", "check whether the port is for REST or for gRPC"),
+    (0, "name or service|nodename|name resolution|hostname", "check the spelling of the client's url"),
+    (0, "", "check that the server runs, and that the client's url and port are right"),
     (401, "", "give the client the api_key of this server"),
     (403, "expired", "make the client with a token that has not expired"),
     (403, "", "use a key or a token that may read this collection"),
-    (404, "", "see whether the collection was deleted or renamed"),
-    (None, "collection .* not found", "see whether it was deleted or renamed"),
+    (404, "", "check whether the collection was deleted or renamed"),
+    (None, "collection .* not found", "check whether it was deleted or renamed"),
     (429, "larger than rate limiter capacity", "raise the collection's read_rate_limit to the searches of one query"),
     (429, "", "send fewer queries at a time, or raise the collection's read_rate_limit"),
     (None, "formula defaults", "points may lack it, so give it a value in FormulaQuery(formula=..., defaults=...)"),
     (400, "index required", "create a payload index for this field"),
     (400, "exact search disabled", "leave out search_params.exact, or allow it in the collection's strict mode"),
     (400, "limit exceeded|limit reached", "ask for less, or raise this limit of the collection's strict mode"),
-    (400, "dimension|vector name", "the collection is another one by now, and the next query reads its description"),
-    (500, "read operations failed", "a node is down and consistency asks every replica, which 'quorum' does not"),
-    (500, "", "see the server's log"),
+    (400, "dimension|vector name", "the collection was replaced meanwhile: ask again"),
+    (500, "read operations failed", "a node is down and consistency needs every replica: use 'quorum'"),
+    (500, "", "check the server's log"),
     (502, "", "ask again later"),
     (503, "", "ask again later"),
     (504, "", "ask again later"),

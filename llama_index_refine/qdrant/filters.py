@@ -46,22 +46,23 @@ def read_filter(
         # LlamaIndex lets a raw filter replace the others without a word, which may be the one that keeps tenants apart.
         both = [name for name, value in given.items() if value is not None]
         if both:
-            raise ValueError(f"pass qdrant_filters or {both[0]}, not both: say it all in qdrant_filters")
+            raise ValueError(f"pass qdrant_filters or {both[0]}, not both: put all conditions into qdrant_filters")
         if says_nothing(raw):
             raise ValueError(
-                "qdrant_filters holds no condition, or a part without one, and leaves nothing out; None is for that"
+                "qdrant_filters has no condition, or a part without one, so it excludes nothing: pass None for no "
+                "restriction"
             )
         return raw
     for name, ids in (("node_ids", node_ids), ("doc_ids", doc_ids)):
         if ids is not None and not len(ids):
-            raise ValueError(f"{name} is empty, so nothing could be found; None is for no restriction")
+            raise ValueError(f"{name} is empty, so nothing could be found: pass None for no restriction")
         if any(one is None or not str(one).strip() for one in ids or ()):
-            raise ValueError(f"{name} holds an empty id, which names nothing: {list(ids or ())[:5]}")
+            raise ValueError(f"{name} has an empty id: {list(ids or ())[:5]}")
     leaves = _leaves(filters) if filters is not None else []
     asked = bool(node_ids) + bool(doc_ids) + len(leaves)
     points = [point for node_id in node_ids or () for point in points_of(str(node_id))]
     if node_ids and not points:
-        raise ValueError(f"node_ids holds no id that a point can have, a whole number or a UUID: {node_ids[0]!r}, ...")
+        raise ValueError(f"node_ids has no id that a point can have, a whole number or a UUID: {node_ids[0]!r}, ...")
     query = VectorStoreQuery(
         filters=filters,
         # Qdrant tells the integer 7 from the text "7", which it takes for no id at all.
@@ -75,8 +76,8 @@ def read_filter(
     there = conditions_in(built)
     if there < asked:
         raise ValueError(
-            f"filters asks for {asked} conditions, of which {type(store).__name__} translated {there}: say it all in "
-            "vector_store_kwargs={'qdrant_filters': models.Filter(...)} instead"
+            f"filters asks for {asked} conditions, of which {type(store).__name__} translated {there}: put all "
+            "conditions into vector_store_kwargs={'qdrant_filters': models.Filter(...)} instead"
         )
     return built
 
@@ -87,16 +88,16 @@ def _leaves(filters: MetadataFilters) -> list[MetadataFilter]:
     :raises ValueError: a group holds none, or does not say how they are joined; or one lacks its key or its value.
     """
     if not filters.filters:
-        raise ValueError("filters holds a MetadataFilters without a filter, which would leave nothing out")
+        raise ValueError("filters has an empty MetadataFilters, which would exclude nothing")
     if filters.condition is None:
-        raise ValueError("filters holds a MetadataFilters whose condition is None: set FilterCondition.AND, OR or NOT")
+        raise ValueError("filters has a MetadataFilters whose condition is None: set FilterCondition.AND, OR or NOT")
     found: list[MetadataFilter] = []
     for one in filters.filters:
         if isinstance(one, MetadataFilters):
             found += _leaves(one)
             continue
         if not one.key.strip():
-            raise ValueError(f"filters holds a MetadataFilter whose key is empty: {one}")
+            raise ValueError(f"filters has a MetadataFilter whose key is empty: {one}")
         # A field may well be compared with an empty text, but every text contains it.
         within = one.operator in (FilterOperator.TEXT_MATCH, FilterOperator.TEXT_MATCH_INSENSITIVE)
         blank = one.value is None or one.value == [] or (within and not str(one.value).strip())
@@ -149,8 +150,8 @@ def _untranslatable(filters: Sequence[MetadataFilter], error: ValidationError) -
         bound = _RANGES.get(one.operator)
         if bound and isinstance(one.value, str):
             return (
-                f"filters compares {one.key!r} with the text {one.value!r}, and LlamaIndex translates comparisons of "
-                "numbers only: for dates, pass vector_store_kwargs={'qdrant_filters': models.Filter(must=["
+                f"filters compares {one.key!r} with the text {one.value!r}, but LlamaIndex can only compare "
+                "numbers: for dates, pass vector_store_kwargs={'qdrant_filters': models.Filter(must=["
                 f"models.FieldCondition(key={one.key!r}, range=models.DatetimeRange({bound}={one.value!r}))])}}"
             )
     return _not_taken(str(error.errors()[0]["msg"]))
@@ -158,6 +159,6 @@ def _untranslatable(filters: Sequence[MetadataFilter], error: ValidationError) -
 
 def _not_taken(told: str) -> str:
     return (
-        f"filters holds a value that its operator does not take ({told}); vector_store_kwargs={{'qdrant_filters': "
+        f"filters has a value that its operator does not take ({told}); vector_store_kwargs={{'qdrant_filters': "
         "models.Filter(...)} takes any condition of Qdrant's"
     )

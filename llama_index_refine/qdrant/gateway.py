@@ -153,7 +153,7 @@ class Gateway:
         options, limits = self._options, read_limits(info)
         space = read_space(info, self._store.collection_name, self._wanted)
         if options.hybrid and options.hybrid.fusion == "dbsf" and space.metric == "euclid":
-            raise ValueError("fusion='dbsf' adds up scores, and Euclid's are distances: use 'rrf'")
+            raise ValueError("fusion='dbsf' adds up scores, but Euclid gives distances: use 'rrf'")
         kept, given_up = limits.keep(options)
         self.state.learn(space, kept, limits, info.points_count or 0)
         for sentence in given_up:
@@ -256,7 +256,7 @@ class Gateway:
             return None
         if not state.may_narrow:
             self.tell(
-                "a collection that is rebuilt with another model may go unnoticed for as long as its size is the same "
+                "a collection that is rebuilt with another model may go unnoticed while its size stays the same "
                 "(filter_max_conditions)"
             )
             return None

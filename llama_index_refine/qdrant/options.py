@@ -39,7 +39,7 @@ class QdrantKwargs(TypedDict, total=False):
     - timeout: seconds that one request may take; None for the client's own timeout.
     - fusion: how hybrid mode fuses, "rrf" (default) or "dbsf".
     - prefetch_limit: how many points prefetch_vector_name finds for MaxSim to compare, at least 1; 100 by default.
-    - group_by: the payload field that says of which document a node is, as "doc_id"; "a.b" for b inside a.
+    - group_by: the payload field that names a node's document, as "doc_id"; "a.b" for b inside a.
     - group_size: the most nodes of one document among those that a search returns, at least 1; 1 by default.
     - mmr_threshold: in mmr mode, how much being near the query counts beside differing from other nodes, in [0, 1];
       0.5 by default.
@@ -218,8 +218,7 @@ def read_hybrid(
     mode = VectorStoreQueryMode(mode)
     if mode not in MODES:
         raise ValueError(
-            f"vector_store_query_mode {mode.value!r} has no ranking that can be refined: use 'default', 'mmr', "
-            "'sparse' or 'hybrid'"
+            f"vector_store_query_mode {mode.value!r} cannot be refined: use 'default', 'mmr', 'sparse' or 'hybrid'"
         )
     if mode not in DENSE and not (store.enable_hybrid and store._sparse_query_fn):
         raise ValueError(
@@ -233,7 +232,9 @@ def read_hybrid(
             raise ValueError(f"{lost[0]} has no effect without vector_store_query_mode='hybrid'")
         return None
     if store._hybrid_fusion_fn is not relative_score_fusion:
-        raise ValueError("hybrid_fusion_fn is not called, as Qdrant fuses: leave it out, and choose fusion")
+        raise ValueError(
+            "hybrid_fusion_fn is never called, because Qdrant fuses the lists: leave it out, and set fusion"
+        )
     return Hybrid((kwargs or {}).get("fusion", "rrf"), alpha, sparse_top_k, hybrid_top_k)
 
 
@@ -258,7 +259,7 @@ def read_multivector(
     if not callable(query_fn):
         raise ValueError(f"multivector_query_fn must be a function of a list of texts, got {type(query_fn).__name__}")
     if hybrid:
-        raise ValueError("multivector_query_fn compares by MaxSim alone: leave out vector_store_query_mode='hybrid'")
+        raise ValueError("multivector_query_fn compares by MaxSim only: leave out vector_store_query_mode='hybrid'")
     if limit is not None and not (isinstance(limit, int) and limit >= 1):
         raise ValueError(f"prefetch_limit must be at least 1, got {limit!r}")
     return Multivector(query_fn, prefetch, limit or PREFETCH)
@@ -267,7 +268,7 @@ def read_multivector(
 def _grouping(given: Mapping[str, Any]) -> Grouping:
     by, size = given.get("group_by"), given.get("group_size", 1)
     if by is None and "group_size" in given:
-        raise ValueError("group_size has no effect without group_by, the payload field that says of which document")
+        raise ValueError("group_size has no effect without group_by, the payload field that names the document")
     if by is not None and not (isinstance(by, str) and by):
         raise ValueError(f"group_by must be the name of a payload field, got {by!r}")
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
@@ -292,7 +293,9 @@ def _boost(given: Any, mode: VectorStoreQueryMode) -> models.FormulaQuery | None
     if given is None:
         return None
     if mode == VectorStoreQueryMode.MMR:
-        raise ValueError("boost ranks by a formula and vector_store_query_mode='mmr' by similarity: choose one of them")
+        raise ValueError(
+            "boost ranks by a formula and vector_store_query_mode='mmr' by similarity: leave one of them out"
+        )
     if isinstance(given, models.FormulaQuery):
         return given
     written = given if isinstance(given, dict) and "formula" in given else {"formula": given}
@@ -300,7 +303,7 @@ def _boost(given: Any, mode: VectorStoreQueryMode) -> models.FormulaQuery | None
         return models.FormulaQuery(**written)
     except ValidationError:
         raise ValueError(
-            f"boost is no formula of Qdrant's, whose numbers are floats: {given!r}; write it as "
+            f"boost is not a formula that Qdrant takes, where numbers are floats: {given!r}; write it as "
             "{'sum': ['$score', {'mult': [0.1, 'field']}]}, or as models.FormulaQuery(formula=..., defaults=...)"
         ) from None
 
@@ -320,7 +323,7 @@ def _consistency(given: Any) -> models.ReadConsistency | None:
 def _shard_key(store: QdrantVectorStore, identifier: Any, selector: Any) -> Any:
     for name, value in (("shard_identifier", identifier), ("shard_key_selector", selector)):
         if value in ("", [], ()) or (isinstance(value, list | tuple) and any(key in ("", None) for key in value)):
-            raise ValueError(f"{name} names no shard, got {value!r}: leave it out to search all of them")
+            raise ValueError(f"{name} must name a shard, got {value!r}: leave it out to search all of them")
     if identifier is None:
         return selector
     if selector is not None:

@@ -83,7 +83,7 @@ class NodeReader:
             self._told = True
             point = odd[0][0]
             fields = ", ".join(sorted(point.payload or {})) or "none"
-            logger.warning("Point %s has no text, as others may; it has the fields %s", point.id, fields)
+            logger.warning("Point %s has no text, and others may lack it too; it has the fields %s", point.id, fields)
         return nodes
 
     def _unread(self, point: Any, error: Exception) -> ValueError:

@@ -181,7 +181,7 @@ class Limits:
             given_up.append(f"hnsw_ef is {most} instead of {ef} (search_max_hnsw_ef)")
             params.hnsw_ef = most
         if params.exact and self.search_allow_exact is False:
-            given_up.append("searches go by the index instead of exact (search_allow_exact)")
+            given_up.append("searches use the index and are not exact (search_allow_exact)")
             params.exact = False
         compressed, widest = params.quantization, self.search_max_oversampling
         if compressed and widest is not None and (compressed.oversampling or 0) > widest:

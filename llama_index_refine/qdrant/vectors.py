@@ -158,7 +158,7 @@ class _Described:
         if name not in self.named:
             what = f"there is no {wanted!r}; set {argument}"
             if default:
-                none = "there is no multivector" if multivector else "none of them is searched by one vector"
+                none = "there is no multivector" if multivector else "each of them is a multivector or sparse"
                 what = f"name one with {argument}" if alike else none
             raise ValueError(f"collection {self.collection!r} has the vectors {self._labels}: {what}")
         params = self.named[name]
@@ -170,14 +170,14 @@ class _Described:
             )
         if multivector and not _is_multivector(params):
             raise ValueError(
-                f"multivector_query_fn is given, and {name!r} of collection {self.collection!r} is one vector a point: "
-                f"leave it out, or set vector_name; there are {self._labels}"
+                f"multivector_query_fn is given, and {name!r} of collection {self.collection!r} has one vector per "
+                f"point: leave it out, or set vector_name; there are {self._labels}"
             )
         distance = params.distance.value.lower()
         if distance not in METRICS:
             raise ValueError(
-                f"collection {self.collection!r} measures {params.distance.value} distance, which cannot be refined: "
-                "only Cosine, Dot and Euclid can"
+                f"collection {self.collection!r} uses {params.distance.value} distance, which cannot be "
+                "refined: use Cosine, Dot or Euclid"
             )
         whole = params.datatype == models.Datatype.UINT8
         return Space(name, params.size, distance, whole=whole, multivector=multivector)

@@ -100,7 +100,7 @@ class BaseRefiner(ABC):
         if not is_matrix(query):
             return self._refine("query", query, 0, documents, grades, background, **options)[0]
         if not self.takes_matrices:
-            raise ValueError(f"query must have the shape (any): a {type(self).__name__} refines no matrices")
+            raise ValueError(f"query must have the shape (any): a {type(self).__name__} cannot refine matrices")
         return refine_matrix(self, query, documents, grades, background, **options)
 
     def refine_batch(
@@ -236,8 +236,8 @@ def _check(
 ) -> None:
     if documents.shape[1] + (background is not None) < 2:
         raise ValueError(
-            f"documents must be at least 2, or 1 with a background, got {documents.shape[1]}: a grade needs another to "
-            "differ from"
+            f"documents must be at least 2, or 1 with a background, got {documents.shape[1]}: a grade needs another "
+            "to compare with"
         )
     for name, values in (("grades", grades), ("trust", trust)):
         least, most = float(values.min()), float(values.max())

@@ -46,7 +46,9 @@ def _check_lengths(name: str, tensor: Tensor) -> None:
     rows = tensor.reshape(-1, tensor.shape[-1] if tensor.ndim else 1)
     longest = float(torch.linalg.vector_norm(rows, dim=-1, dtype=torch.float64).max())
     if longest > MOST_LENGTH:
-        raise ValueError(f"{name} holds a vector of length {longest:.1e}, and float32 can compare none over 1e16")
+        raise ValueError(
+            f"{name} holds a vector of length {longest:.1e}, but float32 cannot compare vectors longer than 1e16"
+        )
 
 
 def like(values: Tensor, example: Any) -> Any:

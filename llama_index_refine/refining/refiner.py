@@ -47,7 +47,7 @@ class QueryRefiner(BaseRefiner):
     :param prior: how much the first ranking counts: nats for one standard deviation of the background's similarity.
         None lets it follow from the grades: the better the vectors explain this teacher's grades, and the more of the
         documents are relevant, the less it counts.
-    :param reach: how far the student's logits may move at little cost, in nats.
+    :param reach: how far the student's logits may move at low cost, in nats.
     :param own_grade: what a document's own grade adds to its place in the final order, in nats from 0.5 to 1, for a
         trust of 1; it falls with the square of the trust. Where few documents are graded relevant, such a grade adds up
         to four times as much.

@@ -237,12 +237,12 @@ class Reliability:
         :param path: the file.
         :return: the record, to be given to a retriever as its `trust`.
         :raises OSError: there is no such file, or it cannot be read.
-        :raises ValueError: it holds no record.
+        :raises ValueError: the file was not written by `save`.
         """
         try:
             return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
         except ValueError as error:
-            raise ValueError(f"{path} is no record that Reliability.save wrote: {error}") from error
+            raise ValueError(f"{path} is not a record that Reliability.save wrote: {error}") from error
 
     def to_dict(self) -> dict[str, Any]:
         """Write the record in what JSON knows."""
@@ -268,7 +268,7 @@ class Reliability:
             used = GradeRange(np.array(record["used"], dtype=float))
             abundance = Abundance(np.array(record["abundance"], dtype=float))
             if record["ratios"] != RATIOS.tolist() or not belief.valid() or not abundance.valid():
-                raise ValueError("its numbers are no probabilities of these hypotheses")
+                raise ValueError("its numbers are not the probabilities of these hypotheses")
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(str(error)) from error
         return cls(belief, used, abundance)

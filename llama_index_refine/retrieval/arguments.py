@@ -93,22 +93,27 @@ def check_together(
     :raises ValueError: two of them do.
     """
     if score == "probability" and mode == VectorStoreQueryMode.MMR:
-        raise ValueError("score='probability' orders nodes by it, and vector_store_query_mode='mmr' does not: choose")
+        raise ValueError(
+            "score='probability' sorts nodes by probability, and vector_store_query_mode='mmr' does not: leave one "
+            "of them out"
+        )
     if score == "probability" and mode != VectorStoreQueryMode.DEFAULT:
         raise ValueError(
-            "score='probability' needs similarities of all documents, and a search in "
+            "score='probability' needs the similarity of every document, but a search in "
             f"vector_store_query_mode={mode.value!r} finds some"
         )
     alone = mode == VectorStoreQueryMode.SPARSE
     if alone and memory is not None:
         raise ValueError(NO_MEMORY)
     if alone and multivector is not None:
-        raise ValueError("multivector_query_fn compares by MaxSim alone: leave out vector_store_query_mode='sparse'")
+        raise ValueError("multivector_query_fn compares by MaxSim only: leave out vector_store_query_mode='sparse'")
     if multivector is None:
         return
     if score == "probability":
-        raise ValueError("score='probability' reads the whole ranking, which takes too long by multivector_query_fn")
+        raise ValueError("score='probability' reads the whole ranking, which takes too long with multivector_query_fn")
     if memory is not None:
-        raise ValueError("memory compares queries by one vector, and multivector_query_fn makes them matrices")
+        raise ValueError(
+            "memory compares queries by one vector, but multivector_query_fn makes a matrix: leave one of them out"
+        )
     if refiner is not None and not refiner.takes_matrices:
-        raise ValueError(f"refiner is a {type(refiner).__name__}, which refines no matrices: leave it out")
+        raise ValueError(f"refiner is a {type(refiner).__name__}, which cannot refine matrices: leave it out")

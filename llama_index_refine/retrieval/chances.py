@@ -102,7 +102,7 @@ def withheld(refinement: Refinement, least: float | None) -> Refinement:
     if least is None or chance is None or chance >= least:
         return refinement
     reason = (
-        f"nothing that was found answers the query with a probability of {least:g}, as answerable asks: it is "
-        f"{chance:.2f}"
+        f"the nodes probably do not answer the query: the probability that one does is {chance:.2f}, and answerable "
+        f"asks for {least:g}"
     )
     return replace(refinement, nodes=[], reason=reason)

@@ -107,7 +107,10 @@ def questions_of(decompose: bool | BaseQuestionGenerator, score: str) -> Questio
     if decompose is False:
         return None
     if score == "probability":
-        raise ValueError("decompose fuses the lists of several questions, and score='probability' is of one: choose")
+        raise ValueError(
+            "decompose merges the lists of several questions, but score='probability' is about one: leave one of "
+            "them out"
+        )
     if decompose is not True and not isinstance(decompose, BaseQuestionGenerator):
         raise ValueError(f"decompose must be a bool or a question generator, got {type(decompose).__name__}")
     return Questions(None if decompose is True else decompose)

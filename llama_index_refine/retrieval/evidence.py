@@ -215,13 +215,13 @@ async def check(collection: QdrantCollection) -> None:
     """
     if collection.options.boost is not None:
         raise ValueError(
-            "select and score='probability' go by similarity alone: leave out the boost of vector_store_kwargs"
+            "select and score='probability' use the similarity alone: leave boost out of vector_store_kwargs"
         )
     space = await collection.space()
     if space.sparse is not None:
         raise ValueError(
-            "select and score='probability' need similarities of all documents, and a search by the sparse vector "
-            f"{space.sparse!r} finds those that share a term with the query: search the dense vector alone"
+            "select and score='probability' need the similarity of every document, but a search by the sparse vector "
+            f"{space.sparse!r} finds only those that share a term with the query: search the dense vector alone"
         )
 
 

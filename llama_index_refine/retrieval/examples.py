@@ -14,8 +14,8 @@ from llama_index_refine.ids import same_id
 class QueryWithExamples(QueryBundle):
     """A query with examples of what it means, which count for this query alone and cost no call.
 
-    An example is a judgement: 1 for those it is like, 0 for those it is unlike. It is followed in full, and the teacher
-    is not asked about it. One that the retriever's filter excludes, or that is gone, counts for nothing.
+    An example is a judgement: 1 for a node in `like`, 0 for one in `unlike`. It is followed in full, and the teacher is
+    not asked about it. An example counts for nothing if it is gone, or if the retriever's filter excludes it.
 
     :param like: ids of nodes that answers should be like.
     :param unlike: ids of nodes that answers should be unlike.

@@ -182,7 +182,9 @@ async def take_examples(collection: QdrantCollection, feedback: Feedback) -> Non
     found = await collection.those(feedback.first, points, vectors=True)
     found = found.with_vectors()
     if len(found.ids) < len(examples):
-        missing = f"{len(examples) - len(found.ids)} of the examples cannot be found: gone, or outside the filter"
+        missing = (
+            f"{len(examples) - len(found.ids)} of the examples were not found: they are gone, or outside the filter"
+        )
         feedback.account.note(missing)
         logger.warning("Going on without some examples: %s", missing)
     feedback.take(found, Grades([examples[same_id(node.node_id)] for node in found.nodes]), believed=1.0)

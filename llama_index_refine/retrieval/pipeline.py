@@ -145,7 +145,7 @@ class Pipeline:
         ranking = place(feedback, refinement, query, found, before, self._candidates)
         ranking = await self.collection.diverse(ranking, self.similarity_top_k)
         if before.ids and not ranking:
-            raise NotRefinedError("no node is as near to the refined query as score_threshold asks: lower it")
+            raise NotRefinedError("no node reaches score_threshold for the refined query: lower it")
         refinement.nodes = await self._nodes(feedback, query, ranking, [before, found])
         returned = [point for point, _ in ranking]
         population = background.population if background else len(feedback.shown)
@@ -169,7 +169,9 @@ class Pipeline:
         one_is_enough = background is not None and feedback.grades and not feedback.said()
         if len(feedback.grades) < 2 and not one_is_enough:
             why = "".join(f"; {failure}" for failure in feedback.account.failures)
-            raise NotRefinedError(f"the teacher graded {len(feedback.grades)} of {len(shown.ids)} nodes, not 2{why}")
+            raise NotRefinedError(
+                f"the teacher graded {len(feedback.grades)} of {len(shown.ids)} nodes, and refining needs 2{why}"
+            )
 
     async def _later_rounds(
         self, feedback: Feedback, shares: Sequence[int], background: Background | None

@@ -40,7 +40,7 @@ MORE, MORE_FOR_TARGET = 1, 4
 WAVES = 2
 # Nodes fetched in one request.
 NODES = 500
-GUESSER = "the teacher's grades cannot be told from guesses, so that what they show of the selection is worth nothing"
+GUESSER = "the teacher's grades look like guesses, so they cannot certify the selection"
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Target:
             if value is not None and not 0 < value < 1:
                 raise ValueError(f"{name} must be between 0 and 1, got {value}")
         if self.precision is not None and self.recall is not None:
-            raise ValueError("precision and recall are both given: set the one to be kept, and the other is maximised")
+            raise ValueError("precision and recall are both given: set one to guarantee, and the other is maximised")
 
     def documents(self, feedback_top_k: int) -> int:
         """Return the most documents to grade.
@@ -79,7 +79,8 @@ class Target:
         if self.budget < feedback_top_k + aimed:
             least = "more than" if aimed else "at least"
             raise ValueError(
-                f"budget must be {least} feedback_top_k, {feedback_top_k}, as that many refine the query; got "
+                f"budget must be {least} feedback_top_k, {feedback_top_k}, because refining the query takes that "
+                "many; got "
                 f"{self.budget}"
             )
         return self.budget
@@ -143,7 +144,7 @@ class Selecting:
         else:
             await self._look_closer(hand, hand.left)
             selection = await self._cut(hand, lambda ordered: ordered.outlook.best(), target.confidence)
-            selection.reason = "no target was set, so precision and recall are what the probabilities say"
+            selection.reason = "no target was set, so precision and recall are estimates"
         return selection
 
     async def _nothing(self, refinement: Refinement) -> Selection:
@@ -151,12 +152,12 @@ class Selecting:
         if not population:
             name = self.pipeline.collection.store.collection_name
             raise ValueError(
-                f"collection_name {name!r} has no points that filters admit: there is nothing to select from"
+                f"collection_name {name!r} has no points that match filters: there is nothing to select from"
             )
         logger.warning("Nothing is selected: %s", refinement.reason)
         vector = np.asarray(refinement.vector)
         graded = len(refinement.graded_nodes)
-        reason = f"nothing is selected, as the query was not refined: {refinement.reason}"
+        reason = f"nothing is selected, because the query was not refined: {refinement.reason}"
         return Selection(
             [],
             float("nan"),
@@ -179,7 +180,7 @@ class Selecting:
         expected = [view.most_precise(precision + (1 - precision) * margin) for margin in MARGINS]
         cuts = sorted({count for count in expected if count > 0})
         if not cuts or not hand.left:
-            why = "no grades are left to show it" if cuts else "no set of ungraded documents is expected to keep it"
+            why = "no grades are left to check it" if cuts else "no set of ungraded documents is expected to reach it"
             reason = f"a precision of {precision:g} is not shown: {why}"
             everything = await self._reaching(hand, [], target.confidence) if not len(places) else None
             selection = everything or await self._expected(hand, target, reason)
@@ -191,8 +192,8 @@ class Selecting:
         draws = certify_precision(order, cuts, known, precision, target.confidence, hand.left)
         verdict = await self._drawn(hand, places, draws)
         reason = (
-            f"{verdict.drawn} documents drawn at random do not show a precision of {precision:g} for what nobody has "
-            "graded of the selection that is expected to be surest; a larger budget may"
+            f"{verdict.drawn} documents drawn at random from the surest ungraded ones do not show a precision of "
+            f"{precision:g}; a larger budget may"
         )
         selection = await self._reaching(hand, places[: verdict.count], target.confidence)
         return replace(selection, precision=verdict.value, **_said(hand, verdict, 1 - target.confidence, reason))
@@ -213,9 +214,9 @@ class Selecting:
         inside, outside, bound = share_out(cut, size, known, (hits, missed), target.confidence, hand.left)
         if bound < recall:
             reason = (
-                f"a recall of {recall:g} cannot be shown with {hand.left} more grades: even if as few as expected are "
-                f"found among {outside} of the {size - cut} documents that are not selected, so many may be relevant "
-                f"that it is {bound:.2f} only; a larger budget, or filters that leave fewer documents, may show it"
+                f"a recall of {recall:g} cannot be shown with {hand.left} more grades: {outside} of the {size - cut} "
+                f"documents that are not selected can be sampled, which is expected to show only {bound:.2f}; give a "
+                "larger budget, or filters that leave fewer documents"
             )
             return await self._expected(hand, target, reason)
         await evidence.deeper(least=0.0)
@@ -226,7 +227,7 @@ class Selecting:
         verdict = await self._drawn(hand, places, draws)
         selection = await self._reaching(hand, places[: verdict.count], target.confidence)
         reason = (
-            f"{verdict.drawn} documents drawn at random show a recall of at least {verdict.value.low:.2f} only, not of "
+            f"{verdict.drawn} documents drawn at random show a recall of at least {verdict.value.low:.2f}, not of "
             f"{recall:g}; a larger budget may"
         )
         return replace(selection, recall=verdict.value, **_said(hand, verdict, 1 - target.confidence, reason))

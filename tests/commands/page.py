@@ -10,7 +10,8 @@ import shlex
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,22 +41,21 @@ EXAMPLES = {
 LABELS = {"loss": "lost or stolen", "exchange": "exchange rate"}
 
 ABOUT = {
-    "select": """Beside `found.jsonl` lies `found.jsonl.run`, with JSON lines: the first says what the run is, and each
-of the others what is known of a selection, its vector and its threshold among it. Rows are appended query by query;
-each query is selected by itself, so that its rows do not depend on the others. `kept` gets a file for each query, which
-`match` reads.""",
-    "match": """`new.txt` has a text a line. A row has the query, the text's line as `id`, the probability that it is
-relevant, and the text. Nobody is asked. Called again, it reads what is new in `new.txt`.""",
-    "classify": """`labels.json` is `{labels}`. Beside `labelled.csv` lie
-`labelled.csv.run`, which says what the run is and which documents have a row, and `labelled.csv.safetensors`, the
-classifier, unless `--model` names it. With `--model` and without an LLM, a classifier that is there is taken as it
-is, and further texts cost no call. A row's `id` is the document's, or the number of the text's line.""",
-    "bench run": """The folder of `--out` has `run.json`, `table.md`, the pictures, and `cells/`, a file for each part
-that is finished, named after all that decides its figures. [Measuring](measuring.md) says what the figures are.""",
-    "mcp": """Standard output is the protocol's. Where the server listens, and warnings, are on standard error. A
-teacher that fails is told of in the answers, and the server goes on. [Agents](agents.md) has the tools, and what to
-write into a client's configuration.""",
-    "demo": "The collection stays in the folder of `--path`, the picture in that of `--out`.",
+    "select": """Rows are added query by query, and no query depends on another. `found.jsonl.run` has JSON lines: the
+first describes the run, and each of the others a selection, with its vector and its threshold. `kept` gets a file for
+each query, which `match` reads.""",
+    "match": """`new.txt` has one text per line. A row has the query, the number of the text's line as `id`, the
+probability that the text is relevant, and the text. Call it again, and it reads what is new in `new.txt`.""",
+    "classify": """`labels.json` is `{labels}`. `labelled.csv.run` describes the
+run, and says which documents have a row. `labelled.csv.safetensors` is the classifier, unless `--model` names another
+file. With `--model` and without an LLM, the command uses a classifier that exists, and more texts cost no call. A row's
+`id` is the document's, or the number of the text's line.""",
+    "bench run": """The folder of `--out` has `run.json`, `table.md`, the pictures, and `cells/`, with a file for each
+finished part. [Measuring](measuring.md) says what the figures are.""",
+    "mcp": """Standard output carries the protocol. Warnings, and where the server listens, go to standard error. If the
+teacher fails, the answers say so, and the server goes on. [Agents](agents.md) has the tools, and what to write into a
+client's configuration.""",
+    "demo": "The collection stays in the folder of `--path`, the picture in the folder of `--out`.",
 }
 
 HEAD = """# The command line
@@ -74,34 +74,34 @@ behind `{server}` that calls a document relevant where it shares a long word wit
 | status | meaning |
 |---|---|
 | 0 | All was done. Warnings, if any, are in the output. |
-| 1 | Something went wrong that you can mend: one line on standard error says what. |
+| 1 | Something went wrong that you can fix: one line on standard error says what. |
 | 2 | An option is unknown, missing or out of its range. |
 | 130 | You pressed Ctrl-C. |
 
-## Files that are gone on with
+## Stopped runs
 
-`select`, `match`, `classify` and `bench` go on where they were stopped, even where they were killed in the middle of a
-row, when you call them again. They compare all that decides the rows with what the file beside `--out` says: the
-collection and where it is, the embedding model, the LLM with its server and arguments, the instruction, the labels,
-the target. If anything differs, they say what, name the files to remove, and change nothing. Keys are in none of
-these files.
+Call `select`, `match`, `classify` or `bench` again, and it goes on where it was stopped, even in the middle of a row.
+The file beside `--out` says what decides the rows: the collection, the models, the instruction, the labels, the target.
+If anything differs, the command says what, names the files to remove, and changes nothing. No file has a key in it.
 
-- Rows that you have changed are left alone, and the command says so. Rows that are gone are written anew.
-- `select` refuses to go on where the number of documents has changed. `classify` gives new documents and lines their
-  rows, and ends with status 1 where one that has a row was changed or is gone.
-- `bench` measures anew what has changed: labels, texts, vectors, options, the LLM.
-- An LLM that does not answer ends a command with status 1. What it left ungraded is not written, and asked again next
-  time.
+- The command leaves rows alone that you have changed, and says so. It writes rows again that are gone.
+- `select` stops if the number of documents has changed. `classify` adds rows for new documents and lines. It ends with
+  status 1 if a document that has a row was changed or is gone.
+- `bench` measures again what has changed: labels, texts, vectors, options, the LLM.
+- If the LLM does not answer, the command ends with status 1. The next run asks again for what is ungraded.
 
-## Files that are read
+## Files
 
-Texts and labels may be UTF-8, or UTF-16 with a byte order mark, as PowerShell writes it. Lines end with a newline,
-also Windows' way, and nowhere else; empty lines have no row. `--texts` takes a `.csv` file too, with the column
-`text`, whose fields may have several lines. A file in another encoding is refused with its line.
+Texts and labels may be UTF-8, or UTF-16 with a byte order mark, as PowerShell writes it. Each line is a text; empty
+lines have no row. `--texts` also takes a `.csv` file with the column `text`, whose fields may have several lines. If a
+file has another encoding, the error names the line.
 
-In `.csv` files that are written, a cell that a spreadsheet would run as a formula, because it begins with `=`, `+`,
-`-` or `@`, gets a `'` before it. In `.jsonl` files texts are what they are. A console that lacks a character shows
-`?` for it.
+In `.csv` files, a cell that a spreadsheet would run as a formula gets a `'` before it: one that begins with `=`, `+`,
+`-` or `@`. In `.jsonl` files, texts stay as they are. A console that lacks a character shows `?` for it.
+
+## Shared options
+
+{shared}
 """
 
 
@@ -131,8 +131,8 @@ def default_of(option: Any) -> str:
     return ", ".join(f"`{one}`" for one in (value if isinstance(value, list) else [value]))
 
 
-def table(command: Any) -> str:
-    """Options and arguments, with their defaults."""
+def rows_of(command: Any) -> list[tuple[str, str, str]]:
+    """Options and arguments, with their defaults and what they mean."""
     rows = []
     for option in command.params:
         if option.name == "help":
@@ -140,8 +140,18 @@ def table(command: Any) -> str:
         argument = option.param_type_name == "argument"
         names = [option.metavar or option.name.upper()] if argument else [*option.opts, *option.secondary_opts]
         least = f" At least {option.min}." if getattr(option, "min", None) is not None else ""
-        rows.append([", ".join(f"`{name}`" for name in names), default_of(option), f"{option.help or ''}{least}"])
-    lines = [["option", "default", "meaning"], ["---"] * 3, *rows]
+        rows.append((", ".join(f"`{name}`" for name in names), default_of(option), f"{option.help or ''}{least}"))
+    return rows
+
+
+def shared_rows() -> list[tuple[str, str, str]]:
+    """What three commands or more have alike."""
+    counts = Counter(row for _, command in commands() for row in rows_of(command))
+    return [row for row, count in counts.items() if count > 2]
+
+
+def table(rows: Sequence[tuple[str, str, str]]) -> str:
+    lines = [("option", "default", "meaning"), ("---",) * 3, *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
@@ -151,7 +161,8 @@ def page(outputs: Mapping[str, str]) -> str:
     listed = "\n".join(
         f"| [`{name}`](#{name.replace(' ', '-')}) | {command.help.splitlines()[0]} |" for name, command in named
     )
-    parts = [HEAD.format(server=SERVER, commands=listed)]
+    shared = shared_rows()
+    parts = [HEAD.format(server=SERVER, commands=listed, shared=table(shared))]
     for name, command in named:
         parts.append(f"## `{name}`\n\n{command.help}\n")
         if name in EXAMPLES:
@@ -159,7 +170,10 @@ def page(outputs: Mapping[str, str]) -> str:
             parts.append(f"```text\n{outputs[name]}\n```\n")
         if name in ABOUT:
             parts.append(ABOUT[name].replace("{labels}", json.dumps(LABELS)) + "\n")
-        parts.append(table(command) + "\n")
+        rows = rows_of(command)
+        parts.append(table([row for row in rows if row not in shared]) + "\n")
+        if also := ", ".join(row[0] for row in rows if row in shared):
+            parts.append(f"[Shared options](#shared-options): {also}.\n")
     return "\n".join(parts)
 
 

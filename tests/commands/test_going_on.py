@@ -262,7 +262,7 @@ def test_every_option_is_changed_below(name: str):
 def same_or_error(call: Call, folder: Path, changed: dict[str, Any], rows_before: object, anew: bool) -> bool:
     """The rows are those of a run left alone, or an error says which files are in the way.
 
-    :param anew: whether to remove these, and to begin anew.
+    :param anew: whether to remove these, and to start again.
     :return: whether files were in the way.
     """
     ended = call.run(folder, changed)
@@ -278,7 +278,7 @@ def same_or_error(call: Call, folder: Path, changed: dict[str, Any], rows_before
     assert ended.status == 1, ended.said
     assert "Error: " in ended.said
     assert call.rows(folder) == rows_before
-    in_the_way = "begin anew" in ended.said
+    in_the_way = "start again" in ended.said
     if in_the_way:
         # Remove the files that the message names, and no others: then the rows are those of a run left alone.
         named = [word.strip(",") for word in ended.said.rpartition("remove ")[2].split() if str(folder) in word]

@@ -147,7 +147,7 @@ def test_what_cannot_be_served(folder: Path, chat_server: ChatServer, embeddings
 
     llm = ["--llm-base-url", chat_server.url, "--llm-model", "tiny"]
     assert run() == ("", "Error: grading needs an LLM: set OPENAI_API_KEY, or give --llm-base-url and --llm-model\n")
-    assert "--memory must be a collection of its own" in run(*llm, "--memory", "animals")[1]
+    assert "--memory must be another collection" in run(*llm, "--memory", "animals")[1]
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         out, said = run(*llm, "--transport", "http", "--port", port)

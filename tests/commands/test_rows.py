@@ -100,11 +100,11 @@ def test_somebody_else_who_writes_at_the_same_time_is_told_from_a_kill(tmp_path:
 def test_an_error_names_what_differs_and_every_file(tmp_path: Path):
     out = tmp_path / "a.csv"
     Rows(out, COLUMNS, {"--path": "one", "--recall": None}).add([], "x")
-    with pytest.raises(ValueError, match="was begun with other options") as caught:
+    with pytest.raises(ValueError, match="was started with other options") as caught:
         Rows(out, COLUMNS, {"--path": "two", "--recall": 0.9})
     said = str(caught.value)
     assert '--path was "one" and is "two", --recall was not given and is 0.9' in said
-    assert f"remove {out} and {out}.run to begin anew" in said
+    assert f"remove {out} and {out}.run to start again" in said
 
 
 def test_a_file_beside_that_cannot_be_read_is_named(tmp_path: Path):

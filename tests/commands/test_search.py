@@ -145,7 +145,7 @@ def test_no_such_collection(path: Path, chat_server: ChatServer):
 def test_no_such_folder(tmp_path: Path, chat_server: ChatServer):
     result = search("--path", str(tmp_path / "none"), "--collection", "papers", *llm(chat_server))
     assert is_one_line(result)
-    assert "is no folder" in result.output
+    assert "is not a folder" in result.output
 
 
 def test_server_unreachable(chat_server: ChatServer):

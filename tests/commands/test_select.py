@@ -98,12 +98,12 @@ def test_a_selection_that_is_kept_tells_new_texts(path, asked, tmp_path):
     other = ["--selection", str(texts), "--out", str(tmp_path / "other.csv")]
     result = CliRunner().invoke(app, [*arguments, *other])
     assert result.exit_code == 1
-    assert "is no file that Selection.save wrote" in "".join(result.output.splitlines())
+    assert "is not a file that Selection.save wrote" in "".join(result.output.splitlines())
     (kept / "1.safetensors").unlink()
     result = call("select", path, asked, *options, "--query", "exchange rate")
     assert result.exit_code == 1
     assert "--keep lacks" in result.output
-    assert "is no file" in CliRunner().invoke(app, arguments).output
+    assert "is not a file" in CliRunner().invoke(app, arguments).output
 
 
 def test_goes_on_where_it_was_stopped(path, asked, tmp_path):
@@ -147,19 +147,19 @@ def test_files_that_are_not_its_own_are_left_alone(path, asked, tmp_path):
     other.write_text("precious")
     result = call("select", path, asked, "--query", "q", "--out", str(other))
     assert result.exit_code == 1
-    assert "is there and not from this command" in result.output
+    assert "exists, and this command did not write it" in result.output
     assert other.read_text() == "precious"
     result = call("select", path, asked, "--query", "q", "--out", str(tmp_path / "a.txt"))
     assert "must be named .jsonl or .csv" in result.output
     result = call("select", path, asked, "--query", "q", "--out", str(tmp_path / "no" / "a.csv"))
-    assert "in a folder that is not there" in result.output
+    assert "in a folder that does not exist" in result.output
 
 
 def test_rows_of_other_options_are_not_mixed(tmp_path):
     out = tmp_path / "a.csv"
     Rows(out, ["a"], {"precision": 0.9}).add([{"a": 1}], "one")
     assert Rows(out, ["a"], {"precision": 0.9}).done == ["one"]
-    with pytest.raises(ValueError, match="was begun with other options"):
+    with pytest.raises(ValueError, match="was started with other options"):
         Rows(out, ["a"], {"precision": 0.8})
 
 
@@ -200,7 +200,7 @@ def test_labels_that_cannot_be_read_are_one_line(path, asked, tmp_path):
     assert "is not JSON" in call("classify", path, asked, "--labels", str(broken), "--out", out).output
     broken.write_text("3")
     assert "must hold an object" in call("classify", path, asked, "--labels", str(broken), "--out", out).output
-    assert "is no file" in call("classify", path, asked, "--labels", "nowhere", "--out", out).output
+    assert "is not a file" in call("classify", path, asked, "--labels", "nowhere", "--out", out).output
 
 
 def test_a_dead_llm_is_no_teacher(path, chat_server, tmp_path):
@@ -237,7 +237,7 @@ def test_lines_have_their_own_numbers_and_a_row_each(path, asked, tmp_path):
     texts.write_text("another\n\nthe rate\u2028of yen\n", encoding="utf-8")
     result = taught(path, asked, tmp_path)
     assert result.exit_code == 1
-    assert "--texts has changed since rows were written: 2 of them" in result.output
+    assert "--texts has changed since the rows were written: 2 of them" in result.output
     assert [(row["id"], row["text"]) for row in lines(tmp_path / "out.jsonl")] == rows
 
 
@@ -262,7 +262,7 @@ def test_what_taught_the_classifier_is_known_when_its_rows_are_gone(path, asked,
     assert result.exit_code == 1
     said = "".join(result.output.split())
     assert "--instructionwasnotgivenandis" in said
-    assert f"remove{tmp_path / 'out.jsonl.safetensors'}tobeginanew" in said
+    assert f"remove{tmp_path / 'out.jsonl.safetensors'}tostartagain" in said
     (tmp_path / "labels.json").unlink()
     other = tmp_path / "other.json"
     other.write_text(json.dumps({"loss": "something lost", "money": "exchange rate"}))
@@ -301,7 +301,7 @@ def test_documents_that_changed_or_are_gone_are_told(tmp_path, asked):
     write({0: "something else"})
     result = call("classify", tmp_path / "qdrant", asked, *everything)
     assert result.exit_code == 1
-    assert "the collection has changed since rows were written: 1 of them" in result.output
+    assert "the collection has changed since the rows were written: 1 of them" in result.output
 
 
 def test_secrets_are_in_none_of_the_files(path, asked, tmp_path):

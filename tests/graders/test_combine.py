@@ -202,7 +202,7 @@ async def test_a_slow_teacher_of_someone_elses_does_not_hold_up_the_deadline():
     account = Account(Budget(seconds=0.05))
     with account.active():
         assert await AverageGrader([Slow({}), Table(dict.fromkeys("012", 1.0))]).agrade(QUERY, NODES) == [1.0] * 3
-    assert account.failures == ["Slow was still out at the deadline"]
+    assert account.failures == ["Slow had not answered by the deadline"]
 
 
 async def test_wordings_reach_a_teacher_behind_others_and_leave_the_users_alone(make_grader, chat_server):

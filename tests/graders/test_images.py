@@ -340,7 +340,7 @@ def test_the_querys_picture_is_shown_beside_each_documents(make, tmp_path, pictu
 def test_a_query_whose_picture_cannot_be_shown_is_not_asked(make, pictures, chat_server):
     grades, failures = said(make("llm"), QueryBundle("red", image_path="/nowhere/to/be/found.png"), pictures)
     assert grades == [None, None]
-    assert failures == ["the query cannot be shown: an image's file is not there"]
+    assert failures == ["the query cannot be shown: an image's file does not exist"]
     assert chat_server.calls == 0
 
 

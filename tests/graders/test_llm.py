@@ -230,7 +230,7 @@ async def test_deadline_keeps_what_was_graded(make_grader, chat_server):
     with account.active():
         both = await asyncio.gather(asyncio.to_thread(grader.grade, QUERY, NODES), grader.agrade(QUERY, NODES))
     assert both == [approx(0.9, None, 0.9)] * 2
-    assert account.failures == ["answers were still out at the deadline of 2 s"]
+    assert account.failures == ["not every answer had come by the deadline of 2 s"]
 
 
 async def test_calls_still_out_at_the_deadline_are_cancelled(make_grader, chat_server):

@@ -89,7 +89,7 @@ def test_what_is_no_chat_completion_is_no_grade(grader, chat_server, body):
     account = Account()
     with account.active():
         assert grader.grade(QUERY, NODES) == [None, None, None]
-    assert account.failures == ["a call failed to bring a chat completion: check the base_url"]
+    assert account.failures == ["a call returned no chat completion: check the base_url"]
 
 
 def test_a_web_page_in_the_place_of_an_answer_is_no_grade(grader, chat_server):
@@ -98,7 +98,7 @@ def test_a_web_page_in_the_place_of_an_answer_is_no_grade(grader, chat_server):
     account = Account()
     with account.active():
         assert grader.grade(QUERY, NODES) == [None, None, None]
-    assert account.failures == ["a call failed to bring a chat completion: check the base_url"]
+    assert account.failures == ["a call returned no chat completion: check the base_url"]
 
 
 def test_arguments_of_the_call_go_where_the_openai_client_puts_them(chat_server):

@@ -256,7 +256,7 @@ def test_the_circuit_opens_and_closes(make_teacher, chat_server):
     with account.active():
         assert teacher.grade(QUERY, NODES) == [None] * 3
     assert chat_server.calls == 5
-    assert "left alone" in account.failures[0]
+    assert "not asked for" in account.failures[0]
     chat_server.reply = overlap
     time.sleep(0.35)
     assert teacher.grade(QUERY, NODES) == pytest.approx([0.9, 0.1, 0.9])
@@ -281,7 +281,7 @@ async def test_a_server_that_hangs_opens_the_circuit_through_deadlines(make_teac
     another, account = QueryBundle("are dogs loud"), Account()
     with account.active():
         assert await teacher.agrade(another, NODES) == [None] * 3
-    assert "left alone" in account.failures[0]
+    assert "not asked for" in account.failures[0]
     assert not any(another.query_str in question.prompt for question in chat_server.questions)
 
 
@@ -403,7 +403,7 @@ def test_a_server_that_refuses_the_form_is_not_asked_for_it_again(make_teacher, 
         assert teacher.grade(QUERY, NODES[:1]) == [None]
         assert teacher.grade(QUERY, NODES[:1]) == [None]
     assert chat_server.calls == 3
-    assert account.failures == ["an answer was not one of those asked for (a refusal, or idle talk)"]
+    assert account.failures == ["an answer was not one of those asked for (a refusal, or something else)"]
 
 
 def test_a_server_that_answers_nothing_costs_one_timeout_and_then_nothing(make_teacher, chat_server):
@@ -415,7 +415,7 @@ def test_a_server_that_answers_nothing_costs_one_timeout_and_then_nothing(make_t
         assert teacher.grade(QUERY, NODES) == [None] * 3
     assert calls == account.calls <= 4
     assert any("in time" in failure for failure in account.failures)
-    assert any("left alone" in failure for failure in account.failures)
+    assert any("not asked for" in failure for failure in account.failures)
 
 
 def test_a_server_that_falls_silent_costs_one_timeout(make_teacher, chat_server):

@@ -110,7 +110,7 @@ async def test_tools_in_a_workflow(retriever, chat_server):
         ("find", {"query": "x", "filter": {"page": {"gt": 3}}}, "filter.page: must be a text, a number"),
         ("find", {"query": "x", "filter": {"tags": ["a", 1]}}, "filter.tags: must be a text, a number"),
         ("find", {"query": "x", "filter": {"filters": [{"key": "page", "operator": "=>"}]}}, "filter.filters.0."),
-        ("find", {"query": "x", "filter": {"filters": []}}, "filter: filters holds a MetadataFilters without"),
+        ("find", {"query": "x", "filter": {"filters": []}}, "filter: filters has an empty MetadataFilters"),
         (
             "find",
             {"query": "x", "filter": {"filters": [{"key": "page", "value": 1, "operator": "any"}]}},
@@ -181,7 +181,7 @@ async def test_a_judgement_is_kept(retriever):
 async def test_a_failing_teacher_is_told_of(index):
     broken = RefinedRetriever.from_index(index, grader=BrokenGrader(), similarity_top_k=4)
     found = await said(broken, "find", query=QUERY, limit=2)
-    assert "Documents: 2. Not refined, as the first search found them: " in found
+    assert "Documents: 2. Not refined, so these are the first search's: " in found
     assert found.count("not graded") == 2
     assert "Nothing could be selected" in await said(broken, "find_all", query=QUERY)
 

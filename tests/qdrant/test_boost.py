@@ -74,10 +74,10 @@ def test_what_goes_by_similarity_alone_refuses_it():
     made = RefinedRetriever.from_collection(
         client, "c", "meta.abstract", grader=LabelGrader(), vector_store_kwargs={"boost": LATER}
     )
-    with pytest.raises(ValueError, match="leave out the boost of vector_store_kwargs"):
+    with pytest.raises(ValueError, match="leave boost out of vector_store_kwargs"):
         made.select(question(0))
     for boost, options, told in (
-        ({"add": ["$score", 1.0]}, {}, "boost is no formula of Qdrant's"),
+        ({"add": ["$score", 1.0]}, {}, "boost is not a formula that Qdrant takes"),
         (LATER, {"vector_store_query_mode": "mmr"}, "boost ranks by a formula"),
     ):
         with pytest.raises(ValueError, match=told):

@@ -369,7 +369,7 @@ def test_a_closed_client_says_so(grpc_retriever):
         await grpc_retriever._collection.store._aclient.close()
 
     asyncio.run(closed())
-    with pytest.raises(RuntimeError, match="was closed: make another client, and a retriever on it"):
+    with pytest.raises(RuntimeError, match="was closed: make a new client, and a new retriever on it"):
         asyncio.run(grpc_retriever.aretrieve(question(0)))
 
 

@@ -419,7 +419,7 @@ def test_one_bad_query_in_a_batch_fails_alone(place):
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"vector_store_query_mode": "svm"}, "'svm' has no ranking that can be refined"),
+        ({"vector_store_query_mode": "svm"}, "'svm' cannot be refined"),
         ({"vector_store_query_mode": "sparse"}, "needs sparse vectors"),
         ({"vector_store_query_mode": "hybrid"}, "needs sparse vectors"),
         ({"alpha": 0.5}, "alpha has no effect without vector_store_query_mode='hybrid'"),
@@ -458,7 +458,7 @@ def test_a_fusion_function_of_ones_own_is_refused():
         sparse_query_fn=sparse_query,
         hybrid_fusion_fn=fuse,
     )
-    with pytest.raises(ValueError, match="hybrid_fusion_fn is not called"):
+    with pytest.raises(ValueError, match="hybrid_fusion_fn is never called"):
         RefinedRetriever(store, vector_store_query_mode="hybrid")
 
 

@@ -57,7 +57,7 @@ SAID = {
         400,
         grpc.StatusCode.INVALID_ARGUMENT,
         "Wrong input: Vector dimension error: expected dim: 8, got 16",
-        "another one by now",
+        "was replaced meanwhile",
     ),
     "no key": (
         401,
@@ -84,7 +84,7 @@ SAID = {
         500,
         grpc.StatusCode.INTERNAL,
         "Service internal error: 1 of 3 read operations failed:\n  Service internal error: Tonic status error",
-        "a node is down and consistency asks every replica",
+        "a node is down and consistency needs every replica",
     ),
 }
 
@@ -201,7 +201,7 @@ def test_no_answer_in_time(server):
 def test_a_server_that_is_gone(server):
     reason = retriever(client_of(server), Interrupting(server.stop), rounds=1).refine(question(0)).reason
     assert reason.startswith("the second search failed: Qdrant cannot be reached (")
-    assert reason.endswith("see that the server runs, and that url and port of the client are its own")
+    assert reason.endswith("check that the server runs, and that the client's url and port are right")
     assert is_a_sentence(reason)
     server.stop = lambda: None
 
@@ -242,7 +242,7 @@ def test_in_the_process_it_is_a_sentence_too(kind, tmp_path):
     deleting = Interrupting(lambda: client.delete_collection("c"))
     reason = retriever(client, deleting, rounds=1).refine(question(0)).reason
     assert reason.startswith("the second search failed: Collection c not found")
-    assert reason.endswith("see whether it was deleted or renamed")
+    assert reason.endswith("check whether it was deleted or renamed")
     assert is_a_sentence(reason)
 
 
@@ -253,7 +253,7 @@ def test_a_client_that_is_closed(server):
             client.upsert("c", points())
         reason = retriever(client, Interrupting(client.close), rounds=1).refine(question(0)).reason
         assert "closed" in reason, client_is_local
-        assert reason.endswith("make another client, and a retriever on it")
+        assert reason.endswith("make a new client, and a new retriever on it")
         assert is_a_sentence(reason)
 
 
@@ -288,7 +288,7 @@ def test_behind_two_http_libraries_the_cause_is_told():
     plain = ResponseHandlingException(ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER] wrong version number"))
     assert "does not speak TLS" in in_a_sentence(plain)
     nowhere = ResponseHandlingException(OSError(-2, "Name or service not known"))
-    assert in_a_sentence(nowhere).endswith("see whether the client's url is spelled right")
+    assert in_a_sentence(nowhere).endswith("check the spelling of the client's url")
 
 
 @given(st.text(max_size=600), st.integers(100, 599))

@@ -87,7 +87,11 @@ def test_nodes_that_differ_are_chosen_after_the_refined_search(place):
         ({"group_by": "year", "group_size": 0}, {}, "group_size must be a whole number, at least 1"),
         ({"mmr_threshold": 0.5}, {}, "mmr_threshold has no effect without vector_store_query_mode='mmr'"),
         ({"mmr_threshold": 1.5}, {"vector_store_query_mode": "mmr"}, r"mmr_threshold must be in \[0, 1\]"),
-        ({}, {"vector_store_query_mode": "mmr", "score": "probability"}, "score='probability' orders nodes by it"),
+        (
+            {},
+            {"vector_store_query_mode": "mmr", "score": "probability"},
+            "score='probability' sorts nodes by probability",
+        ),
         ({}, {"vector_store_query_mode": "mmr", "multivector_query_fn": len}, "'mmr' compares dense vectors"),
     ],
 )

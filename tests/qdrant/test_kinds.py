@@ -302,7 +302,7 @@ def test_a_dense_collection_has_no_sparse_vector_to_search(place):
 
 def test_what_needs_similarities_of_all_documents_is_refused(place):
     alone = retriever(place.client, fill(place, None), "default")
-    with pytest.raises(ValueError, match="select and score='probability' need similarities of all documents"):
+    with pytest.raises(ValueError, match="select and score='probability' need the similarity of every document"):
         alone.select("1")
     with pytest.raises(ValueError, match="retriever must search a dense vector alone"):
         RefinedClassifier(alone).fit(["1", "2"])

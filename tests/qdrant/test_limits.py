@@ -112,7 +112,7 @@ def test_options_are_lowered_and_said_once(place, caplog):
         "hnsw_ef is 32 instead of 512 (search_max_hnsw_ef)",
         "oversampling is 1.5 (search_max_oversampling)",
         "requests have 2 seconds instead of 5 (max_timeout)",
-        "searches go by the index instead of exact (search_allow_exact)",
+        "searches use the index and are not exact (search_allow_exact)",
     ]
 
 
@@ -146,7 +146,7 @@ def test_a_filter_without_room_for_ids(place, top_k, caplog):
     told = sentences(caplog)
     assert len(told) == 2
     assert all(sentence.endswith("(filter_max_conditions)") for sentence in told)
-    assert any("judged nodes" in sentence for sentence in told)
+    assert any("nodes with a judgement" in sentence for sentence in told)
     assert any("rebuilt" in sentence for sentence in told)
 
 

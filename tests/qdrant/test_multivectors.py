@@ -288,7 +288,7 @@ def test_the_errors_say_what_a_collection_has_and_what_it_is_for(place):
     )
     for options, message in (
         ({}, f"has the vectors {what}: name one with vector_name"),
-        ({"vector_name": "dense"}, f"'dense' .* is one vector a point: leave it out, or set vector_name; .* {what}"),
+        ({"vector_name": "dense"}, f"'dense' .* has one vector per point: leave it out, or set vector_name; .* {what}"),
         ({"vector_name": "lat"}, f"{what}: there is no 'lat'; set vector_name"),
         (
             {"vector_name": "late", "prefetch_vector_name": "later"},
@@ -303,7 +303,7 @@ def test_the_errors_say_what_a_collection_has_and_what_it_is_for(place):
         with pytest.raises(ValueError, match=message):
             retriever(place, name, **options).retrieve("0" if len(options) < 2 else question(0))
     only = place.create({"late": tokens()})
-    with pytest.raises(ValueError, match=r"'late' .*: none of them is searched by one vector"):
+    with pytest.raises(ValueError, match=r"'late' .*: each of them is a multivector or sparse"):
         retriever(place, only, multivector_query_fn=None).retrieve(question(0))
 
 
@@ -463,7 +463,7 @@ def test_a_refiner_of_ones_own_is_for_the_collections_distance(place):
         ),
         ({"score": "probability"}, "score='probability' .* multivector_query_fn"),
         ({"memory": RefinementMemory(SimpleKVStore())}, "memory .* multivector_query_fn"),
-        ({"refiner": QueryRefiner.paper()}, "refiner is a PublishedRefiner, which refines no matrices"),
+        ({"refiner": QueryRefiner.paper()}, "refiner is a PublishedRefiner, which cannot refine matrices"),
         (
             {
                 "vector_store_query_mode": "hybrid",

@@ -104,7 +104,7 @@ def test_ids_that_no_point_can_have_cost_nothing(place):
 
 
 def test_node_ids_that_no_point_can_have_are_refused_where_they_are_all():
-    with pytest.raises(ValueError, match=r"node_ids holds no id that a point can have, .*: 'not an id'"):
+    with pytest.raises(ValueError, match=r"node_ids has no id that a point can have, .*: 'not an id'"):
         RefinedRetriever.from_collection(QdrantClient(":memory:"), "c", "text", node_ids=["not an id", "-1"])
 
 

@@ -214,13 +214,13 @@ def filters(*parts, condition=FilterCondition.AND) -> MetadataFilters:
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"filters": filters()}, "filters holds a MetadataFilters without a filter"),
-        ({"filters": filters(MetadataFilter(key="a", value=1), filters())}, "filters holds a MetadataFilters without"),
+        ({"filters": filters()}, "filters has an empty MetadataFilters"),
+        ({"filters": filters(MetadataFilter(key="a", value=1), filters())}, "filters has an empty MetadataFilters"),
         ({"filters": filters(MetadataFilter(key="a", value=1), condition=None)}, "filters .* condition is None"),
-        ({"vector_store_kwargs": {"qdrant_filters": models.Filter()}}, "qdrant_filters holds no condition"),
+        ({"vector_store_kwargs": {"qdrant_filters": models.Filter()}}, "qdrant_filters has no condition"),
         (
             {"vector_store_kwargs": {"qdrant_filters": models.Filter(must=[models.Filter(should=[])])}},
-            "qdrant_filters holds no condition",
+            "qdrant_filters has no condition",
         ),
         (
             {"filters": filters(MetadataFilter(key="day", value="2024-01-01", operator=FilterOperator.GTE))},
@@ -237,7 +237,7 @@ def filters(*parts, condition=FilterCondition.AND) -> MetadataFilters:
                     )
                 }
             },
-            "qdrant_filters holds no condition, or a part without one",
+            "qdrant_filters has no condition, or a part without one",
         ),
         (
             {
@@ -247,7 +247,7 @@ def filters(*parts, condition=FilterCondition.AND) -> MetadataFilters:
                     )
                 }
             },
-            "qdrant_filters holds no condition, or a part without one",
+            "qdrant_filters has no condition, or a part without one",
         ),
         *(
             (
@@ -265,17 +265,17 @@ def filters(*parts, condition=FilterCondition.AND) -> MetadataFilters:
                 (FilterOperator.TEXT_MATCH, None),
             ]
         ),
-        ({"filters": filters(MetadataFilter(key="", value=1))}, "filters holds a MetadataFilter whose key is empty"),
-        ({"node_ids": ["1", ""]}, "node_ids holds an empty id"),
-        ({"node_ids": [None]}, "node_ids holds an empty id"),
-        ({"doc_ids": ["a", None]}, "doc_ids holds an empty id"),
+        ({"filters": filters(MetadataFilter(key="", value=1))}, "filters has a MetadataFilter whose key is empty"),
+        ({"node_ids": ["1", ""]}, "node_ids has an empty id"),
+        ({"node_ids": [None]}, "node_ids has an empty id"),
+        ({"doc_ids": ["a", None]}, "doc_ids has an empty id"),
         ({"doc_ids": []}, "doc_ids is empty"),
-        ({"vector_store_kwargs": {"shard_key_selector": []}}, "shard_key_selector names no shard"),
-        ({"vector_store_kwargs": {"shard_key_selector": ["a", ""]}}, "shard_key_selector names no shard"),
-        ({"vector_store_kwargs": {"shard_identifier": ""}}, "shard_identifier names no shard"),
+        ({"vector_store_kwargs": {"shard_key_selector": []}}, "shard_key_selector must name a shard"),
+        ({"vector_store_kwargs": {"shard_key_selector": ["a", ""]}}, "shard_key_selector must name a shard"),
+        ({"vector_store_kwargs": {"shard_identifier": ""}}, "shard_identifier must name a shard"),
         (
             {"filters": filters(filters(MetadataFilter(key="a", value=None)))},
-            r"filters holds a value that its operator does not take .*'qdrant_filters'",
+            r"filters has a value that its operator does not take .*'qdrant_filters'",
         ),
     ],
 )

@@ -157,7 +157,7 @@ def test_what_cannot_be_asked_is_not_gone(qdrant_server, caplog):
     qdrant_server.faults["retrieve", 1] = Fault(status=403)
     with caplog.at_level(logging.WARNING):
         assert done(collection.gone([1])) == set()
-    assert "taken to be there" in caplog.text
+    assert "taken to exist" in caplog.text
     assert done(collection.gone([1])) == {1}
 
 

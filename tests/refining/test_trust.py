@@ -157,12 +157,12 @@ class TestFile:
         record = json.loads(path.read_text())
         change(record)
         path.write_text(json.dumps(record))
-        with pytest.raises(ValueError, match=r"record\.json is no record"):
+        with pytest.raises(ValueError, match=r"record\.json is not a record"):
             Reliability.load(path)
 
     def test_no_json(self, tmp_path):
         (tmp_path / "text").write_text("trust me")
-        with pytest.raises(ValueError, match="is no record"):
+        with pytest.raises(ValueError, match="is not a record"):
             Reliability.load(tmp_path / "text")
 
 

@@ -175,7 +175,7 @@ def test_lists_are_fused_by_reciprocal_rank():
     ("arguments", "message"),
     [
         ({"decompose": "yes"}, "decompose must be a bool or a question generator, got str"),
-        ({"score": "probability"}, "score='probability' is of one"),
+        ({"score": "probability"}, "score='probability' is about one"),
     ],
 )
 def test_bad_arguments_are_named(arguments, message):

@@ -121,7 +121,7 @@ def test_what_the_filter_excludes_is_neither_shown_nor_returned_nor_counted(capl
         found = refined.refine(PLANTED.query(2), like=outside[:5], unlike=["5e1f0000-0000-4000-8000-000000000000"])
     assert found.vector == pytest.approx(expected.vector, abs=1e-6)
     assert not set(outside) & {*ids(found.nodes), *ids(found.graded_nodes), *(n for s in teacher.shown for n in s)}
-    assert any("6 of the examples cannot be found" in failure for failure in found.failures)
+    assert any("6 of the examples were not found" in failure for failure in found.failures)
     assert "6 of the examples" in caplog.text
 
 

@@ -82,7 +82,7 @@ class Answer:
             return CutShort("an answer was cut short by max_tokens before it said anything")
         if not self.text.strip():
             return NoText("an answer was empty")
-        return Unreadable("an answer was not one of those asked for (a refusal, or idle talk)")
+        return Unreadable("an answer was not one of those asked for (a refusal, or something else)")
 
 
 def reply_of(completion: Any) -> Answer:
@@ -106,7 +106,7 @@ def reply_of(completion: Any) -> Answer:
     if message is None:
         if isinstance(completion, Mapping) and get(completion, "object") == "error":
             raise ServerError(completion)
-        raise Unreadable("a call failed to bring a chat completion: check the base_url")
+        raise Unreadable("a call returned no chat completion: check the base_url")
     text, thoughts = _content(get(message, "content"))
     apart = (_content(get(message, name)) for name in _THOUGHT_FIELDS)
     thoughts = thoughts or next((one + other for one, other in apart if one + other), "")

@@ -45,16 +45,16 @@ class _Failed(Exception):
 class CallOptions(TypedDict, total=False):
     """How a teacher asks its LLM; keyword arguments of every teacher that asks one.
 
-    :param concurrency: the most questions out at the same time, over all queries that share the teacher, at least 1;
-        default 16. Fewer are out at first, and while answers take long.
-    :param timeout: seconds one question may take, above 0; default 30. A server that answers nothing for so long is
-        given up by all who wait for it.
+    :param concurrency: the most questions that wait for an answer at the same time, over all queries that share the
+        teacher, at least 1; default 16. There are fewer at first, and while answers take long.
+    :param timeout: seconds that one question may take, above 0; default 30. If a server answers nothing for so long,
+        all who wait for it stop.
     :param retries: how often a rate limit, a server error, a timeout or a broken connection is tried again, at least 0;
         default 2.
-    :param cooldown: seconds the LLM is left alone after it has answered nothing, or after five questions in a row have
+    :param cooldown: seconds for which the LLM is not asked after it answered nothing, or after five questions in a row
         failed, at least 0; default 30.
     :param on_error: "ignore" (the default) logs each kind of failure once and leaves the node without a grade; "raise"
-        raises `GraderError` where the user has to change something: credentials, model, address, request.
+        raises `GraderError` if you have to change something: credentials, model, address, request.
     """
 
     concurrency: int
@@ -103,7 +103,7 @@ class Calls:
 
         :param questions: the questions, asked in this order as far as the limit allows.
         :param account: the bill of the query they belong to.
-        :return: the grades of each, None where it failed, was not asked or was still out at the deadline.
+        :return: the grades of each, None where it failed, was not asked or had not answered by the deadline.
         :raises GraderError: the user has to change something, and on_error is "raise".
         """
         if self._loop is not asyncio.get_running_loop():
@@ -128,7 +128,7 @@ class Calls:
         if late:
             if self._heard < begun:
                 self._circuit.failed()
-            self.tell(f"answers were still out at the deadline of {account.budget.seconds:g} s", account)
+            self.tell(f"not every answer had come by the deadline of {account.budget.seconds:g} s", account)
         for reason in refused:
             # Where the LLM answers other questions, it is this text that it refuses, and nothing that the user set.
             (self.tell if self._answered else self.fail)(reason, account)
@@ -192,7 +192,7 @@ class Calls:
     async def _once(self, question: Question, account: Account, since: float) -> _Grades:
         async with self._pace:
             if not self._circuit.allows():
-                alone = f"the LLM has failed repeatedly and is left alone for {self.cooldown:g} s"
+                alone = f"the LLM failed repeatedly, so it is not asked for {self.cooldown:g} s"
                 raise _NotCalled(self._stopped or alone)
             if needless := question.needless():
                 raise _NotCalled(needless)

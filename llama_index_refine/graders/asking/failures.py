@@ -71,23 +71,23 @@ class Failure:
     servers: bool = False
 
 
-BLIND = "the LLM takes no images, so nodes with images get no grade: give the grader a model that sees"
+BLIND = "the LLM takes no images, so nodes with images get no grade: give the grader a model that reads images"
 LATE = "the LLM did not answer in time: raise the grader's timeout or lower its concurrency"
 REFUSED = "the LLM server refused the request{status}: check the model's name, its limits and the grader's llm_kwargs"
-_OPTION_REFUSED = "the LLM server refused the request{status} because of %s: set it right in the grader's llm_kwargs"
+_OPTION_REFUSED = "the LLM server refused the request{status} because of %s: change it in the grader's llm_kwargs"
 _FEWER = "the LLM server takes fewer images in one question{status}: raise its limit, or lower batch_size"
 _IMAGE = "the LLM server could not use an image{status}"
-_DAY = "the quota of the LLM's account for today or longer is used up{status}: raise it, or wait until it is renewed"
+_DAY = "the LLM account's quota is used up for today or longer{status}: raise it, or wait until it is renewed"
 _RATE = "the LLM server's rate limit is reached{status}: lower the grader's concurrency"
 _FAILED = "the LLM server failed{status}"
-_BUSY = "the LLM server has too much to do{status}"
+_BUSY = "the LLM server is overloaded{status}"
 _CREDIT = "the LLM's account has no credit left{status}: check its plan and billing"
-_PROXY = "a proxy between here and the LLM server wants credentials{status}: set them in HTTPS_PROXY"
+_PROXY = "a proxy on the way to the LLM server asks for credentials{status}: set them in HTTPS_PROXY"
 _KEY = "the LLM server refused the credentials{status}: check the api_key and its rights to the model"
 _FILTER = "the LLM server's content filter refused a document"
 _TOO_LONG = "a document was too long for the LLM's context: lower the grader's max_document_tokens"
 _UNSENT = "the request cannot be sent: check the base URL, and that the api_key has no spaces or line breaks"
-_UNTRUSTED = "the LLM server's certificate is not trusted: name its authority's in SSL_CERT_FILE"
+_UNTRUSTED = "the LLM server's certificate is not trusted: set SSL_CERT_FILE to a file with its authority's certificate"
 _MODEL = "the LLM server does not know the model or the address{status}: check the model's name and the base URL"
 
 _BLIND_WORDS = (
@@ -234,7 +234,7 @@ def _by_class(error: BaseException, said: Said) -> Failure:
         advice = f"no usable answer came from the LLM server ({name}): check its address"
         return Failure(Remedy.WAIT, advice, said, servers=not garbled)
     if isinstance(error, ServerError):
-        return Failure(Remedy.SKIP, "the LLM server answered with an error in the place of an answer", said)
+        return Failure(Remedy.SKIP, "the LLM server answered with an error instead of an answer", said)
     frames = traceback.extract_tb(error.__traceback__)
     place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
     return Failure(Remedy.OURS, f"the LLM call failed ({name}{place})", said)

@@ -34,8 +34,8 @@ class AskingOptions(CallOptions, total=False):
     :param max_document_tokens: longer documents are cut to this many tokens of `Settings.tokenizer`, at least 1.
     :param metadata_mode: which of a node's metadata the LLM sees before its text.
     :param llm_kwargs: arguments for each call of the LLM, such as {"temperature": 0.0}.
-    :param max_image_pixels: larger images are scaled down to so many pixels, at least 1.
-    :param image_folders: images that are in files are read in these folders and below, and nowhere else.
+    :param max_image_pixels: larger images are scaled down to this many pixels, at least 1.
+    :param image_folders: the folders from which image files may be read, with their subfolders; others are not read.
     """
 
     max_document_tokens: int
