@@ -118,10 +118,10 @@ def test_a_pure_set_is_certified_where_labels_are_enough():
         draws = certify_for_people(
             rng.permutation(600), (600,), {}, 0.9, needed, lambda said, one=one: one.corrected(said, 0.1), 0.1 / 3, 600
         )
-        certified[count] = perform(draws, lambda at, yes=yes: bool(yes[at]))[0]
-    assert not certified[50].certified
-    assert certified[2000].certified
-    assert certified[2000].value.low >= 0.9
+        certified[count] = needed, perform(draws, lambda at, yes=yes: bool(yes[at]))[0]
+    assert certified[50][0] > certified[2000][0]
+    assert certified[2000][1].certified
+    assert certified[2000][1].value.low >= 0.9
 
 
 @pytest.mark.parametrize("per_query", [1, 5])
@@ -266,10 +266,10 @@ def test_probabilities_go_by_the_labels(store):
 
 def test_a_selection_can_be_certified_for_people(store):
     exact = retriever(store).calibrate(judged(600))
-    found = retriever(store, calibration=exact).select("topic 2", precision=0.7, budget=100, about="people")
+    found = retriever(store, calibration=exact).select("topic 2", precision=0.6, budget=100, about="people")
     assert found.certified, found.reason
-    assert found.precision.low >= 0.7
-    assert np.mean([entry.node.metadata["topic"] == 2 for entry in found.nodes]) >= 0.7
+    assert found.precision.low >= 0.6
+    assert np.mean([entry.node.metadata["topic"] == 2 for entry in found.nodes]) >= 0.6
 
 
 @pytest.mark.parametrize("kind", ["good", "lenient"])
@@ -279,10 +279,10 @@ def test_what_is_certified_for_people_is_so(store, kind):
         grader = ErringGrader(*KINDS[kind], seed=seed)
         one = retriever(store, grader, calibration=retriever(store, grader).calibrate(judged(400, seed)))
         for topic in range(TOPICS):
-            found = one.select(f"topic {topic}", precision=0.7, budget=80, about="people")
+            found = one.select(f"topic {topic}", precision=0.6, budget=80, about="people")
             right = np.mean([entry.node.metadata["topic"] == topic for entry in found.nodes] or [1])
             certified += found.certified
-            missed += found.certified and right < 0.7
+            missed += found.certified and right < 0.6
     assert missed <= binom.ppf(0.999, TOPICS, 0.1)
     assert certified or kind == "lenient"
 

@@ -38,9 +38,7 @@ def calibrate(
             show_default="that of --labels with .grades.jsonl",
         ),
     ] = None,
-    save: Annotated[
-        Path | None, typer.Option(help="File for the calibration, .safetensors.", show_default=False)
-    ] = None,
+    save: Annotated[Path | None, typer.Option(help="File for the calibration.", show_default=False)] = None,
     propose: Annotated[int, typer.Option(help="How many nodes to choose for people to judge next.", min=0)] = 0,
     to: Annotated[Path | None, typer.Option(help="File for those, .jsonl or .csv.", show_default=False)] = None,
     query: Annotated[

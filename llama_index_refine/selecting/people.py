@@ -71,11 +71,8 @@ def effective(mean: float, influence: Array, queries: Sequence[str], most: float
     """
     names = {query: at for at, query in enumerate(dict.fromkeys(queries))}
     spread = float(mean * (1 - mean))
-    variance = (
-        len(names)
-        / max(len(names) - 1, 1)
-        * float((np.bincount([names[query] for query in queries], influence) ** 2).sum())
-    )
+    sums = np.bincount([names[query] for query in queries], influence)
+    variance = len(names) / max(len(names) - 1, 1) * float(sums @ sums)
     if len(names) < 2 or spread < 1e-12 or variance < 1e-12:
         return most
     few = t.ppf(LEVEL, len(influence) - 1) / t.ppf(LEVEL, len(names) - 1)

@@ -33,6 +33,7 @@ EXAMPLES = {
     "select": f'select {SAMPLE} --query "lost or stolen" --out found.jsonl --keep kept {LLM}',
     "match": "match --selection kept/1.safetensors --texts new.txt --out matched.jsonl",
     "classify": f"classify {SAMPLE} --labels labels.json --out labelled.csv {LLM}",
+    "calibrate": f"calibrate {SAMPLE} --query 'lost or stolen' --query 'exchange rate' --propose 20 --to ask.csv {LLM}",
     "ui": f"ui {SAMPLE} {LLM} --no-browser",
     "bench run": "bench my-data --peers rerank,rocchio --feedback-top-k 10 --out before --no-plots",
     "bench compare": "bench compare before after",
@@ -50,6 +51,9 @@ relevant, and the text. Nobody is asked. Called again, it reads what is new in `
 `labelled.csv.run`, which says what the run is and which documents have a row, and `labelled.csv.safetensors`, the
 classifier, unless `--model` names it. With `--model` and without an LLM, a classifier that is there is taken as it
 is, and further texts cost no call. A row's `id` is the document's, or the number of the text's line.""",
+    "calibrate": """`ask.csv` has query, id, text, an empty `relevant` and the weight. Fill in 1 or 0 and give the file
+as `--labels`. The grades are kept beside the labels, so that only new labels are graded when you call it again.
+[People's labels](labels.md) says what is measured.""",
     "bench run": """The folder of `--out` has `run.json`, `table.md`, the pictures, and `cells/`, a file for each part
 that is finished, named after all that decides its figures. [Measuring](measuring.md) says what the figures are.""",
     "mcp": """Standard output is the protocol's. Where the server listens, and warnings, are on standard error. A
@@ -80,8 +84,8 @@ behind `{server}` that calls a document relevant where it shares a long word wit
 
 ## Files that are gone on with
 
-`select`, `match`, `classify` and `bench` go on where they were stopped, even where they were killed in the middle of a
-row, when you call them again. They compare all that decides the rows with what the file beside `--out` says: the
+`select`, `match`, `classify`, `calibrate` and `bench` go on where they were stopped, even where they were killed in the
+middle of a row, when you call them again. They compare all that decides the rows with what the file beside `--out` says: the
 collection and where it is, the embedding model, the LLM with its server and arguments, the instruction, the labels,
 the target. If anything differs, they say what, name the files to remove, and change nothing. Keys are in none of
 these files.
