@@ -266,10 +266,13 @@ def test_probabilities_go_by_the_labels(store):
 
 def test_a_selection_can_be_certified_for_people(store):
     exact = retriever(store).calibrate(judged(600))
-    found = retriever(store, calibration=exact).select("topic 2", precision=0.6, budget=100, about="people")
-    assert found.certified, found.reason
-    assert found.precision.low >= 0.6
-    assert np.mean([entry.node.metadata["topic"] == 2 for entry in found.nodes]) >= 0.6
+    one = retriever(store, calibration=exact)
+    found = one.select_batch([f"topic {topic}" for topic in range(TOPICS)], precision=0.6, budget=150, about="people")
+    certified = [(topic, each) for topic, each in enumerate(found) if each.certified]
+    assert len(certified) >= TOPICS / 2
+    for topic, each in certified:
+        assert each.precision.low >= 0.6
+        assert np.mean([entry.node.metadata["topic"] == topic for entry in each.nodes]) >= 0.6
 
 
 @pytest.mark.parametrize("kind", ["good", "lenient"])

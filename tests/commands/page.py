@@ -85,10 +85,10 @@ behind `{server}` that calls a document relevant where it shares a long word wit
 ## Files that are gone on with
 
 `select`, `match`, `classify`, `calibrate` and `bench` go on where they were stopped, even where they were killed in the
-middle of a row, when you call them again. They compare all that decides the rows with what the file beside `--out` says: the
-collection and where it is, the embedding model, the LLM with its server and arguments, the instruction, the labels,
-the target. If anything differs, they say what, name the files to remove, and change nothing. Keys are in none of
-these files.
+middle of a row, when you call them again. They compare all that decides the rows with what the file beside `--out`
+says: the collection and where it is, the embedding model, the LLM with its server and arguments, the instruction, the
+labels, the target. If anything differs, they say what, name the files to remove, and change nothing. Keys are in none
+of these files.
 
 - Rows that you have changed are left alone, and the command says so. Rows that are gone are written anew.
 - `select` refuses to go on where the number of documents has changed. `classify` gives new documents and lines their
