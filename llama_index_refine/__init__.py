@@ -9,6 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from llama_index_refine.calibration import Calibration as Calibration
+    from llama_index_refine.calibration import propose as propose
     from llama_index_refine.classifier import RefinedClassifier as RefinedClassifier
     from llama_index_refine.graders.account import Budget as Budget
     from llama_index_refine.graders.asking.calls import CallOptions as CallOptions
@@ -43,6 +45,7 @@ _HOME = {
     "Budget": "graders.account",
     "CachedGrader": "graders.cache",
     "CallOptions": "graders.asking.calls",
+    "Calibration": "calibration",
     "CascadeGrader": "graders.ensembles",
     "CrossEncoderGrader": "graders.cross_encoder",
     "FeedbackGrader": "graders.feedback",
@@ -63,6 +66,7 @@ _HOME = {
     "ScaleGrader": "graders.llm",
     "Selection": "selection",
     "SelfConsistencyGrader": "graders.ensembles",
+    "propose": "calibration",
 }
 
 __all__ = [
@@ -70,6 +74,7 @@ __all__ = [
     "BaseGrader",
     "Budget",
     "CachedGrader",
+    "Calibration",
     "CallOptions",
     "CascadeGrader",
     "CrossEncoderGrader",
@@ -91,6 +96,7 @@ __all__ = [
     "ScaleGrader",
     "Selection",
     "SelfConsistencyGrader",
+    "propose",
 ]
 
 

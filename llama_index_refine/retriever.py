@@ -21,6 +21,7 @@ from llama_index.core.vector_stores.types import MetadataFilters, VectorStoreQue
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 from qdrant_client import AsyncQdrantClient
 
+from llama_index_refine.calibration import Calibration
 from llama_index_refine.graders.account import Budget
 from llama_index_refine.graders.base import BaseGrader
 from llama_index_refine.graders.feedback import FeedbackGrader
@@ -39,6 +40,14 @@ from llama_index_refine.retrieval.arguments import (
     check_parts,
     check_shares,
     check_together,
+)
+from llama_index_refine.retrieval.calibrating import (
+    Graded,
+    Judgements,
+    by_query,
+    calibration_of,
+    grade,
+    read_judgements,
 )
 from llama_index_refine.retrieval.chances import withheld
 from llama_index_refine.retrieval.decomposing import questions_of, retrieve_parts
@@ -79,6 +88,9 @@ class RefinedRetriever(BaseRetriever):
     :param trust: how far to follow the teacher: a number in [0, 1], or a `Reliability` that learns it from the grades.
         None takes the one that all retrievers with this grader share, or 1 if the grader is `trusted`, as people are.
     :param memory: remembers the grades of past queries; None for no memory.
+    :param calibration: what people's labels say of the teacher, from `calibrate`. Probabilities and selections then use
+        its error rates, and selections may be `about` people. It holds for all retrievers with this grader. None for
+        none.
     :param decompose: split a query that asks several things: True for a LlamaIndex question generator on
         `Settings.llm`, or a generator of your own. The parts share the budget and feedback_top_k. Each node's metadata
         says in `refine_parts` which parts it answers.
@@ -126,6 +138,7 @@ class RefinedRetriever(BaseRetriever):
         refiner: BaseRefiner | None = None,
         trust: Reliability | float | None = None,
         memory: RefinementMemory | None = None,
+        calibration: Calibration | None = None,
         decompose: bool | BaseQuestionGenerator = False,
         on_error: Literal["fallback", "raise"] = "fallback",
         score: Literal["similarity", "probability"] = "similarity",
@@ -163,6 +176,7 @@ class RefinedRetriever(BaseRetriever):
         self._hybrid_top_k = hybrid_top_k
         self._embed_model = embed_model
         self._grader = grader
+        self.calibration = calibration
         mode, kwargs = VectorStoreQueryMode(vector_store_query_mode), vector_store_kwargs or {}
         hybrid = read_hybrid(vector_store, mode, alpha, sparse_top_k, hybrid_top_k, kwargs)
         depth = kwargs.get("prefetch_limit")
@@ -246,6 +260,17 @@ class RefinedRetriever(BaseRetriever):
         if similarity_top_k < 1:
             raise ValueError(f"similarity_top_k must be at least 1, got {similarity_top_k}")
         self._similarity_top_k = similarity_top_k
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """What people's labels say of the teacher."""
+        return self._calibration
+
+    @calibration.setter
+    def calibration(self, calibration: Calibration | None) -> None:
+        if calibration is not None:
+            calibration.check(self.grader)
+        self._calibration = calibration
 
     @property
     def grader(self) -> BaseGrader:
@@ -369,6 +394,7 @@ class RefinedRetriever(BaseRetriever):
         recall: float | None = None,
         confidence: float = 0.9,
         budget: int | Budget | None = None,
+        about: Literal["teacher", "people"] = "teacher",
     ) -> Selection:
         """Return every node of the collection that belongs to a query, with the probability that it does.
 
@@ -381,11 +407,14 @@ class RefinedRetriever(BaseRetriever):
         :param confidence: the probability that a certified target holds, in (0, 1).
         :param budget: the most documents to grade, including those that refine the query, or a `Budget`. None is twice
             as many documents as refine the query, and five times as many with a target.
+        :param about: who says what is relevant: the "teacher", or "people" as far as the calibration tells. A certified
+            precision is then the one that people would find, and the risk includes the doubt of few labels.
         :return: the selection; its `reason` says why a target is not certified.
-        :raises ValueError: a target outside (0, 1), or two; a budget that is too small; an empty collection.
+        :raises ValueError: a target outside (0, 1), or two; a budget that is too small; an empty collection; "people"
+            without a calibration, or with recall.
         :raises Exception: as for `refine`.
         """
-        target = Target(precision, recall, confidence, budget)
+        target = Target(precision, recall, confidence, budget, about)
         return _selection(run(self._selections([with_examples(query)], target))[0])
 
     @span
@@ -397,9 +426,10 @@ class RefinedRetriever(BaseRetriever):
         recall: float | None = None,
         confidence: float = 0.9,
         budget: int | Budget | None = None,
+        about: Literal["teacher", "people"] = "teacher",
     ) -> Selection:
         """Select without blocking the event loop. See `select`."""
-        target = Target(precision, recall, confidence, budget)
+        target = Target(precision, recall, confidence, budget, about)
         (outcome,) = await arun(self._selections([with_examples(query)], target))
         return _selection(outcome)
 
@@ -412,6 +442,7 @@ class RefinedRetriever(BaseRetriever):
         recall: float | None = None,
         confidence: float = 0.9,
         budget: int | Budget | None = None,
+        about: Literal["teacher", "people"] = "teacher",
         batch_size: int = 32,
         return_exceptions: bool = False,
     ) -> list[Any]:
@@ -423,7 +454,7 @@ class RefinedRetriever(BaseRetriever):
             when all queries of its batch are done.
         :return: one `Selection` for each query. `confidence` is each one's, not that of all of them together.
         """
-        target, selections = Target(precision, recall, confidence, budget), []
+        target, selections = Target(precision, recall, confidence, budget, about), []
         for batch in in_batches(queries, batch_size):
             selections += _each(run(self._selections(batch, target)), return_exceptions, _selection)
         return selections
@@ -437,14 +468,43 @@ class RefinedRetriever(BaseRetriever):
         recall: float | None = None,
         confidence: float = 0.9,
         budget: int | Budget | None = None,
+        about: Literal["teacher", "people"] = "teacher",
         batch_size: int = 32,
         return_exceptions: bool = False,
     ) -> list[Any]:
         """Select for many queries without blocking the event loop. See `select_batch`."""
-        target, selections = Target(precision, recall, confidence, budget), []
+        target, selections = Target(precision, recall, confidence, budget, about), []
         for batch in in_batches(queries, batch_size):
             selections += _each(await arun(self._selections(batch, target)), return_exceptions, _selection)
         return selections
+
+    def calibrate(self, judgements: Judgements) -> Calibration:
+        """Have the teacher grade what people have judged, and say how far its grades are theirs.
+
+        It asks for one grade a label; a `CachedGrader` asks for none twice, and goes on where it was stopped.
+
+        :param judgements: (query, node id, relevant or not), each a label; or a memory in which people have judged; or
+            a JSONL or CSV file with query, id and relevant.
+        :return: the calibration, for the argument of that name.
+        :raises ValueError: no label, or one that is none; a grader that answers by what people have judged.
+        :raises OSError: the file cannot be read.
+        :raises Exception: the embedding or a search failed; with on_error="raise", the teacher.
+        """
+        pipeline = self._pipeline()
+        labels, said = run([read_judgements(judgements, pipeline)])[0].get()
+        graded: list[Graded] = []
+        for batch in by_query(labels):
+            graded += [outcome.get() for outcome in run([grade(pipeline, one) for one in batch])]
+        return calibration_of(pipeline.grader.memory_fingerprint(), graded, said)
+
+    async def acalibrate(self, judgements: Judgements) -> Calibration:
+        """Calibrate without blocking the event loop. See `calibrate`."""
+        pipeline = self._pipeline()
+        labels, said = (await arun([read_judgements(judgements, pipeline)]))[0].get()
+        graded: list[Graded] = []
+        for batch in by_query(labels):
+            graded += [outcome.get() for outcome in await arun([grade(pipeline, one) for one in batch])]
+        return calibration_of(pipeline.grader.memory_fingerprint(), graded, said)
 
     def judge(self, query: QueryType, node_id: str, grade: float, user: str | None = None) -> None:
         """Keep a person's judgement in the memory, for this query and, as far as they agree, for similar ones.
@@ -526,7 +586,7 @@ class RefinedRetriever(BaseRetriever):
         """Describe the selection for each of some queries."""
         if self._collection.options.multivector is not None:
             raise ValueError("select reads the whole ranking, which takes too long with multivector_query_fn")
-        selecting = Selecting(replace(self._pipeline(), early_stop=False))
+        selecting = Selecting(replace(self._pipeline(), early_stop=False), self.calibration)
         return [self._selected(selecting, query, target) for query in queries]
 
     async def _selected(self, selecting: Selecting, query: QueryBundle, target: Target) -> Selection:
@@ -542,12 +602,15 @@ class RefinedRetriever(BaseRetriever):
     def _pipeline(self) -> Pipeline:
         grader = self.grader
         trust = FixedTrust(self.trust) if isinstance(self.trust, (int, float)) else self.trust
+        teacher = trust if trust is not None else teacher_of(grader)
+        if self.calibration is not None:
+            teacher.rates = self.calibration.errors()
         return Pipeline(
             self._collection,
             Embedding(lambda: self.embed_model),
             grader,
             Grading(grader),
-            trust if trust is not None else teacher_of(grader),
+            teacher,
             self._refining,
             Remembering(self.memory, self._collection, grader, lambda: self.embed_model, self.feedback_top_k),
             self._hybrid_top_k or self.similarity_top_k,

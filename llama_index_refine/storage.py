@@ -12,7 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 # The header's key for what each class writes.
-KEYS = {"RefinedClassifier": "llama_index_refine.classifier", "Selection": "llama_index_refine.selection"}
+KEYS = {
+    "Calibration": "llama_index_refine.calibration",
+    "RefinedClassifier": "llama_index_refine.classifier",
+    "Selection": "llama_index_refine.selection",
+}
 
 
 def write(path: str | Path, kind: str, tensors: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) -> None:

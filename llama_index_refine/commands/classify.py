@@ -19,7 +19,7 @@ from llama_index_refine.commands.options import CollectionOptions, OutFile, take
 from llama_index_refine.commands.progress import progress_on
 from llama_index_refine.commands.rows import Rows, differences, digest_of
 from llama_index_refine.commands.teacher import LLMOptions
-from llama_index_refine.evaluation.lines import read_lines
+from llama_index_refine.lines import read_lines
 
 if TYPE_CHECKING:
     from llama_index.core.schema import BaseNode

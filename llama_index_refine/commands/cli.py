@@ -9,6 +9,7 @@ from io import TextIOWrapper
 import typer
 
 from llama_index_refine.commands.bench import app as bench
+from llama_index_refine.commands.calibrate import calibrate
 from llama_index_refine.commands.classify import classify
 from llama_index_refine.commands.demo import demo
 from llama_index_refine.commands.match import match
@@ -36,6 +37,7 @@ app.command()(search)
 app.command()(select)
 app.command()(match)
 app.command()(classify)
+app.command()(calibrate)
 app.command()(ui)
 app.command()(mcp)
 app.add_typer(bench, name="bench")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llama_index_refine.evaluation.lines import read_lines
+from llama_index_refine.lines import read_lines
 
 
 @dataclass(frozen=True)

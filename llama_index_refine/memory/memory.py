@@ -116,6 +116,12 @@ class RefinementMemory:
         """
         await perform("memory", self._writing, partial(self._keep, query=query, gone=frozenset(gone)))
 
+    async def judged(self) -> list[RememberedQuery]:
+        """Return the queries that people have judged, in all scopes."""
+        rows = await perform("memory", self._reading, lambda records: records.everything())
+        found = [RememberedQuery.from_dict(row) for _, _, row in rows]
+        return [query for query in found if query is not None and query.judged]
+
     def forget(self, *, node_ids: Sequence[str] = (), doc_ids: Sequence[str] = (), user: str | None = None) -> int:
         """Forget grades, in all scopes: of some nodes, of some documents' nodes, or of a user.
 

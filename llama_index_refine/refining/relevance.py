@@ -31,12 +31,59 @@ FALSE_NO = np.array([0.01, 0.05, 0.15, 0.05, 0.15, 0.3, 0.5])
 SHARES = np.array([0.2, 0.4, 0.1, 0.1, 0.1, 0.1])
 # A teacher that is trusted entirely may still be one that guesses.
 LEAST_CHANCE = 0.01
+# What the 5 %, 50 % and 95 % points of a rate weigh.
+POINTS = np.array([0.185, 0.63, 0.185])
 # Numbers of documents that are told apart, two for each doubling, from a quarter of a document to a million.
 EDGES = 2.0 ** np.arange(-2, 20.5, 0.5)
 # How many queries' worth the belief counts that all of them are equally likely.
 BEFOREHAND = 2.0
 # Other questions are asked, or another collection, once in some two hundred queries.
 CHANGE = 0.005
+
+
+@dataclass(frozen=True)
+class Errors:
+    """What a teacher's error rates may be; the last pair is a guesser's.
+
+    :param false_yes: (E,) probabilities of a yes to an irrelevant document.
+    :param false_no: (E,) probabilities of a no to a relevant one.
+    :param weights: (E,) each pair's probability.
+    """
+
+    false_yes: Array
+    false_no: Array
+    weights: Array
+
+    @classmethod
+    def usual(cls, trust: float) -> Errors:
+        """Return what is usual. :param trust: the probability that the teacher sees relevance at all, in [0, 1]."""
+        chance = max(1 - trust, LEAST_CHANCE)
+        return cls(FALSE_YES, FALSE_NO, np.r_[(1 - chance) * SHARES, chance])
+
+    @classmethod
+    def measured(cls, false_yes: ArrayLike, false_no: ArrayLike) -> Errors:
+        """Take rates from labels, each by its 5 %, 50 % and 95 % points (Keefer and Bodily 1983).
+
+        :param false_yes: (3,) those points of the one rate.
+        :param false_no: (3,) those of the other.
+        :return: the nine pairs and a guesser's.
+        """
+        yes, no = (np.clip(np.asarray(rate, dtype=np.float64), 0.005, 0.995) for rate in (false_yes, false_no))
+        weights = (1 - LEAST_CHANCE) * np.outer(POINTS, POINTS).ravel()
+        return cls(np.r_[np.repeat(yes, 3), 0.5], np.r_[np.tile(no, 3), 0.5], np.r_[weights, LEAST_CHANCE])
+
+    def answers(self, grades: ArrayLike) -> tuple[Array, Array]:
+        """Say how likely a teacher gives these grades, for each pair of error rates.
+
+        A grade counts as the share of yeses among its answers.
+
+        :param grades: (K,) in [0, 1].
+        :return: (E, K) for relevant documents, and for irrelevant ones, up to a factor that both share.
+        """
+        yes = np.asarray(grades, dtype=np.float64)[None]
+        relevant = yes * (1 - self.false_no[:, None]) + (1 - yes) * self.false_no[:, None]
+        irrelevant = yes * self.false_yes[:, None] + (1 - yes) * (1 - self.false_yes[:, None])
+        return relevant, irrelevant
 
 
 @dataclass(frozen=True)
@@ -77,8 +124,9 @@ class Relevance:
     :param midpoints: (T,) where each curve passes 1/2, in that scale.
     :param slopes: (T,) its steepness, above 0.
     :param weights: (T,) its probability.
-    :param errors: (7, T) probabilities of curve and error rates together.
+    :param errors: (E, T) probabilities of curve and error rates together.
     :param numbers: (T,) how many documents of the collection each curve expects to be relevant.
+    :param rates: the error rates.
     """
 
     centre: float
@@ -88,6 +136,7 @@ class Relevance:
     weights: Array
     errors: Array
     numbers: Array
+    rates: Errors
 
     def each(self, similarities: ArrayLike) -> Array:
         """(T, n) the probability that each curve gives to documents with these similarities, (n,)."""
@@ -123,7 +172,7 @@ class Relevance:
         :param grades: (K,) in [0, 1].
         :return: (K,) in [0, 1].
         """
-        relevant, irrelevant = answers(grades)
+        relevant, irrelevant = self.rates.answers(grades)
         curve = self.each(similarities)[None]
         hits = curve * relevant[:, None]
         posterior: Array = np.einsum("et,etk->k", self.errors, hits / (hits + (1 - curve) * irrelevant[:, None]))
@@ -141,7 +190,7 @@ class Relevance:
         :param grades: (K,) theirs, in [0, 1].
         :return: in [0, 1]; 0 of no document.
         """
-        relevant, irrelevant = answers(grades)
+        relevant, irrelevant = self.rates.answers(grades)
         curve = self.each(places)[None]
         misses = (1 - curve) * irrelevant[:, None]
         none = (misses / (misses + curve * relevant[:, None])).prod(-1) * (1 - self.each(similarities)).prod(-1)
@@ -155,6 +204,7 @@ def fit_relevance(
     trust: float = 1.0,
     log_odds: Callable[[Array], Array] = np.zeros_like,
     background: ArrayLike = (),
+    rates: Errors | None = None,
 ) -> Relevance:
     """Weigh logistic curves by how well they explain the grades.
 
@@ -171,6 +221,7 @@ def fit_relevance(
     :param log_odds: says how much likelier, in nats, numbers of relevant documents are than that.
     :param background: (N,) similarities of documents drawn at random, where they may be taken for irrelevant: as one of
         many classes holds few of them. Where a search is behind a filter, a good part of them may be relevant.
+    :param rates: the teacher's error rates, as far as labels tell; None for what is usual with that trust.
     :return: the relevance.
     :raises ValueError: a ranking without documents.
     """
@@ -183,21 +234,21 @@ def fit_relevance(
     standard = (ranking.similarities - centre) / scale
     places = np.arange(LOWEST, np.clip(standard.max(), ABOVE, HIGHEST) + ABOVE, STEP)
     midpoints, slopes = (axis.ravel() for axis in np.meshgrid(places, SLOPES, indexing="ij"))
-    curves = Relevance(centre, scale, midpoints, slopes, np.ones(len(slopes)), np.empty((0, 0)), np.empty(0))
+    rates = rates or Errors.usual(trust)
+    curves = Relevance(centre, scale, midpoints, slopes, np.ones(len(slopes)), np.empty((0, 0)), np.empty(0), rates)
     numbers = _numbers(ranking, curves)
     logs = _prior(curves, numbers, places) + log_odds(numbers)
     logs += BACKGROUND * np.log1p(-curves.each(background) * (1 - 1e-9)).sum(1)
-    relevant, irrelevant = (answer[:, None] for answer in answers(grades))
+    relevant, irrelevant = (answer[:, None] for answer in rates.answers(grades))
     likelihood = irrelevant + curves.each(graded) * (relevant - irrelevant)
     # A product takes a tenth of the time that logarithms do, and so many of at least 0.01 each do not vanish.
     for at in range(0, likelihood.shape[-1], 100):
         logs = logs + np.log(likelihood[..., at : at + 100].prod(-1))
-    chance = max(1 - trust, LEAST_CHANCE)
-    weights = np.r_[(1 - chance) * SHARES, chance][:, None] * np.exp(logs - logs.max())
+    weights = rates.weights[:, None] * np.exp(logs - logs.max())
     weights /= weights.sum()
     kept = weights.sum(0) > NEGLIGIBLE
     weights = weights[:, kept] / weights[:, kept].sum()
-    return Relevance(centre, scale, midpoints[kept], slopes[kept], weights.sum(0), weights, numbers[kept])
+    return Relevance(centre, scale, midpoints[kept], slopes[kept], weights.sum(0), weights, numbers[kept], rates)
 
 
 def _numbers(ranking: Ranking, curves: Relevance) -> Array:
@@ -218,20 +269,6 @@ def _prior(curves: Relevance, numbers: Array, places: Array) -> Array:
     none = np.where(numbers >= 0.5, 0.0, -2.0)
     logs: Array = np.log(density + 1e-12) + none - slope
     return logs
-
-
-def answers(grades: ArrayLike) -> tuple[Array, Array]:
-    """Say how likely a teacher gives these grades, for each pair of error rates.
-
-    A grade counts as the share of yeses among its answers.
-
-    :param grades: (K,) in [0, 1].
-    :return: (7, K) for relevant documents, and for irrelevant ones, up to a factor that both share.
-    """
-    yes = np.asarray(grades, dtype=np.float64)[None]
-    relevant = yes * (1 - FALSE_NO[:, None]) + (1 - yes) * FALSE_NO[:, None]
-    irrelevant = yes * FALSE_YES[:, None] + (1 - yes) * (1 - FALSE_YES[:, None])
-    return relevant, irrelevant
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from llama_index_refine.locks import Lock
 from llama_index_refine.refining.base import TYPICAL_SIGNAL
 from llama_index_refine.refining.evidence import RATIOS, evidence
-from llama_index_refine.refining.relevance import CHANGE, Abundance
+from llama_index_refine.refining.relevance import CHANGE, Abundance, Errors
 
 Vector = NDArray[np.float64]
 
@@ -163,11 +163,15 @@ class GradeRange:
 
 @dataclass
 class Reliability:
-    """One teacher's record: what all its queries so far say of it. Small, and safe to share between threads."""
+    """One teacher's record: what all its queries so far say of it. Small, and safe to share between threads.
+
+    Its `rates` are what people's labels say of its errors, None where there are none.
+    """
 
     belief: Belief = field(default_factory=Belief.prior)
     used: GradeRange = field(default_factory=GradeRange)
     abundance: Abundance = field(default_factory=Abundance.unknown)
+    rates: Errors | None = field(default=None, repr=False, compare=False)
     _lock: Lock = field(default_factory=Lock, repr=False, compare=False)
 
     def observe(self, documents: ArrayLike, grades: ArrayLike, similarities: ArrayLike) -> float:
@@ -312,6 +316,10 @@ class Reliability:
         with self._lock:
             return self.used.stretch(grades)
 
+    def read(self, grades: ArrayLike) -> Vector:
+        """Put grades on the scale that error rates are of: labels measured them on the teacher's own."""
+        return self.calibrate(grades) if self.rates is None else np.asarray(grades, dtype=np.float64)
+
 
 class FixedTrust:
     """A teacher that is followed by a share that the user knows: a `Reliability` that learns nothing.
@@ -322,6 +330,7 @@ class FixedTrust:
 
     varied = True
     abundance = Abundance.unknown()
+    rates: Errors | None = None
 
     def __init__(self, share: float) -> None:
         if not 0 <= share <= 1:
@@ -355,6 +364,10 @@ class FixedTrust:
     def calibrate(self, grades: ArrayLike) -> Vector:
         """Return the grades as they are."""
         return np.asarray(grades, dtype=np.float64)
+
+    def read(self, grades: ArrayLike) -> Vector:
+        """Return the grades as they are."""
+        return self.calibrate(grades)
 
     def hear(self, grades: ArrayLike) -> None:
         """Take nothing in."""

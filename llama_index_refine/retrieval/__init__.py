@@ -7,6 +7,7 @@
 - `remembering` finds what was graded before, lets similar queries lend, and keeps the new.
 - `decomposing` splits a query that asks several things, and fuses what its parts find.
 - `selecting` selects every node that belongs to a query, by the `evidence` of grades and ranking.
+- `calibrating` has the teacher grade what people have judged.
 - At its beginning: `arguments` says what a retriever may be made with, `index` takes over a `VectorStoreIndex`.
 - At its end: `chances` says whether anything answers; `events` and `notes` tell what happened.
 """

@@ -70,7 +70,8 @@ class Chances:
         there = torch.cat([others, graded[graded >= least]]).sort(descending=True).values
         ranking = Ranking.of(there, sample, population)
         grades = np.asarray(refinement.grades, dtype=np.float64)
-        model = fit_relevance(ranking, held_out, grades, teacher.sees(), teacher.abundance.log_odds)
+        usual = teacher.abundance.log_odds
+        model = fit_relevance(ranking, held_out, grades, teacher.sees(), usual, rates=teacher.rates)
         return cls(model, graded, held_out, grades, places)
 
 

@@ -43,12 +43,14 @@ class Judged:
     :param grade: what it got, in [0, 1], on the scale that the teacher uses.
     :param entry: its node.
     :param admitted: whether the searches may return it.
+    :param people: whether people gave the grade, and not the teacher.
     """
 
     place: float
     grade: float
     entry: NodeWithScore
     admitted: bool = True
+    people: bool = False
 
 
 @dataclass
@@ -101,12 +103,14 @@ class Evidence:
         rows = zip(
             feedback.nodes,
             refinement.held_out,
-            teacher.calibrate(feedback.grades),
+            teacher.read(feedback.grades),
             view.passes(row, torch.as_tensor(refinement.documents), query.threshold),
+            feedback.believed,
             strict=True,
         )
-        for entry, place, grade, inside in rows:
-            evidence.judged[same_id(entry.node_id)] = Judged(float(place), float(grade), entry, inside)
+        for entry, place, grade, inside, believed in rows:
+            one = Judged(float(place), float(grade), entry, inside, believed is not None)
+            evidence.judged[same_id(entry.node_id)] = one
         await evidence.deeper()
         return evidence
 
@@ -130,7 +134,8 @@ class Evidence:
         """Weigh the curves of relevance by the grades."""
         known, trust = list(self.judged.values()), self.teacher.sees()
         places, grades = [one.place for one in known], [one.grade for one in known]
-        return fit_relevance(self.ranking(), places, grades, trust, self.teacher.abundance.log_odds)
+        usual, rates = self.teacher.abundance.log_odds, self.teacher.rates
+        return fit_relevance(self.ranking(), places, grades, trust, usual, rates=rates)
 
     def learn(self, relevance: Relevance) -> None:
         """Take in how many documents were relevant to the query, once, when all of its grades are in."""

@@ -214,6 +214,15 @@ class Remembering:
             RememberedQuery(scope.key, _name(query), _vector(asked), (judged,), now, filters=self._filters())
         )
 
+    async def judgements(self, memory: RefinementMemory) -> list[RememberedQuery]:
+        """Return the queries of this collection and teacher that people have judged.
+
+        :param memory: where.
+        """
+        found = await memory.judged()
+        scopes = {query.query_str: (await self._scope(QueryBundle(query.query_str))).key for query in found}
+        return [query for query in found if query.scope == scopes[query.query_str]]
+
     def _given(self, feedback: Feedback, memory: RefinementMemory) -> Iterator[RememberedGrade]:
         """Write down the grades that were given now: the teacher's, and those of people that it knew."""
         judged = {same_id(node_id) for node_id in self.grader.judged(feedback.query)}

@@ -6,12 +6,13 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle
 from numpy.typing import NDArray
 
+from llama_index_refine.calibration import Calibration
 from llama_index_refine.graders.account import Account, Budget
 from llama_index_refine.graders.base import GraderError
 from llama_index_refine.ids import same_id
@@ -25,6 +26,7 @@ from llama_index_refine.selecting.certificate import (
     MARGINS,
     Draws,
     Verdict,
+    certify_for_people,
     certify_precision,
     certify_recall,
     share_out,
@@ -51,21 +53,30 @@ class Target:
     :param recall: the least share of the relevant that is selected, None for no such target.
     :param confidence: the probability that a certificate is right.
     :param budget: the most documents to grade, or what grading may cost; None for a default.
-    :raises ValueError: a target outside (0, 1), or two.
+    :param about: who says what is relevant: the teacher, or people.
+    :raises ValueError: a target outside (0, 1), or two; recall about people.
     """
 
     precision: float | None = None
     recall: float | None = None
     confidence: float = 0.9
     budget: int | Budget | None = None
+    about: Literal["teacher", "people"] = "teacher"
 
     def __post_init__(self) -> None:
+        if self.about not in ("teacher", "people"):
+            raise ValueError(f"about must be 'teacher' or 'people', got {self.about!r}")
         for name in ("precision", "recall", "confidence"):
             value = getattr(self, name)
             if value is not None and not 0 < value < 1:
                 raise ValueError(f"{name} must be between 0 and 1, got {value}")
         if self.precision is not None and self.recall is not None:
             raise ValueError("precision and recall are both given: set one to guarantee, and the other is maximised")
+        if self.recall is not None and self.about == "people":
+            raise ValueError(
+                "recall cannot be certified with about='people': the teacher's few false yeses among all that is not "
+                "selected outnumber what it misses. Ask for a precision, or for recall about the teacher"
+            )
 
     def documents(self, feedback_top_k: int) -> int:
         """Return the most documents to grade.
@@ -115,9 +126,11 @@ class Selecting:
     """Selects nodes for one query at a time.
 
     :param pipeline: refines the query.
+    :param calibration: what people's labels say of the teacher, None for nothing.
     """
 
     pipeline: Pipeline
+    calibration: Calibration | None = None
 
     async def select(self, query: QueryBundle, target: Target) -> Selection:
         """Select for one query.
@@ -128,6 +141,10 @@ class Selecting:
         :raises ValueError: an empty collection, or a query that does not fit it.
         """
         pipeline = self.pipeline
+        if target.about == "people" and self.calibration is None:
+            raise ValueError(
+                "about='people' needs labels: RefinedRetriever(calibration=retriever.calibrate(judgements))"
+            )
         await check(pipeline.collection)
         documents = target.documents(pipeline.feedback_top_k)
         account = Account(target.budget if isinstance(target.budget, Budget) else pipeline.budget)
@@ -137,7 +154,9 @@ class Selecting:
         evidence = await Evidence.gather(pipeline.collection, pipeline.teacher, refinement, feedback)
         asked = len(refinement.graded_nodes) + refinement.ungraded
         hand = Hand(query, evidence, account, max(documents - asked, 0), asked)
-        if target.precision is not None:
+        if target.precision is not None and target.about == "people" and self.calibration is not None:
+            selection = await self._precise_for_people(hand, target, target.precision, self.calibration)
+        elif target.precision is not None:
             selection = await self._precise(hand, target, target.precision)
         elif target.recall is not None:
             selection = await self._complete(hand, target, target.recall)
@@ -197,6 +216,65 @@ class Selecting:
         )
         selection = await self._reaching(hand, places[: verdict.count], target.confidence)
         return replace(selection, precision=verdict.value, **_said(hand, verdict, 1 - target.confidence, reason))
+
+    async def _precise_for_people(
+        self, hand: Hand, target: Target, precision: float, calibration: Calibration
+    ) -> Selection:
+        """Reach down as far as draws and labels together show that people would call it precise."""
+        evidence, third = hand.evidence, (1 - target.confidence) / 3
+        yes = calibration.needed(precision, 2 * third)
+        # A graded document stands where the others' grades put it, so that no place depends on its own answer.
+        judged = {same_id(node_id) for node_id in self.pipeline.grader.judged(hand.query)}
+        asked = [
+            name for name, one in evidence.judged.items() if one.admitted and not one.people and name not in judged
+        ]
+        places = evidence.open_places()
+        similarities = np.r_[[evidence.judged[name].place for name in asked], np.asarray(evidence.similarities)[places]]
+        ranked = np.argsort(-similarities, kind="stable")
+        where = np.r_[np.full(len(asked), -1), places][ranked].astype(np.int64)
+        nothing = Ranking(np.empty(0), np.empty(0))
+        view = outlook(evidence.fit(), similarities[ranked], np.full(len(ranked), np.nan), nothing)
+        expected = [view.most_precise(precision + (1 - precision) * margin) for margin in MARGINS]
+        cuts = sorted({count for count in expected if count > 0})
+        if why := self._hopeless(calibration, target, precision, yes, bool(cuts and hand.left)):
+            return await self._expected(hand, target, f"a precision of {precision:g} for people is not shown: {why}")
+        graded = {at: asked[one] for at, one in enumerate(ranked.tolist()) if one < len(asked)}
+        draws = certify_for_people(
+            hand.random().permutation(len(ranked)),
+            cuts,
+            {at: evidence.judged[name].grade >= RELEVANT for at, name in graded.items()},
+            precision,
+            yes,
+            lambda share: calibration.corrected(share, 2 * third),
+            third,
+            hand.left,
+        )
+        verdict = await self._drawn(hand, where, draws)
+        # What the teacher calls relevant further down is not part of what was shown.
+        for name in (name for at, name in graded.items() if at >= verdict.count):
+            evidence.judged[name] = replace(evidence.judged[name], admitted=False)
+        selected = [int(place) for place in where[: verdict.count] if place >= 0]
+        selection = await self._reaching(hand, selected, target.confidence)
+        reason = (
+            f"{verdict.drawn} documents drawn at random do not show that the teacher says yes to {yes:.2f} of the "
+            f"selection, as a precision of {precision:g} for people takes by {len(calibration.labels)} labels; a "
+            "larger budget may, or more labels"
+        )
+        return replace(selection, precision=verdict.value, **_said(hand, verdict, 1 - target.confidence, reason))
+
+    @staticmethod
+    def _hopeless(calibration: Calibration, target: Target, precision: float, yes: float, there: bool) -> str | None:
+        """Say why no draws would show it, None where some may."""
+        if calibration.errors() is None:
+            return calibration.notes[-1]
+        if yes >= calibration.sensitivity.high or yes >= 1:
+            more = calibration.more(precision, 1 - target.confidence)
+            would = "no number of labels would" if more is None else f"about {more} more labels would"
+            return (
+                f"by {len(calibration.labels)} labels the teacher would have to say yes to {yes:.2f} of the selection, "
+                f"which is more than it says to what is relevant; {would} change that"
+            )
+        return None if there else "no set of documents is expected to keep it, or no grades are left to show it"
 
     async def _complete(self, hand: Hand, target: Target, recall: float) -> Selection:
         """Reach down until the recall is expected, and show it where the collection is small enough."""
@@ -299,7 +377,7 @@ class Selecting:
             if grade is not None:
                 given[name] = grade
                 similarity = evidence.similarities[at[name]]
-                read = float(self.pipeline.teacher.calibrate([grade])[0])
+                read = float(self.pipeline.teacher.read([grade])[0])
                 evidence.judged[name] = Judged(similarity, read, NodeWithScore(node=node, score=score))
         names = [same_id(evidence.ids[place]) for place in places]
         return [given[name] >= RELEVANT if name in given else None for name in names]

@@ -7,13 +7,13 @@ order are a simple random sample of it, and sets within each other share theirs:
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llama_index_refine.selecting.bounds import least_hits, most_hits
+from llama_index_refine.selecting.bounds import least_hits, least_share, most_hits
 from llama_index_refine.selecting.cut import Interval
 
 # How far between the target and 1 the expected precision of the sets lies that are tried, strictest first, and the
@@ -46,11 +46,20 @@ class Answers:
     """The answers to the draws so far.
 
     :param order: (n,) the documents' places in the order of the draws.
+    :param known: answers that were given before, to documents chosen for other reasons than these.
     """
 
-    def __init__(self, order: Sequence[int] | NDArray[np.int64]) -> None:
+    def __init__(
+        self, order: Sequence[int] | NDArray[np.int64], known: Mapping[int, bool | None] | None = None
+    ) -> None:
         self.order = np.asarray(order)
-        self.given: dict[int, bool | None] = {}
+        self.given: dict[int, bool | None] = {**(known or {})}
+        self._known = len(self.given)
+
+    @property
+    def drawn(self) -> int:
+        """How many documents were graded for the draws."""
+        return len(self.given) - self._known
 
     def next_in(self, start: int, stop: int, fresh: int) -> tuple[list[int], list[int]]:
         """Take a sample of the documents from `start` to before `stop`, of which `fresh` at most are not drawn yet.
@@ -98,21 +107,75 @@ def certify_precision(
     :return: the verdict on the last set that passed, or on the first where none did.
     """
     answers, risk = Answers(order), 1 - confidence
+
+    def shown(cut: int, sample: list[int]) -> tuple[bool, Interval]:
+        least = least_hits(cut, len(sample), answers.hits(sample, unknown=False), risk)
+        return least >= target * cut, _precision(answers, sample, cut, known, risk)
+
+    return _furthest(answers, cuts, target, budget, shown)
+
+
+def certify_for_people(
+    order: Sequence[int] | NDArray[np.int64],
+    cuts: Sequence[int],
+    known: Mapping[int, bool | None],
+    target: float,
+    needed: float,
+    corrected: Callable[[Interval], Interval],
+    risk: float,
+    budget: int,
+) -> Draws:
+    """Find out how far down a selection may reach so that people would call it precise.
+
+    See `certify_precision`. The teacher errs document by document, so a set's own yeses are draws too, and the bound is
+    that of endlessly many (binomial): graded whole, a set is not known either. A set that people would call less
+    precise than `target` has no more than `needed` yeses in expectation, unless the labels mislead.
+
+    :param order: (n,) the order of the draws: places of all documents in the ranking, graded ones too, shuffled.
+    :param cuts: how many documents each set reaches down to, ascending.
+    :param known: by place whether the teacher said yes, where it was asked; no place depends on its own answer.
+    :param target: the precision to be shown, in (0, 1).
+    :param needed: the share of yeses that shows it. See `people.needed`.
+    :param corrected: takes the teacher's errors out of a share of yeses.
+    :param risk: the probability that the share is lower than the draws show, in (0, 1).
+    :param budget: the most documents to draw that have no answer yet.
+    :return: the verdict on the last set that passed, or on the first where none did.
+    """
+    answers = Answers(order, known)
+
+    def shown(cut: int, sample: list[int]) -> tuple[bool, Interval]:
+        drawn, hits, possible = len(sample), *(answers.hits(sample, unknown) for unknown in (False, True))
+        low, high = least_share(drawn, hits, risk), 1 - least_share(drawn, drawn - possible, risk)
+        yes = Interval(low, hits / drawn if drawn else 0.5, high)
+        return low >= needed, corrected(yes)
+
+    return _furthest(answers, cuts, target, budget, shown)
+
+
+def _furthest(
+    answers: Answers,
+    cuts: Sequence[int],
+    target: float,
+    budget: int,
+    shown: Callable[[int, list[int]], tuple[bool, Interval]],
+) -> Draws:
+    """Test sets within each other, strictest first, until one fails."""
     passed: Verdict | None = None
     shares = SPENT[-len(cuts) :]
     for at, cut in enumerate(cuts):
-        sample, new = answers.next_in(0, cut, max(int(shares[at] * budget) - len(answers.given), 0))
+        sample, new = answers.next_in(0, cut, max(int(shares[at] * budget) - answers.drawn, 0))
         yield from answers.ask(new)
-        value = _precision(answers, sample, cut, known, risk)
-        if least_hits(cut, len(sample), answers.hits(sample, unknown=False), risk) < target * cut:
+        passes, value = shown(cut, sample)
+        if not passes:
             if passed is None:
-                return Verdict(cut, value, False, len(answers.given))
+                return Verdict(cut, value, False, answers.drawn)
             break
-        passed = Verdict(cut, value, True, len(answers.given))
+        passed = Verdict(cut, value, True, answers.drawn)
     assert passed is not None
     if passed.count != cuts[-1]:
         # Its own bound was chosen for being high; that it reaches the target is what was tested.
-        passed = Verdict(passed.count, passed.value._replace(low=target), True, len(answers.given))
+        low = Interval(target, max(passed.value.estimate, target), max(passed.value.high, target))
+        passed = Verdict(passed.count, low, True, answers.drawn)
     return passed
 
 
@@ -171,7 +234,7 @@ def certify_recall(
             least_hits(size - cut, len(without), found, risk) - added,
         ),
     )
-    return Verdict(cut, value, value.low >= target, len(answers.given))
+    return Verdict(cut, value, value.low >= target, answers.drawn)
 
 
 def share_out(

@@ -34,6 +34,7 @@ EXAMPLES = {
     "select": f'select {SAMPLE} --query "lost or stolen" --out found.jsonl --keep kept {LLM}',
     "match": "match --selection kept/1.safetensors --texts new.txt --out matched.jsonl",
     "classify": f"classify {SAMPLE} --labels labels.json --out labelled.csv {LLM}",
+    "calibrate": f"calibrate {SAMPLE} --query 'lost or stolen' --query 'exchange rate' --propose 20 --to ask.csv {LLM}",
     "ui": f"ui {SAMPLE} {LLM} --no-browser",
     "bench run": "bench my-data --peers rerank,rocchio --feedback-top-k 10 --out before --no-plots",
     "bench compare": "bench compare before after",
@@ -50,6 +51,9 @@ probability that the text is relevant, and the text. Call it again, and it reads
 run, and says which documents have a row. `labelled.csv.safetensors` is the classifier, unless `--model` names another
 file. With `--model` and without an LLM, the command uses a classifier that exists, and more texts cost no call. A row's
 `id` is the document's, or the number of the text's line.""",
+    "calibrate": """`ask.csv` has query, id, text, an empty `relevant` and the weight. Fill in 1 or 0, and give the file
+as `--labels`. The grades are kept beside the labels, so a later call grades only new labels. [People's
+labels](labels.md) says what is measured.""",
     "bench run": """The folder of `--out` has `run.json`, `table.md`, the pictures, and `cells/`, with a file for each
 finished part. [Measuring](measuring.md) says what the figures are.""",
     "mcp": """Standard output carries the protocol. Warnings, and where the server listens, go to standard error. If the
@@ -80,7 +84,7 @@ behind `{server}` that calls a document relevant where it shares a long word wit
 
 ## Stopped runs
 
-Call `select`, `match`, `classify` or `bench` again, and it goes on where it was stopped, even in the middle of a row.
+Call `select`, `match`, `classify`, `calibrate` or `bench` again, and it goes on where it was stopped, even in the middle of a row.
 The file beside `--out` says what decides the rows: the collection, the models, the instruction, the labels, the target.
 If anything differs, the command says what, names the files to remove, and changes nothing. No file has a key in it.
 

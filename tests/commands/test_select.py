@@ -11,6 +11,7 @@ from click.testing import Result
 from qdrant_client import QdrantClient, models
 from typer.testing import CliRunner
 
+from llama_index_refine import Calibration
 from llama_index_refine.commands.cli import app
 from llama_index_refine.commands.rows import Rows
 from llama_index_refine.evaluation.embeddings import SentenceTransformerEmbedding
@@ -313,3 +314,50 @@ def test_secrets_are_in_none_of_the_files(path, asked, tmp_path):
     assert result.exit_code == 1
     assert "--llm-kwargs" in result.output
     assert "a-secret" not in result.output
+
+
+def test_calibrate_goes_on_where_it_was_and_proposes_what_to_judge(path, tmp_path, asked):
+    ask, grades, kept = tmp_path / "ask.csv", tmp_path / "grades.jsonl", tmp_path / "one.safetensors"
+    done = call(
+        "calibrate",
+        path,
+        asked,
+        "--query",
+        "lost or stolen",
+        "--query",
+        "exchange rate",
+        "--propose",
+        "12",
+        "--to",
+        str(ask),
+    )
+    assert done.exit_code == 0, done.output
+    assert "at most" in done.output
+    with ask.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 12
+    for row in rows[:8]:
+        row["relevant"] = str(int("lost" in row["text"] or "stolen" in row["text"]))
+    filled = tmp_path / "filled.csv"
+
+    def fill():
+        with filled.open("w", newline="") as file:
+            table = csv.DictWriter(file, list(rows[0]))
+            table.writeheader()
+            table.writerows(rows)
+
+    fill()
+    options = ["--labels", str(filled), "--out", str(grades), "--save", str(kept)]
+    first = call("calibrate", path, asked, *options)
+    assert first.exit_code == 0, first.output
+    assert "8 labels; 8 grades to ask for, 0 known" in first.output
+    assert "area under the ROC curve" in first.output
+    for row in rows[8:]:
+        row["relevant"] = str(int("lost" in row["text"] or "stolen" in row["text"]))
+    fill()
+    again = call("calibrate", path, asked, *options)
+    assert "12 labels; 4 grades to ask for, 8 known" in again.output
+    assert len(Calibration.load(kept).labels) == 12
+    wrong = call("calibrate", path, asked, "--propose", "3")
+    assert wrong.exit_code == 1
+    assert "--labels" in wrong.output

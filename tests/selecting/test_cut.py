@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llama_index_refine.refining.relevance import Ranking, Relevance
+from llama_index_refine.refining.relevance import Errors, Ranking, Relevance
 from llama_index_refine.selecting.cut import PLACES, Outlook, outlook
 
 EMPTY = Ranking(np.empty(0), np.empty(0))
@@ -14,9 +14,8 @@ EMPTY = Ranking(np.empty(0), np.empty(0))
 def steep(midpoint, weights=(1.0,)):
     midpoints = np.atleast_1d(np.asarray(midpoint, dtype=float))
     shares = np.asarray(weights)
-    return Relevance(
-        0.0, 1.0, midpoints, np.full(len(midpoints), 50.0), shares, np.tile(shares, (7, 1)) / 7, np.ones(len(midpoints))
-    )
+    slopes, numbers, pairs = np.full(len(midpoints), 50.0), np.ones(len(midpoints)), np.tile(shares, (7, 1)) / 7
+    return Relevance(0.0, 1.0, midpoints, slopes, shares, pairs, numbers, Errors.usual(1.0))
 
 
 def test_the_best_cut_is_where_relevance_ends():

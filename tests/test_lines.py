@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from llama_index_refine.evaluation.lines import read_lines
+from llama_index_refine.lines import read_lines
 
 LINES = ["größer", "", "the train\u2028is late", "page one\x0cof the cat", "the last\x85train", "猫"]
 

@@ -1,0 +1,134 @@
+"""Shares that people's labels show, with bounds that hold for few labels, some of them of the same query."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import beta, t  # type: ignore[import-untyped]
+
+from llama_index_refine.selecting.cut import Interval
+
+Array = NDArray[np.float64]
+
+# The level at which few queries are made up for.
+LEVEL = 0.975
+
+
+class Share(NamedTuple):
+    """A share, and how many independent labels it is as sure as.
+
+    :param value: in [0, 1], NaN where there is no label.
+    :param size: the effective number of labels.
+    """
+
+    value: float
+    size: float
+
+    def interval(self, risk: float, times: float = 1.0) -> Interval:
+        """Bound the share: Clopper and Pearson (1934), each side at half the risk.
+
+        :param risk: the probability that it lies outside, in (0, 1).
+        :param times: as if there were so many times the labels.
+        :return: low, estimate and high; 0 and 1 where there is no label.
+        """
+        size, hits = self.size * times, self.value * self.size * times
+        if not self.size:
+            return Interval(0.0, float("nan"), 1.0)
+        low = float(beta.ppf(risk / 2, hits, size - hits + 1)) if hits > 0 else 0.0
+        high = float(beta.ppf(1 - risk / 2, hits + 1, size - hits)) if hits < size else 1.0
+        return Interval(low, self.value, high)
+
+
+def share(values: ArrayLike, queries: Sequence[str], weights: ArrayLike | None = None) -> Share:
+    """Take the mean of labels.
+
+    :param values: (n,) 0 or 1.
+    :param queries: (n,) of which query each is.
+    :param weights: (n,) above 0; None for equal ones.
+    :return: the share.
+    """
+    each = np.asarray(values, dtype=np.float64)
+    if not len(each):
+        return Share(float("nan"), 0.0)
+    shares = np.ones(len(each)) if weights is None else np.asarray(weights, dtype=np.float64)
+    shares = shares / shares.sum()
+    mean = float(shares @ each)
+    return Share(mean, effective(mean, shares * (each - mean), queries, float(1 / (shares @ shares))))
+
+
+def effective(mean: float, influence: Array, queries: Sequence[str], most: float) -> float:
+    """Say how many independent labels tell as much: fewer, where those of one query hang together.
+
+    Korn and Graubard (1998): the variance between queries decides, with Student's t for few queries.
+
+    :param mean: the share.
+    :param influence: (n,) how far each label moves it.
+    :param queries: (n,) of which query each label is.
+    :param most: how many there are.
+    """
+    names = {query: at for at, query in enumerate(dict.fromkeys(queries))}
+    spread = float(mean * (1 - mean))
+    sums = np.bincount([names[query] for query in queries], influence)
+    variance = len(names) / max(len(names) - 1, 1) * float(sums @ sums)
+    if len(names) < 2 or spread < 1e-12 or variance < 1e-12:
+        return most
+    few = t.ppf(LEVEL, len(influence) - 1) / t.ppf(LEVEL, len(names) - 1)
+    return float(np.clip(spread / variance * few**2, min(1.0, most), most))
+
+
+def area(grades: ArrayLike, relevant: ArrayLike, queries: Sequence[str], weights: ArrayLike) -> Share:
+    """Measure the area under the ROC curve: how often a relevant node has the higher grade of two.
+
+    Its variance between queries is that of Obuchowski (1997), from each label's own share in it.
+
+    :param grades: (n,)
+    :param relevant: (n,) what people say.
+    :param queries: (n,) of which query each is.
+    :param weights: (n,) above 0.
+    :return: the area; it is never surer than the rarer kind of label allows.
+    """
+    values, people, mass = (np.asarray(one, dtype=np.float64) for one in (grades, relevant, weights))
+    yes, no = np.flatnonzero(people > 0), np.flatnonzero(people == 0)
+    if not len(yes) or not len(no):
+        return Share(float("nan"), 0.0)
+    upper, lower = mass[yes] / mass[yes].sum(), mass[no] / mass[no].sum()
+    wins = (values[yes, None] > values[no]) + 0.5 * (values[yes, None] == values[no])
+    mean = float(upper @ wins @ lower)
+    influence = np.zeros(len(values))
+    influence[yes], influence[no] = upper * (wins @ lower - mean), lower * (upper @ wins - mean)
+    most = float(min(1 / (upper @ upper), 1 / (lower @ lower)))
+    return Share(mean, effective(min(max(mean, 0.0), 1.0), influence, queries, most))
+
+
+def needed(target: float, sensitivity: float, false_yes: float) -> float:
+    """Say how often the teacher has to say yes in a set that people would call as precise as a target.
+
+    With p the share that people call relevant, the teacher's yes has the share f + p (s - f) (Rogan and Gladen 1978).
+
+    :param target: the precision, in (0, 1).
+    :param sensitivity: s, the most that the teacher's yes to relevant documents may be.
+    :param false_yes: f, the most that its yes to others may be.
+    :return: in [0, 1]; at least f, so that a teacher that is upside down passes nothing.
+    """
+    return false_yes + target * max(sensitivity - false_yes, 0.0)
+
+
+def corrected(yes: Interval, sensitivity: Interval, false_yes: Interval) -> Interval:
+    """Take the teacher's errors out of a share of its yeses: (q - f) / (s - f) (Rogan and Gladen 1978).
+
+    :param yes: q, the share of its yeses.
+    :param sensitivity: s, its yes to what is relevant.
+    :param false_yes: f, its yes to what is not.
+    :return: the share that people would call relevant.
+    """
+
+    def share_at(said: float, true: float, false: float, otherwise: float) -> float:
+        return min(max((said - false) / (true - false), 0.0), 1.0) if true > false else otherwise
+
+    low = share_at(yes.low, sensitivity.high, false_yes.high, 0.0)
+    high = share_at(yes.high, sensitivity.low, false_yes.low, 1.0)
+    middle = share_at(yes.estimate, sensitivity.estimate, false_yes.estimate, (low + high) / 2)
+    return Interval(low, min(max(middle, low), high), high)
