@@ -84,9 +84,10 @@ behind `{server}` that calls a document relevant where it shares a long word wit
 
 ## Stopped runs
 
-Call `select`, `match`, `classify`, `calibrate` or `bench` again, and it goes on where it was stopped, even in the middle of a row.
-The file beside `--out` says what decides the rows: the collection, the models, the instruction, the labels, the target.
-If anything differs, the command says what, names the files to remove, and changes nothing. No file has a key in it.
+Call `select`, `match`, `classify`, `calibrate` or `bench` again, and it goes on where it was stopped, even in the
+middle of a row. The file beside `--out` says what decides the rows: the collection, the models, the instruction, the
+labels, the target. If anything differs, the command says what, names the files to remove, and changes nothing.
+No file has a key in it.
 
 - The command leaves rows alone that you have changed, and says so. It writes rows again that are gone.
 - `select` stops if the number of documents has changed. `classify` adds rows for new documents and lines. It ends with
