@@ -247,6 +247,11 @@ class RefinedRetriever(BaseRetriever):
         self._similarity_top_k = similarity_top_k
 
     @property
+    def vector_store(self) -> QdrantVectorStore:
+        """The collection, as LlamaIndex sees it."""
+        return self._collection.store
+
+    @property
     def grader(self) -> BaseGrader:
         """The teacher."""
         if self._grader is None:
