@@ -273,6 +273,11 @@ class RefinedRetriever(BaseRetriever):
         self._calibration = calibration
 
     @property
+    def vector_store(self) -> QdrantVectorStore:
+        """The collection, as LlamaIndex sees it."""
+        return self._collection.store
+
+    @property
     def grader(self) -> BaseGrader:
         """The teacher."""
         if self._grader is None:

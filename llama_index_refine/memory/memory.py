@@ -6,18 +6,20 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from operator import itemgetter
+from pathlib import Path
 from typing import Any
 
+from llama_index.core.schema import MetadataMode
 from llama_index.core.storage.kvstore.types import BaseKVStore
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 
 from llama_index_refine.ids import key_of, same_id
+from llama_index_refine.memory.export import Kind, check, rows_of, texts_in, write
 from llama_index_refine.memory.records import TEACHERS, Keeping, Records
-from llama_index_refine.memory.remembered import RememberedGrade, RememberedQuery, Vector
+from llama_index_refine.memory.remembered import RememberedGrade, RememberedQuery, Vector, merged
 from llama_index_refine.memory.transfer import NEIGHBOURS
 from llama_index_refine.refining.trust import Reliability
 from llama_index_refine.scheduling import arun, perform, run
@@ -116,11 +118,10 @@ class RefinementMemory:
         """
         await perform("memory", self._writing, partial(self._keep, query=query, gone=frozenset(gone)))
 
-    async def judged(self) -> list[RememberedQuery]:
-        """Return the queries that people have judged, in all scopes."""
+    async def queries(self) -> list[RememberedQuery]:
+        """Return all queries, in all scopes, without expired grades."""
         rows = await perform("memory", self._reading, lambda records: records.everything())
-        found = [RememberedQuery.from_dict(row) for _, _, row in rows]
-        return [query for query in found if query is not None and query.judged]
+        return [query for _, _, row in rows if (query := self._fresh(RememberedQuery.from_dict(row)))]
 
     def forget(self, *, node_ids: Sequence[str] = (), doc_ids: Sequence[str] = (), user: str | None = None) -> int:
         """Forget grades, in all scopes: of some nodes, of some documents' nodes, or of a user.
@@ -141,6 +142,44 @@ class RefinementMemory:
     ) -> int:
         """Forget without blocking the event loop. See `forget`."""
         return int((await arun([self._forget(node_ids, doc_ids, user)]))[0].get())
+
+    def export(
+        self,
+        path: str | Path,
+        vector_store: QdrantVectorStore,
+        kind: Kind = "triplets",
+        metadata_mode: MetadataMode = MetadataMode.EMBED,
+    ) -> int:
+        """Write what was graded as JSON lines, to fine-tune an embedding model with sentence-transformers.
+
+        Triplets have the columns `anchor`, `positive` and `negative`, pairs `sentence1`, `sentence2` and `score`, a
+        grade in [0, 1]. Anchor and sentence1 are the query. All have `by` ("people", "teacher", or "both" where they
+        differ in a triplet), `date` (of the latest grade, ISO 8601) and `filters` (the search's filter as JSON, empty
+        for none). A person's judgement replaces the teacher's grade of the same node. Relevant are grades of at least
+        .5. Grades that have expired, and nodes that have changed since or are gone, are left out.
+
+        :param path: the file, which is replaced.
+        :param vector_store: the collection that was searched; it has the texts, which the memory does not keep.
+        :param kind: "triplets" for MultipleNegativesRankingLoss or TripletLoss, "pairs" for CoSENTLoss or
+            CosineSimilarityLoss.
+        :param metadata_mode: which metadata stands before a node's text, as it was embedded: `EMBED` where LlamaIndex
+            wrote the collection, `NONE` where the text alone was embedded.
+        :return: how many rows were written.
+        :raises ValueError: another kind, or a store that holds none of the graded nodes as they were graded.
+        :raises OSError: the file cannot be written.
+        :raises Exception: a store failed.
+        """
+        return int(run([self._export(path, vector_store, kind, metadata_mode)])[0].get())
+
+    async def aexport(
+        self,
+        path: str | Path,
+        vector_store: QdrantVectorStore,
+        kind: Kind = "triplets",
+        metadata_mode: MetadataMode = MetadataMode.EMBED,
+    ) -> int:
+        """Write what was graded without blocking the event loop. See `export`."""
+        return int((await arun([self._export(path, vector_store, kind, metadata_mode)]))[0].get())
 
     def clear(self) -> None:
         """Forget everything, teachers too.
@@ -206,30 +245,14 @@ class RefinementMemory:
 
         return await perform("memory", self._writing, partial(_forget, named=named))
 
+    async def _export(self, path: str | Path, store: QdrantVectorStore, kind: Kind, mode: MetadataMode) -> int:
+        check(kind, store)
+        queries = await self.queries()
+        texts = await texts_in(store, queries, mode)
+        return write(path, [row for query in queries for row in rows_of(query, texts, kind)])
+
     async def _clear(self) -> None:
         await perform("memory", self._writing, _clear)
-
-
-def merged(before: RememberedQuery, now: RememberedQuery, gone: Collection[str] = ()) -> RememberedQuery:
-    """Put a query's new grades to those that are kept.
-
-    :param before: what is kept.
-    :param now: what was learnt; it knows which of the teacher's earlier grades still hold.
-    :param gone: nodes that are there no more, whose grades are dropped.
-    :return: both: the teacher's grades as of now, and each person's latest judgement of each node.
-    """
-    if now.asked:
-        teachers = [grade for grade in now.grades if not grade.people]
-    else:
-        teachers = [grade for grade in before.grades if not grade.people]
-        now = replace(now, asked=before.asked, seen=before.seen, follows=before.follows)
-    kept = [grade for grade in before.grades if grade.node_id not in gone]
-    people = {
-        (grade.node_id, grade.user): grade
-        for grade in sorted((*kept, *now.grades), key=lambda grade: grade.time)
-        if grade.people
-    }
-    return replace(now, grades=(*teachers, *people.values()))
 
 
 async def _recall(records: Records, scope: str, query_str: str, vector: Vector) -> tuple[Any, list[Any]]:

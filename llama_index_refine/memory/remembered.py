@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any
 
@@ -116,6 +116,28 @@ class RememberedQuery:
 _query = TypeAdapter(RememberedQuery)
 
 
+def merged(before: RememberedQuery, now: RememberedQuery, gone: Collection[str] = ()) -> RememberedQuery:
+    """Put a query's new grades to those that are kept.
+
+    :param before: what is kept.
+    :param now: what was learnt; it knows which of the teacher's earlier grades still hold.
+    :param gone: nodes that are there no more, whose grades are dropped.
+    :return: both: the teacher's grades as of now, and each person's latest judgement of each node.
+    """
+    if now.asked:
+        teachers = [grade for grade in now.grades if not grade.people]
+    else:
+        teachers = [grade for grade in before.grades if not grade.people]
+        now = replace(now, asked=before.asked, seen=before.seen, follows=before.follows)
+    kept = [grade for grade in before.grades if grade.node_id not in gone]
+    people = {
+        (grade.node_id, grade.user): grade
+        for grade in sorted((*kept, *now.grades), key=lambda grade: grade.time)
+        if grade.people
+    }
+    return replace(now, grades=(*teachers, *people.values()))
+
+
 @dataclass(frozen=True)
 class Opinion:
     """What is known of one node, once all who graded it have been heard.
@@ -124,12 +146,14 @@ class Opinion:
     :param spread: one standard deviation, None where it is not known.
     :param people: whether it is the judgement of people, which stands above the teacher's.
     :param content: a hash of what was graded.
+    :param time: when it was last graded, in seconds since 1970.
     """
 
     grade: float
     spread: float | None
     people: bool
     content: str
+    time: float
 
 
 def opinions(grades: Sequence[RememberedGrade]) -> dict[str, Opinion]:
@@ -145,9 +169,9 @@ def opinions(grades: Sequence[RememberedGrade]) -> dict[str, Opinion]:
         heard = [grade for grade in all_of_it if grade.people == latest.people and grade.content == latest.content]
         if latest.people:
             mean = sum(grade.grade for grade in heard) / len(heard)
-            found[node_id] = Opinion(min(1.0, mean), None, True, latest.content)
+            found[node_id] = Opinion(min(1.0, mean), None, True, latest.content, latest.time)
         else:
-            found[node_id] = Opinion(latest.grade, latest.spread, False, latest.content)
+            found[node_id] = Opinion(latest.grade, latest.spread, False, latest.content, latest.time)
     return found
 
 

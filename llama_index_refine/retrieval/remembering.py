@@ -219,7 +219,7 @@ class Remembering:
 
         :param memory: where.
         """
-        found = await memory.judged()
+        found = [query for query in await memory.queries() if query.judged]
         scopes = {query.query_str: (await self._scope(QueryBundle(query.query_str))).key for query in found}
         return [query for query in found if query.scope == scopes[query.query_str]]
 
