@@ -187,9 +187,9 @@ def main() -> None:
         "",
         f"`python -m results.answerable {names} --max-queries {args.max_queries} --out results/answerable.md`",
         "",
-        f"At most {args.max_queries} queries a collection, half of them without an answer; two cores, x86_64, Linux. The "
-        "last column is what nobody can exceed who sees 20 grades of the first search; later grades may go to better "
-        "places.",
+        f"At most {args.max_queries} queries a collection, half of them without an answer; two cores, x86_64, Linux. "
+        "The last column is what nobody can exceed who sees 20 grades of the first search; later grades may go to "
+        "better places.",
         "",
         *table([*means, *rows]),
         "",
