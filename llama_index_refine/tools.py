@@ -338,6 +338,8 @@ def _how(refinement: Refinement) -> str:
 
 def _answers(refinement: Refinement) -> str:
     """Say whether anything answers the query."""
+    if refinement.answerable is not None:
+        return f"The probability that anything found is relevant is {refinement.answerable:.2f}."
     grades = refinement.grade_of.values()
     if not grades:
         return "Nobody graded whether any of them is relevant."

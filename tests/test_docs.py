@@ -35,6 +35,7 @@ EXTRAS = {
     "llama_index.llms.openai": "llama-index-llms-openai",
     "llama_index.llms.openai_like": "llama-index-llms-openai-like",
     "qdrant_edge": "qdrant-edge-py",
+    "accelerate": "accelerate",
 }
 
 

@@ -139,6 +139,16 @@ async def test_a_search_without_calls(retriever, monkeypatch):
     assert f"[1] id {liked}, grade 1.00" in like
 
 
+async def test_it_says_whether_anything_answers(retriever, monkeypatch):
+    async def chance() -> float:
+        found = await said(retriever, "find", query=QUERY)
+        return float(re.search(r"The probability that anything found is relevant is (0\.\d\d)\.", found)[1])
+
+    likely = await chance()
+    monkeypatch.setattr(SubjectGrader, "grade", lambda _, query, nodes: [0.05] * len(nodes))
+    assert await chance() < 0.3 < 0.9 < likely
+
+
 async def test_a_filter_is_put_to_the_retrievers_own(index):
     own = MetadataFilters(filters=[MetadataFilter(key="subject", value="owls")])
     owls = RefinedRetriever.from_index(index, grader=SubjectGrader("owls"), filters=own)
