@@ -112,7 +112,7 @@ def tables(arguments: argparse.Namespace) -> None:
             f"Area under the ROC curve within a query, over the first {K} documents, with the number of queries that "
             "have relevant and other documents among them. A wording would be chosen by every second query; the others "
             f"are reported apart. Recorded with: {'; '.join(sorted(told))}. Made from `grades/` without a model by "
-            f"`python -m results.wordings tables {data} --model {arguments.model}`.",
+            f"`python -m results.wordings tables {data} --model {arguments.model} --queries {arguments.queries}`.",
             table(["asked", *titles, "mean, chosen by", "mean, apart", "seconds a call"], rows),
         ]
     )
