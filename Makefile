@@ -1,7 +1,8 @@
 # Each target works from nothing: it makes .venv, installs what it needs and does its job.
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check
-# uv takes a third of pip's time; its cache lies beside what it links, and goes with it.
+# uv takes a third of pip's time. It links what is in its cache, so the cache lies beside it; and it is removed then, as
+# nltk reads no file that has two names.
 UV = UV_CACHE_DIR=.venv/.uv .venv/bin/uv pip install --quiet --python .venv/bin/python
 
 # What depends on other packages' versions.
@@ -58,4 +59,5 @@ clean:
 # package index that pip is set up for, pip does it.
 .venv/.%: pyproject.toml constraints.txt | .venv/bin/uv
 	$(UV) --constraint constraints.txt --editable '.[$*]' || $(PIP) --constraint constraints.txt --editable '.[$*]'
+	rm -rf .venv/.uv
 	touch $@

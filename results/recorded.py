@@ -82,14 +82,12 @@ class RecordedGrader(BaseGrader):
 
     :param kept: the grades.
     :param teacher: who is asked for the others, and its grades are kept; None for nobody.
-    :param part: how many documents to ask it about before they are kept; None for a few.
     """
 
-    def __init__(self, kept: Kept, teacher: BaseGrader | None = None, part: int | None = None) -> None:
+    def __init__(self, kept: Kept, teacher: BaseGrader | None = None) -> None:
         super().__init__()
         self.kept = kept
         self.teacher = teacher
-        self.part = part or _PART
         self.asked: set[tuple[str, str]] = set()
 
     @property
@@ -104,8 +102,8 @@ class RecordedGrader(BaseGrader):
         pairs = [(query.query_id, str(node.metadata["document"])) for node in nodes]
         self.asked.update(pairs)
         new = [node for node, pair in zip(nodes, pairs, strict=True) if pair not in self.kept.grades]
-        for start in range(0, len(new) if self.teacher is not None else 0, self.part):
-            self._ask(self.teacher, query, new[start : start + self.part])
+        for start in range(0, len(new) if self.teacher is not None else 0, _PART):
+            self._ask(self.teacher, query, new[start : start + _PART])
         return [self.kept.grades.get(pair) for pair in pairs]
 
     async def agrade(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> list[float | None]:
@@ -129,7 +127,7 @@ class RecordedGrader(BaseGrader):
                 # As it is kept, so that a run that goes on sees what one without a break would.
                 self.kept.grades[query.query_id, str(node.metadata["document"])] = round(grade, 4)
         self.kept.save()
-        if not self.kept.grades:
+        if all(grade is None for grade in grades):
             sys.exit(f"the model gives no grades: {'; '.join(account.failures)}")
 
 

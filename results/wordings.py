@@ -17,7 +17,7 @@ import numpy as np
 from llama_index.core.prompts import PromptTemplate
 from llama_index.llms.openai_like import OpenAILike
 
-from llama_index_refine import BaseGrader, ListwiseGrader, ScaleGrader
+from llama_index_refine import BaseGrader, ScaleGrader
 from llama_index_refine.evaluation.metrics import area_under_roc
 from llama_index_refine.graders.asking.prompts import YES_NO
 from llama_index_refine.graders.openai import OpenAIGrader
@@ -61,7 +61,6 @@ def ways(model: str, base_url: str, collection: str) -> dict[str, Callable[[], B
         **{name: (lambda template=template: yes_or_no(template)) for name, template in PROMPTS.items()},
         "with the task": lambda: yes_or_no(instruction=TASKS[collection]),
         "scale of four": lambda: ScaleGrader(llm, timeout=3600, concurrency=2),
-        "listwise": lambda: ListwiseGrader(llm, timeout=3600, concurrency=1),
     }
 
 
@@ -74,8 +73,7 @@ def record(arguments: argparse.Namespace) -> None:
                 continue
             kept = Kept.load(arguments.grades, arguments.model, corpus.dataset.name, name)
             kept.about |= about(arguments)
-            # All in one question where that is how it asks.
-            grader = RecordedGrader(kept, make(), part=K if name == "listwise" else None)
+            grader = RecordedGrader(kept, make())
             for row in range(len(corpus.queries)):
                 grader.grade(corpus.bundle(row), [corpus.nodes[at] for at in nearest(corpus, row)[:K]])
             print(f"{spec} {name}: {len(kept.grades)} grades", flush=True)
@@ -84,7 +82,7 @@ def record(arguments: argparse.Namespace) -> None:
 def tables(arguments: argparse.Namespace) -> None:
     """Write the area under the ROC curve within a query, for the first half of the queries and for the second."""
     rows, told = [], set[str]()
-    for name in (PROMPT, *PROMPTS, "with the task", "scale of four", "listwise"):
+    for name in (PROMPT, *PROMPTS, "with the task", "scale of four"):
         halves: list[list[float]] = [[], []]
         cells, calls, seconds = [], 0.0, 0.0
         for spec in arguments.data:

@@ -111,8 +111,8 @@ def test_says_what_is_missing(monkeypatch, toy, tmp_path):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_kept_grades_can_be_read(path):
-    model, _, collection = path.name.removesuffix(".tsv.gz").partition("--")
-    kept = Kept.load(GRADES, model, collection)
+    model, collection, *asked = path.name.removesuffix(".tsv.gz").split("--")
+    kept = Kept.load(GRADES, model, collection, *(prompt.replace("-", " ") for prompt in asked))
     assert kept.grades
     assert all(0 <= grade <= 1 for grade in kept.grades.values())
     assert set(kept.about) == {"server", "machine", "date"}

@@ -181,9 +181,9 @@ def test_a_link_is_followed_before_it_is_judged(reader, folder):
 def test_what_is_no_file_is_not_opened(reader, folder, monkeypatch):
     os.mkfifo(folder / "pipe.png")
     for name in ("pipe.png", "inner"):
-        with pytest.raises(ImageError, match="not a file"):
+        with pytest.raises(ImageError, match="not that of a file"):
             reader.read(ImageSource(path=folder / name))
-    with pytest.raises(ImageError, match="not there"):
+    with pytest.raises(ImageError, match="does not exist"):
         reader.read(ImageSource(path=folder / "nothing.png"))
     with pytest.raises(ImageError, match="path"):
         reader.read(ImageSource(path=Path("nul\0l")))
@@ -207,7 +207,7 @@ def test_a_url_is_handed_on_and_takes_the_place_of_a_file_that_may_not_be_read(r
         with pytest.raises(ImageError, match="http"):
             reader.read(ImageSource(url=url))
     for url in ("http://[::1", "https://", "http://a:99999/b.png"):
-        with pytest.raises(ImageError, match="not one"):
+        with pytest.raises(ImageError, match="not valid"):
             reader.read(ImageSource(url=url))
 
 
