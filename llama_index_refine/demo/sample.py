@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -41,8 +42,7 @@ def load_sample(about: str = "") -> Dataset:
 def open_sample(
     about: str = "", path: Path | None = None, advance: Callable[[int, int], None] = lambda done, total: None
 ) -> RefinedRetriever:
-    """Open a retriever on the sample, with its human labels as the teacher. The embedding model
-    comes with the extra.
+    """Open a retriever on the sample, with its human labels as the teacher, and the model that the extra brings.
 
     The labels know the sample's own queries only: the names of the intents, as `load_sample` has them.
 
@@ -108,7 +108,10 @@ def index(
         node.model_copy(update={"embedding": known[node.node_id]}) for node in corpus.nodes if node.node_id in added
     ]
     if new:
-        store.add(new)
+        with warnings.catch_warnings():
+            # LlamaIndex makes them for document ids, and Qdrant's local mode needs none.
+            warnings.filterwarnings("ignore", "Payload indexes have no effect")
+            store.add(new)
     return corpus, store
 
 
