@@ -43,10 +43,9 @@ class CascadeGrader(CombiningGrader):
 
     def __init__(self, teachers: Sequence[BaseGrader], unsure: tuple[float, float] = (0.2, 0.8)) -> None:
         super().__init__(_numbered(teachers), *unsure)
-        low, high = unsure
-        if not 0 <= low <= high <= 1:
+        self._low, self._high = unsure
+        if not 0 <= self._low <= self._high <= 1:
             raise ValueError(f"unsure must be two bounds with 0 <= low <= high <= 1; got {unsure}")
-        self._low, self._high = low, high
 
     async def _combine(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> Grades:
         grades = Grades([None] * len(nodes))

@@ -37,10 +37,9 @@ class FeedbackGrader(CombiningGrader):
         self._given: dict[tuple[str, str], dict[str, float]] = {}
         self._lock = Lock()
         self._look_up = judgements if callable(judgements) else None
-        if not callable(judgements):
-            for query, by_node in (judgements or {}).items():
-                for node_id, grade in by_node.items():
-                    self.judge(query, node_id, grade)
+        for query, by_node in ({} if callable(judgements) else judgements or {}).items():
+            for node_id, grade in by_node.items():
+                self.judge(query, node_id, grade)
 
     def judge(self, query: QueryType, node_id: str, grade: float) -> None:
         """Remember one judgement; a later one of the same node replaces it.
