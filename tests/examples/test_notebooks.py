@@ -11,7 +11,7 @@ import pytest
 
 nbformat = pytest.importorskip("nbformat", reason="notebooks need: pip install nbclient ipykernel")
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 NOTEBOOKS = sorted(EXAMPLES.glob("*.ipynb"))
 MACHINE = re.compile(r"/(?:home|root|tmp|opt|usr|work|Users|mnt)/|[A-Z]:\\\\|\x1b\[")
 
