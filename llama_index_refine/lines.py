@@ -1,8 +1,9 @@
-"""Text files as people have them: UTF-8 with or without a mark, UTF-16, Windows' line ends, empty lines."""
+"""Text files as people have them: UTF-8 with or without a mark, UTF-16, Windows' line ends, spreadsheets' cells."""
 
 from __future__ import annotations
 
 import codecs
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -13,6 +14,19 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
+
+# What a spreadsheet takes for a formula, and what has been kept from being one.
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+
+
+def defused(cell: Any) -> Any:
+    """Keep a spreadsheet from running a cell of a table as a formula. Only texts change."""
+    return f"'{cell}" if isinstance(cell, str) and _FORMULA.match(cell) else cell
+
+
+def as_meant(cell: Any) -> Any:
+    """Read what `defused` wrote."""
+    return cell[1:] if isinstance(cell, str) and cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
 def read_lines(path: Path, name: str = "") -> Iterator[tuple[int, str]]:

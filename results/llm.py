@@ -14,7 +14,7 @@ import argparse
 import os
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cached_property
@@ -262,31 +262,46 @@ def tables(arguments: argparse.Namespace) -> None:
     print(text)
 
 
-def main() -> None:
-    """Record or measure."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+Run = Callable[[argparse.Namespace], None]
+
+
+def command(
+    about_it: str | None, record: Run, tables: Run, queries: int
+) -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
+    """Make a command line that records grades or measures by them.
+
+    :param about_it: what the command is for.
+    :param record: asks a model.
+    :param tables: measures.
+    :param queries: how many a collection, unless the user says.
+    :return: the whole, and that of `record` for options of its own.
+    """
+    parser = argparse.ArgumentParser(description=about_it, formatter_class=argparse.RawDescriptionHelpFormatter)
     modes = parser.add_subparsers(required=True)
-    recording, measuring = (
-        modes.add_parser("record", help=record.__doc__),
-        modes.add_parser("tables", help=tables.__doc__),
-    )
+    recording, measuring = (modes.add_parser(run.__name__, help=run.__doc__) for run in (record, tables))
     recording.set_defaults(run=record)
     measuring.set_defaults(run=tables)
     for mode in (recording, measuring):
         mode.add_argument("data", nargs="+", help="folders of collections; a name may carry its vectors")
         mode.add_argument("--model", required=True, help="the model's name on the server and of the files")
         mode.add_argument("--grades", type=Path, default=GRADES)
-        mode.add_argument("--queries", type=int, default=20)
+        mode.add_argument("--queries", type=int, default=queries)
     recording.add_argument("--base-url", required=True)
+    recording.add_argument("--server", default="llama.cpp")
+    recording.add_argument("--machine")
+    measuring.add_argument("--out", type=Path)
+    return parser, recording
+
+
+def main() -> None:
+    """Record or measure."""
+    parser, recording = command(__doc__, record, tables, 20)
     recording.add_argument("--depth", type=int, default=K, help="how many of the first search's documents to grade")
     recording.add_argument("--controls", type=int, default=0, help="documents from far down to grade as well")
     recording.add_argument(
         "--settings", nargs="*", choices=SETTINGS, default=list(SETTINGS)[:2], help="whose later rounds to grade"
     )
     recording.add_argument("--concurrency", type=int, default=2)
-    recording.add_argument("--server", default="llama.cpp")
-    recording.add_argument("--machine")
-    measuring.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     arguments.run(arguments)
 

@@ -21,8 +21,8 @@ from llama_index_refine import BaseGrader, ScaleGrader
 from llama_index_refine.evaluation.metrics import area_under_roc
 from llama_index_refine.graders.asking.prompts import YES_NO
 from llama_index_refine.graders.openai import OpenAIGrader
-from results.llm import about, table
-from results.recorded import GRADES, PROMPT, K, Kept, RecordedGrader, graded, nearest, opened
+from results.llm import about, command, table
+from results.recorded import PROMPT, K, Kept, RecordedGrader, graded, nearest, opened
 
 DEFAULT = YES_NO.template
 QUESTION = "Is this document relevant to the query? Answer with one word: Yes or No."
@@ -56,10 +56,11 @@ def ways(model: str, base_url: str, collection: str) -> dict[str, Callable[[], B
         )
 
     llm = OpenAILike(model=model, api_base=base_url, api_key="none", is_chat_model=True, timeout=3600)
+    task = {"with the task": lambda: yes_or_no(instruction=TASKS[collection])} if collection in TASKS else {}
     return {
         PROMPT: yes_or_no,
         **{name: (lambda template=template: yes_or_no(template)) for name, template in PROMPTS.items()},
-        "with the task": lambda: yes_or_no(instruction=TASKS[collection]),
+        **task,
         "scale of four": lambda: ScaleGrader(llm, timeout=3600, concurrency=2),
     }
 
@@ -121,21 +122,8 @@ def tables(arguments: argparse.Namespace) -> None:
 
 def main() -> None:
     """Record or measure."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    modes = parser.add_subparsers(required=True)
-    recording, measuring = (modes.add_parser(run.__name__, help=run.__doc__) for run in (record, tables))
-    recording.set_defaults(run=record)
-    measuring.set_defaults(run=tables)
-    for mode in (recording, measuring):
-        mode.add_argument("data", nargs="+", help="folders of collections")
-        mode.add_argument("--model", required=True)
-        mode.add_argument("--grades", type=Path, default=GRADES)
-        mode.add_argument("--queries", type=int, default=10)
-    recording.add_argument("--base-url", required=True)
+    parser, recording = command(__doc__, record, tables, 10)
     recording.add_argument("--only", nargs="*", help="ways of asking; all unless you say")
-    recording.add_argument("--server", default="llama.cpp")
-    recording.add_argument("--machine")
-    measuring.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     arguments.run(arguments)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from results import llm
+from results import llm, wordings
 from results.recorded import GRADES, Kept, RecordedGrader
 from tests.chat_server import ChatServer, Question, error, yes
 from tests.toy_data import write_folder
@@ -107,6 +107,39 @@ def test_says_what_is_missing(monkeypatch, toy, tmp_path):
         run(monkeypatch, "tables", f"{toy}:toy", "--model", "toy-model", "--grades", tmp_path)
     with pytest.raises(TypeError, match="LabelledQuery"):
         RecordedGrader(Kept(tmp_path / "x")).grade("a query", [])  # type: ignore[arg-type]
+
+
+def test_ways_of_asking_are_kept_apart_and_compared(monkeypatch, server, toy, tmp_path):
+    asked: list[str] = []
+
+    def reply(question: Question):
+        asked.append(question.prompt)
+        if "Does this document answer" in question.prompt:
+            return yes(0.5)
+        return good(question)
+
+    server.reply = reply
+    ways = ("yes_no", "does it answer", "document first")
+    shared = ["--model", "toy-model", "--grades", tmp_path / "grades", "--queries", "2"]
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        ["wordings", *map(str, ["record", f"{toy}:toy", *shared, "--base-url", server.url, "--only", *ways])],
+    )
+    wordings.main()
+    calls = len(asked)
+    wordings.main()
+    assert len(asked) == calls
+    kept = [Kept.load(tmp_path / "grades", "toy-model", "toy", name) for name in ways]
+    assert len(kept[0].grades) == len(kept[1].grades) == len(kept[2].grades) == calls / 3
+    out = tmp_path / "page.md"
+    monkeypatch.setattr(sys, "argv", ["wordings", *map(str, ["tables", f"{toy}:toy", *shared, "--out", out])])
+    wordings.main()
+    rows = {line.split(" | ")[0].strip("| "): line for line in out.read_text().splitlines() if " | " in line}
+    assert "1.00 (1) | 1.00 (1)" in rows["yes no"]
+    assert "0.50 (1) | 0.50 (1)" in rows["does it answer"]
+    assert "document first" in rows
+    assert "scale of four" not in rows
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)

@@ -78,7 +78,7 @@ def classify(
         with collection.opened(grader) as (retriever, client), progress_on(console) as bars:
             classifier = kept.classifier(retriever, wanted, run).set_params(none_of_these=none_of_these)
             rows.run[kept.name] = kept.digest
-            store = retriever._collection.store
+            store = retriever.vector_store
             total, items = read_texts(texts) if texts is not None else _documents(client, store)
             bar = bars.add_task("Classifying", total=total)
             finished = Finished.of(rows)

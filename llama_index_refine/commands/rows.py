@@ -7,15 +7,14 @@ import hashlib
 import io
 import json
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from llama_index_refine.lines import defused
+
 # Where some readers of JSON lines end a line, though JSON lets it stand.
 _BREAKS = str.maketrans({letter: f"\\u{ord(letter):04x}" for letter in "\x85\u2028\u2029"})
-# What a spreadsheet takes for a formula, and what has been kept from being one.
-_FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
 
 class Rows:
@@ -81,7 +80,7 @@ class Rows:
         table = csv.DictWriter(text, self.columns, extrasaction="ignore")
         if not self._entries:
             table.writeheader()
-        table.writerows({name: _defused(cell) for name, cell in row.items()} for row in rows)
+        table.writerows({name: defused(cell) for name, cell in row.items()} for row in rows)
         return text.getvalue().encode(errors="backslashreplace")
 
     def _resume(self) -> None:
@@ -148,7 +147,3 @@ def _shown(value: Any) -> str:
 
 def _line(content: Any) -> bytes:
     return json.dumps(content).encode() + b"\n"
-
-
-def _defused(cell: Any) -> Any:
-    return f"'{cell}" if isinstance(cell, str) and _FORMULA.match(cell) else cell

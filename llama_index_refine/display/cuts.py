@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from llama_index_refine.display.figure import new_figure
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -25,13 +27,8 @@ def draw_cuts(cuts: Cuts, precision: Sequence[float], recall: Sequence[float]) -
     """
     if not len(cuts.counts):
         raise ValueError("there is nothing to draw, because the collection had nothing to select from")
-    try:
-        from matplotlib import pyplot
-    except ImportError as error:
-        raise ImportError('plotting needs matplotlib: pip install "llama-index-refine[plot]"') from error
-    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
-    # The figure is the caller's: pyplot shall neither keep it alive nor show it a second time in a notebook.
-    pyplot.close(figure)
+    figure = new_figure(7, 4)
+    axes = figure.subplots()
     shown = [count for count in cuts.counts if 0 < count <= max(3 * cuts.chosen, 20)]
     first = next((at for at, count in enumerate(cuts.counts) if count > 0), 0)
     part = slice(first, first + len(shown))

@@ -25,19 +25,29 @@ _DOT: dict[str, Any] = {"cmap": _GRADES, "vmin": 0, "vmax": 1, "edgecolor": "0.3
 _SCORE = {"cosine": "cosine similarity", "dot": "inner product", "euclid": "distance (nearer to the right)"}
 
 
+def new_figure(width: float, height: float) -> Figure:
+    """Begin a figure, in inches.
+
+    :raises ImportError: matplotlib is missing.
+    """
+    try:
+        from matplotlib import pyplot
+    except ImportError as error:
+        raise ImportError('plotting needs matplotlib: pip install "llama-index-refine[plot]"') from error
+    figure = pyplot.figure(figsize=(width, height), layout="constrained")
+    # The figure is the caller's: pyplot shall neither keep it alive nor show it a second time in a notebook.
+    pyplot.close(figure)
+    return figure
+
+
 def draw(refinement: Refinement) -> Figure:
     """Draw a refinement. See `Refinement.plot`."""
     if not refinement.refined:
         raise ValueError(f"there is nothing to draw, because nothing was refined: {refinement.reason}")
-    try:
-        from matplotlib import colormaps, pyplot
-    except ImportError as error:
-        raise ImportError('plotting needs matplotlib: pip install "llama-index-refine[plot]"') from error
+    figure = new_figure(13, 4.4)
+    from matplotlib import colormaps
 
     refinement = as_rows(refinement)
-    figure = pyplot.figure(figsize=(13, 4.4), layout="constrained")
-    # The figure is the caller's: pyplot shall neither keep it alive nor show it a second time in a notebook.
-    pyplot.close(figure)
     columns = figure.add_gridspec(1, 3, width_ratios=[1, 1.15, 1])
     halves = columns[0].subgridspec(2, 1)
     above = figure.add_subplot(halves[0])

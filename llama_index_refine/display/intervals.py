@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from llama_index_refine.display.figure import new_figure
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -42,13 +44,8 @@ def draw_intervals(rows: Rows) -> Figure:
 
     :raises ImportError: matplotlib is missing.
     """
-    try:
-        from matplotlib import pyplot
-    except ImportError as error:
-        raise ImportError('plotting needs matplotlib: pip install "llama-index-refine[plot]"') from error
-    figure, axes = pyplot.subplots(figsize=(7, 0.5 * len(rows) + 1), layout="constrained")
-    # The figure is the caller's: pyplot shall neither keep it alive nor show it a second time in a notebook.
-    pyplot.close(figure)
+    figure = new_figure(7, 0.5 * len(rows) + 1)
+    axes = figure.subplots()
     for at, (_, (low, estimate, high)) in enumerate(rows):
         axes.plot([low, high], [at, at], color=_BLUE)
         axes.plot([estimate], [at], "o", color=_BLUE)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import logging
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from llama_index_refine.calibration import Calibration, Label
 from llama_index_refine.graders.account import Account
 from llama_index_refine.graders.base import GraderError
 from llama_index_refine.ids import same_id, same_text
-from llama_index_refine.lines import read_lines
+from llama_index_refine.lines import as_meant, read_lines
 from llama_index_refine.memory.memory import RefinementMemory
 from llama_index_refine.memory.remembered import opinions
 from llama_index_refine.qdrant.points import points_of
@@ -37,8 +36,6 @@ _WORDS = {
     **dict.fromkeys(("1", "1.0", "true", "yes", "y"), True),
     **dict.fromkeys(("0", "0.0", "false", "no", "n"), False),
 }
-# What was kept from being a formula in a spreadsheet.
-_DEFUSED = re.compile(r"'+[=+\-@\t\r]")
 
 
 @dataclass(frozen=True)
@@ -101,7 +98,7 @@ def read_file(path: Path, name: str = "judgements") -> Iterator[Label]:
         )
     elif path.suffix == ".csv":
         table = csv.DictReader(f"{line}\n" for _, line in read_lines(path, name))
-        rows = ((table.line_num, {key: _plain(cell) for key, cell in row.items()}) for row in table)
+        rows = ((table.line_num, {key: as_meant(cell) for key, cell in row.items()}) for row in table)
     else:
         raise ValueError(f"{name} {path} must be named .jsonl or .csv")
     for number, row in rows:
@@ -211,10 +208,6 @@ def _parsed(line: str, where: str) -> Any:
         return json.loads(line)
     except json.JSONDecodeError as error:
         raise ValueError(f"{where} is not JSON: {error}") from error
-
-
-def _plain(cell: Any) -> Any:
-    return cell[1:] if isinstance(cell, str) and _DEFUSED.match(cell) else cell
 
 
 def _weight(given: Any, where: str) -> float:

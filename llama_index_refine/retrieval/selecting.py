@@ -91,8 +91,7 @@ class Target:
             least = "more than" if aimed else "at least"
             raise ValueError(
                 f"budget must be {least} feedback_top_k, {feedback_top_k}, because refining the query takes that "
-                "many; got "
-                f"{self.budget}"
+                f"many; got {self.budget}"
             )
         return self.budget
 

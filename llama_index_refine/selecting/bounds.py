@@ -39,14 +39,14 @@ def least_hits(size: int, drawn: int, hits: int, risk: float) -> int:
     return size - most_hits(size, drawn, drawn - hits, risk)
 
 
-def least_share(drawn: int, hits: int, risk: float) -> float:
+def least_share(drawn: float, hits: float, risk: float) -> float:
     """Bound from below how often draws are hits, where there are endlessly many: Clopper and Pearson (1934).
 
-    :param drawn: how many were drawn.
+    :param drawn: how many were drawn; an effective number may be broken.
     :param hits: how many of those are hits.
     :param risk: the probability that the bound is wrong, in (0, 1).
     :return: in [0, 1].
     """
     from scipy.stats import beta
 
-    return float(beta.ppf(risk, hits, drawn - hits + 1)) if hits else 0.0
+    return float(beta.ppf(risk, hits, drawn - hits + 1)) if hits > 0 else 0.0

@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import beta, t  # type: ignore[import-untyped]
+from scipy.stats import t  # type: ignore[import-untyped]
 
+from llama_index_refine.selecting.bounds import least_share
 from llama_index_refine.selecting.cut import Interval
 
 Array = NDArray[np.float64]
@@ -37,9 +38,8 @@ class Share(NamedTuple):
         size, hits = self.size * times, self.value * self.size * times
         if not self.size:
             return Interval(0.0, float("nan"), 1.0)
-        low = float(beta.ppf(risk / 2, hits, size - hits + 1)) if hits > 0 else 0.0
-        high = float(beta.ppf(1 - risk / 2, hits + 1, size - hits)) if hits < size else 1.0
-        return Interval(low, self.value, high)
+        high = 1 - least_share(size, size - hits, risk / 2)
+        return Interval(least_share(size, hits, risk / 2), self.value, high)
 
 
 def share(values: ArrayLike, queries: Sequence[str], weights: ArrayLike | None = None) -> Share:

@@ -149,7 +149,7 @@ class Playground:
     def _retriever(self, settings: Settings, grader: BaseGrader) -> RefinedRetriever:
         ours = self.retriever
         retriever = RefinedRetriever(
-            ours._collection.store,
+            ours.vector_store,
             ours.embed_model,
             grader,
             similarity_top_k=max(DEPTH, settings.feedback_top_k, settings.similarity_top_k),

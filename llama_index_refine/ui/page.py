@@ -55,7 +55,7 @@ def build(playground: Playground, queries: Sequence[str] = ()) -> gr.Blocks:
     names = playground.teachers
     page = gr.Blocks(analytics_enabled=False, title="llama-index-refine", fill_width=True)
     with page:
-        name = escape(retriever._collection.store.collection_name)
+        name = escape(retriever.vector_store.collection_name)
         gr.HTML(f"<h1>Refine a search</h1><p>collection <b>{name}</b></p>", elem_id="title")
         with gr.Row(equal_height=True):
             query = gr.Textbox(
