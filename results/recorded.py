@@ -27,7 +27,7 @@ GRADES = Path(__file__).with_name("llm") / "grades"
 PROMPT = "yes_no"
 K = 20
 # So many grades are lost at the most where a run is stopped.
-_PART = 5
+_PART = 20
 _COLUMNS = ("query", "document", "grade", "prompt")
 
 
