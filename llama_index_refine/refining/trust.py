@@ -31,9 +31,8 @@ LEAST_CLAIM = 0.25
 WATCHED = 1.5
 # Grades that differ by less are alike.
 ALIKE = 1e-6
-# The scale of grades is told apart in hundredths. One relevant document in a hundred still marks its top, whatever the
-# others got, and a teacher whose grades all lie within a tenth says nothing that stretching would make clearer.
-HUNDREDTHS, TAIL, NARROW = 100, 0.01, 0.1
+# Grades of one query that all lie within a tenth are not stretched any further: they say that its documents are alike.
+NARROW = 0.1
 
 
 @dataclass(frozen=True)
@@ -120,47 +119,6 @@ class Belief:
         )
 
 
-class GradeRange:
-    """Stretches a teacher's grades to [0, 1] by the range that nearly all of its grades lie in.
-
-    An LLM whose probabilities never leave 0.6 to 0.95 tells documents apart as well as one that uses the whole scale,
-    and would else be taken for one that finds everything relevant. The range is that of everything graded so far and
-    one imagined grade at 0 and one at 1, so that a new teacher's scale is taken as it is.
-
-    :param counts: (101,) how many grades fell on each hundredth, 0 first; None for a new teacher.
-    :raises ValueError: counts of another form.
-    """
-
-    def __init__(self, counts: NDArray[np.float64] | None = None) -> None:
-        if counts is None:
-            counts = np.zeros(HUNDREDTHS + 1)
-            counts[[0, HUNDREDTHS]] = 1
-        if counts.shape != (HUNDREDTHS + 1,) or not np.isfinite(counts).all() or (counts < 0).any() or not counts.sum():
-            raise ValueError(f"counts must be {HUNDREDTHS + 1} numbers of grades")
-        self.counts = counts
-
-    def add(self, grades: ArrayLike) -> None:
-        """Take in grades.
-
-        :param grades: (n,) in [0, 1].
-        """
-        places = np.rint(HUNDREDTHS * np.asarray(grades, dtype=np.float64)).astype(int)
-        np.add.at(self.counts, places, 1)
-
-    def stretch(self, grades: ArrayLike) -> NDArray[np.float64]:
-        """Put grades on the whole scale.
-
-        :param grades: (n,) in [0, 1].
-        :return: (n,) in [0, 1], in the same order.
-        """
-        values = np.asarray(grades, dtype=np.float64)
-        share = np.cumsum(self.counts) / self.counts.sum()
-        low, high = (np.searchsorted(share, tail) / HUNDREDTHS for tail in (TAIL, 1 - TAIL))
-        if high - low < NARROW:
-            return values
-        return np.clip((values - low) / (high - low), 0, 1)
-
-
 @dataclass
 class Reliability:
     """One teacher's record: what all its queries so far say of it. Small, and safe to share between threads.
@@ -169,7 +127,6 @@ class Reliability:
     """
 
     belief: Belief = field(default_factory=Belief.prior)
-    used: GradeRange = field(default_factory=GradeRange)
     abundance: Abundance = field(default_factory=Abundance.unknown)
     rates: Errors | None = field(default=None, repr=False, compare=False)
     _lock: Lock = field(default_factory=Lock, repr=False, compare=False)
@@ -255,7 +212,6 @@ class Reliability:
             return {
                 "ratios": RATIOS.tolist(),
                 "belief": belief,
-                "used": self.used.counts.tolist(),
                 "abundance": self.abundance.counts.tolist(),
             }
 
@@ -269,13 +225,12 @@ class Reliability:
         """
         try:
             belief = Belief(**{**record["belief"], "hypotheses": np.array(record["belief"]["hypotheses"], dtype=float)})
-            used = GradeRange(np.array(record["used"], dtype=float))
             abundance = Abundance(np.array(record["abundance"], dtype=float))
             if record["ratios"] != RATIOS.tolist() or not belief.valid() or not abundance.valid():
                 raise ValueError("its numbers are not the probabilities of these hypotheses")
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(str(error)) from error
-        return cls(belief, used, abundance)
+        return cls(belief, abundance)
 
     def knows_more_than(self, other: Reliability) -> bool:
         """Say whether more queries stand behind this record than behind another."""
@@ -288,15 +243,7 @@ class Reliability:
         """
         if other.knows_more_than(self):
             with self._lock:
-                self.belief, self.used, self.abundance = other.belief, other.used, other.abundance
-
-    def hear(self, grades: ArrayLike) -> None:
-        """Take in which part of the scale the teacher uses.
-
-        :param grades: (n,) in [0, 1], each once.
-        """
-        with self._lock:
-            self.used.add(grades)
+                self.belief, self.abundance = other.belief, other.abundance
 
     def count(self, numbers: ArrayLike, weights: ArrayLike) -> None:
         """Take in how many documents were relevant to a query.
@@ -307,18 +254,14 @@ class Reliability:
         with self._lock:
             self.abundance = self.abundance.after(numbers, weights)
 
-    def calibrate(self, grades: ArrayLike) -> Vector:
-        """Put grades on the whole scale.
+    def read(self, grades: ArrayLike, among: ArrayLike) -> Vector:
+        """Put grades on the scale that error rates are of: labels measured them on the teacher's own.
 
-        :param grades: (K,) in [0, 1].
-        :return: (K,) in [0, 1], stretched by the range that this teacher uses.
+        :param grades: (n,) in [0, 1].
+        :param among: (K,) all grades of their query.
+        :return: (n,) in [0, 1]; without such rates, on the whole scale, as of `stretch`.
         """
-        with self._lock:
-            return self.used.stretch(grades)
-
-    def read(self, grades: ArrayLike) -> Vector:
-        """Put grades on the scale that error rates are of: labels measured them on the teacher's own."""
-        return self.calibrate(grades) if self.rates is None else np.asarray(grades, dtype=np.float64)
+        return stretch(grades, among) if self.rates is None else np.asarray(grades, dtype=np.float64)
 
 
 class FixedTrust:
@@ -361,16 +304,9 @@ class FixedTrust:
         """Return the signal-to-noise ratio that is typical."""
         return TYPICAL_SIGNAL
 
-    def calibrate(self, grades: ArrayLike) -> Vector:
-        """Return the grades as they are."""
-        return np.asarray(grades, dtype=np.float64)
-
-    def read(self, grades: ArrayLike) -> Vector:
-        """Return the grades as they are."""
-        return self.calibrate(grades)
-
-    def hear(self, grades: ArrayLike) -> None:
-        """Take nothing in."""
+    def read(self, grades: ArrayLike, among: ArrayLike) -> Vector:
+        """Return grades on the whole scale, as of `stretch`."""
+        return stretch(grades, among)
 
     def count(self, numbers: ArrayLike, weights: ArrayLike) -> None:
         """Take nothing in."""
@@ -396,3 +332,23 @@ def shrink(grades: Sequence[float], spread: Sequence[float | None]) -> list[floa
     true = max(0.0, float(values.var() - noise.mean()))
     share = np.divide(true, true + noise, out=np.ones_like(noise), where=noise > 0)
     return [float(value) for value in values.mean() + share * (values - values.mean())]
+
+
+def stretch(grades: ArrayLike, among: ArrayLike) -> Vector:
+    """Spread one query's grades, so that they span the whole scale.
+
+    An LLM's probability of a yes has an offset and a width of its own for each query. What tells documents apart is how
+    a grade stands among the others of its query. Bare verdicts stay what they are, and so do grades that are all alike.
+    Those within a tenth are spread tenfold, about their mean as far as the scale leaves room.
+
+    :param grades: (n,) in [0, 1].
+    :param among: (K,) all grades of the query.
+    :return: (n,) in [0, 1], in the same order.
+    """
+    every, values = (np.asarray(some, dtype=np.float64) for some in (among, grades))
+    if not every.size:
+        return values
+    width, middle = max(np.ptp(every), NARROW), every.mean()
+    lowest, highest = (middle + (end - middle) / width for end in (every.min(), every.max()))
+    inside = max(-lowest, 0.0) - max(highest - 1, 0.0)
+    return np.clip(middle + (values - middle) / width + inside, 0.0, 1.0)

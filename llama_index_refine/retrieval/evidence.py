@@ -40,7 +40,7 @@ class Judged:
     """A document that has a grade.
 
     :param place: its similarity to the refined query, as the other documents' grades have it.
-    :param grade: what it got, in [0, 1], on the scale that the teacher uses.
+    :param grade: what it got, in [0, 1].
     :param entry: its node.
     :param admitted: whether the searches may return it.
     :param people: whether people gave the grade, and not the teacher.
@@ -103,13 +103,13 @@ class Evidence:
         rows = zip(
             feedback.nodes,
             refinement.held_out,
-            teacher.read(feedback.grades),
+            feedback.grades,
             view.passes(row, torch.as_tensor(refinement.documents), query.threshold),
             feedback.believed,
             strict=True,
         )
         for entry, place, grade, inside, believed in rows:
-            one = Judged(float(place), float(grade), entry, inside, believed is not None)
+            one = Judged(float(place), grade, entry, inside, believed is not None)
             evidence.judged[same_id(entry.node_id)] = one
         await evidence.deeper()
         return evidence
@@ -133,7 +133,7 @@ class Evidence:
     def fit(self) -> Relevance:
         """Weigh the curves of relevance by the grades."""
         known, trust = list(self.judged.values()), self.teacher.sees()
-        places, grades = [one.place for one in known], [one.grade for one in known]
+        places, grades = [one.place for one in known], self._read(known)
         usual, rates = self.teacher.abundance.log_odds, self.teacher.rates
         return fit_relevance(self.ranking(), places, grades, trust, usual, rates=rates)
 
@@ -167,7 +167,7 @@ class Evidence:
         places = self.open_places()
         similarities = np.asarray(self.similarities)[places]
         known = list(judged.values())
-        probabilities = probabilities_of(
+        probabilities = self.probabilities(
             relevance, [*known, *[None] * len(places)], np.r_[np.zeros(len(known)), similarities]
         )
         certain = np.r_[probabilities[: len(known)], np.full(len(places), np.nan)]
@@ -182,6 +182,23 @@ class Evidence:
         below = Ranking(rest.similarities[len(self.ids) :], rest.weights[len(self.ids) :])
         view = outlook(relevance, values[order], certain[order], below)
         return Ordered([names[at] for at in order], probabilities[order], view)
+
+    def probabilities(self, relevance: Relevance, judged: Sequence[Judged | None], similarities: Array) -> Array:
+        """Say how likely documents are relevant.
+
+        :param relevance: the curves.
+        :param judged: (n,) what is known of each one's grade, None where it has none.
+        :param similarities: (n,) read where there is no grade.
+        :return: (n,) in [0, 1].
+        """
+        values = relevance.probability(similarities)
+        graded = [at for at, one in enumerate(judged) if one is not None]
+        known = [one for one in judged if one is not None]
+        values[graded] = relevance.of_graded([one.place for one in known], self._read(known))
+        return values
+
+    def _read(self, known: Sequence[Judged]) -> Array:
+        return self.teacher.read([one.grade for one in known], [one.grade for one in self.judged.values()])
 
     def threshold_of(self, names: Sequence[str | int]) -> float:
         """Return Qdrant's score half way between the last ungraded document that is selected and the next that is not.
@@ -262,7 +279,7 @@ async def with_probabilities(
     names = [same_id(entry.node_id) for entry in refinement.nodes]
     near = dict(zip(map(same_id, evidence.ids), evidence.similarities, strict=True))
     least = evidence.similarities[-1] if evidence.similarities else 0.0
-    values = probabilities_of(
+    values = evidence.probabilities(
         relevance, [evidence.judged.get(name) for name in names], np.array([near.get(name, least) for name in names])
     )
     nodes = [
@@ -270,18 +287,3 @@ async def with_probabilities(
         for entry, value in zip(refinement.nodes, values, strict=True)
     ]
     return replace(refinement, nodes=sorted(nodes, key=lambda entry: -(entry.score or 0.0)))
-
-
-def probabilities_of(relevance: Relevance, judged: Sequence[Judged | None], similarities: Array) -> Array:
-    """Say how likely documents are relevant.
-
-    :param relevance: the curves.
-    :param judged: (n,) what is known of each one's grade, None where it has none.
-    :param similarities: (n,) read where there is no grade.
-    :return: (n,) in [0, 1].
-    """
-    values = relevance.probability(similarities)
-    graded = [at for at, one in enumerate(judged) if one is not None]
-    known = [one for one in judged if one is not None]
-    values[graded] = relevance.of_graded([one.place for one in known], [one.grade for one in known])
-    return values

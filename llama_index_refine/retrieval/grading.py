@@ -150,11 +150,10 @@ def checked(grades: Sequence[float | None], count: int) -> Grades:
     return Grades(values, getattr(grades, "spread", None))
 
 
-async def ask_teacher(grading: Grading, teacher: Teacher, feedback: Feedback, shown: Found) -> None:
+async def ask_teacher(grading: Grading, feedback: Feedback, shown: Found) -> None:
     """Show nodes to the teacher, and take in what it says.
 
     :param grading: asks it.
-    :param teacher: what is known of it.
     :param feedback: the query.
     :param shown: points with nodes and vectors.
     """
@@ -165,7 +164,6 @@ async def ask_teacher(grading: Grading, teacher: Teacher, feedback: Feedback, sh
     feedback.rounds += 1
     feedback.asked += len(shown.ids)
     feedback.take(shown, grades)
-    teacher.hear([grade for grade in grades if grade is not None])
 
 
 async def take_examples(collection: QdrantCollection, feedback: Feedback) -> None:

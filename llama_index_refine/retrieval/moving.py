@@ -21,7 +21,7 @@ from llama_index_refine.refinement import Refinement
 from llama_index_refine.refining.base import BaseRefiner
 from llama_index_refine.refining.matrices import in_units
 from llama_index_refine.refining.refiner import QueryRefiner
-from llama_index_refine.refining.trust import Teacher, shrink
+from llama_index_refine.refining.trust import Teacher, shrink, stretch
 from llama_index_refine.retrieval.events import RefiningEvent
 from llama_index_refine.retrieval.feedback import Feedback
 from llama_index_refine.retrieval.remembering import within
@@ -137,7 +137,7 @@ async def move(refining: Refining, teacher: Teacher, feedback: Feedback, backgro
     view, (others, population) = feedback.view, _others(feedback, background)
     borrowed = feedback.borrowed() if len(others) else []
     documents, rest, *loans = view.rows(feedback.documents, others, *[loan.vectors for loan in borrowed])
-    grades, (feedback.trust, signal) = _read(teacher, feedback), follow(teacher, feedback)
+    grades, (feedback.trust, signal) = _read(feedback), follow(teacher, feedback)
     shares = np.array([feedback.trust if share is None else share for share in feedback.believed], dtype=np.float32)
     lesson = Lesson(
         view.row,
@@ -210,11 +210,12 @@ def _others(feedback: Feedback, background: Background | None) -> tuple[Vectors,
     return vectors, max(background.population - len(feedback.shown), len(keep))
 
 
-def _read(teacher: Teacher, feedback: Feedback) -> Tensor:
-    """Return the grades as they count: uncertain ones drawn to the mean, on the scale that the teacher uses."""
+def _read(feedback: Feedback) -> Tensor:
+    """Return the grades as they count: uncertain ones drawn to the mean, and all that the teacher said stretched."""
     grades = np.array(feedback.grades, dtype=np.float64)
     if said := feedback.said():
-        grades[said] = teacher.calibrate(shrink(grades[said].tolist(), [feedback.spread[at] for at in said]))
+        certain = shrink(grades[said].tolist(), [feedback.spread[at] for at in said])
+        grades[said] = stretch(certain, certain)
     return torch.tensor(grades, dtype=torch.float32)
 
 

@@ -165,7 +165,7 @@ class Pipeline:
         shown = await self.collection.complete(shown.at(new), feedback.first, vectors=True)
         judged = self.grader.judged(feedback.query)
         shown = await with_judged(self.collection, judged, feedback, shown, self.feedback_top_k)
-        await ask_teacher(self.grading, self.teacher, feedback, shown)
+        await ask_teacher(self.grading, feedback, shown)
         one_is_enough = background is not None and feedback.grades and not feedback.said()
         if len(feedback.grades) < 2 and not one_is_enough:
             why = "".join(f"; {failure}" for failure in feedback.account.failures)
@@ -221,7 +221,7 @@ class Pipeline:
         whole = await self.collection.complete(chosen, query, vectors=True)
         shown = whole.with_vectors()
         feedback.passed.update(same_id(point) for point in {*whole.ids} - {*shown.ids})
-        await ask_teacher(self.grading, self.teacher, feedback, shown)
+        await ask_teacher(self.grading, feedback, shown)
 
     @property
     def _candidates(self) -> int:

@@ -368,7 +368,6 @@ class Selecting:
                 raise
             logger.warning("Going on without some grades: %s: %s", type(error).__name__, error)
             return [None] * len(places)
-        self.pipeline.teacher.hear([grade for grade in grades if grade is not None])
         given: dict[str, float] = {}
         at = {same_id(evidence.ids[place]): place for place in places}
         for point, node, score, grade in zip(found.ids, found.nodes, found.scores, grades, strict=True):
@@ -376,8 +375,7 @@ class Selecting:
             if grade is not None:
                 given[name] = grade
                 similarity = evidence.similarities[at[name]]
-                read = float(self.pipeline.teacher.read([grade])[0])
-                evidence.judged[name] = Judged(similarity, read, NodeWithScore(node=node, score=score))
+                evidence.judged[name] = Judged(similarity, grade, NodeWithScore(node=node, score=score))
         names = [same_id(evidence.ids[place]) for place in places]
         return [given[name] >= RELEVANT if name in given else None for name in names]
 

@@ -127,12 +127,10 @@ class TestFile:
         for seed in range(5):
             documents, grades, similarities = query(seed)
             record.observe(documents, grades, similarities)
-            record.hear(0.5 + 0.3 * grades)
             record.count([20.0, 80.0], [0.5, 0.5])
         record.save(tmp_path / "record.json")
         again = Reliability.load(tmp_path / "record.json")
         assert again.signal() == record.signal()
-        assert again.calibrate([0.5, 0.7]).tolist() == record.calibrate([0.5, 0.7]).tolist()
         assert again.abundance.counts.tolist() == record.abundance.counts.tolist()
         assert again.observe(*query(9)) == record.observe(*query(9))
         assert [path.name for path in tmp_path.iterdir()] == ["record.json"]
@@ -142,7 +140,6 @@ class TestFile:
         [
             lambda record: record.pop("belief"),
             lambda record: record.update(ratios=[1, 2]),
-            lambda record: record.update(used=[1.0]),
             lambda record: record["belief"].update(hypotheses=[0.5] * 9),
             lambda record: record["belief"].update(claim=-1.0),
             lambda record: record["belief"].update(surprise=1),
@@ -189,7 +186,6 @@ def test_a_share_that_the_user_knows_answers_like_a_record_and_learns_nothing():
     """Every public question that a record answers, so that nobody needs to know which of the two it is."""
     known = FixedTrust(0.7)
     grades = [0.2, 0.9, 0.6]
-    known.hear(grades)
     known.count([3], [1.0])
     assert known.observe(np.eye(3), grades, grades) == 0.7
     assert known.foresee(np.eye(3), grades, grades) == (0.7, known.signal())
@@ -197,9 +193,9 @@ def test_a_share_that_the_user_knows_answers_like_a_record_and_learns_nothing():
     assert known.known()
     assert known.varied
     assert known.signal() == TYPICAL_SIGNAL
-    assert known.calibrate(grades).tolist() == grades
+    assert known.read(grades, grades).tolist() == Reliability().read(grades, grades).tolist()
     assert not known.abundance.counts.any()
-    only_records = {"adopt", "from_dict", "knows_more_than", "load", "save", "to_dict", "belief", "used"}
+    only_records = {"adopt", "from_dict", "knows_more_than", "load", "save", "to_dict", "belief"}
     public = {name for name in dir(Reliability()) if not name.startswith("_")}
     assert public - only_records <= set(dir(known))
 
