@@ -351,4 +351,5 @@ def stretch(grades: ArrayLike, among: ArrayLike) -> Vector:
     width, middle = max(np.ptp(every), NARROW), every.mean()
     lowest, highest = (middle + (end - middle) / width for end in (every.min(), every.max()))
     inside = max(-lowest, 0.0) - max(highest - 1, 0.0)
-    return np.clip(middle + (values - middle) / width + inside, 0.0, 1.0)
+    stretched: Vector = np.clip(middle + (values - middle) / width + inside, 0.0, 1.0)
+    return stretched
