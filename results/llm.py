@@ -111,12 +111,20 @@ class Measured:
         return [graded(self.corpus, self.kept, row) for row in self.rows]
 
 
-def measure(spec: str, folder: Path, model: str, many: int) -> Measured:
-    """Measure all methods by the kept grades, on those queries whose first K documents are graded."""
+def measure(spec: str, folder: Path, model: str, many: int, rows: Sequence[int] | None = None) -> Measured:
+    """Measure all methods by the kept grades.
+
+    :param spec: the folder of a collection, with the name of its vectors after a colon.
+    :param folder: where grades are kept.
+    :param model: whose.
+    :param many: how many queries at most.
+    :param rows: rows of the queries; None for those whose first K documents are graded.
+    """
     corpus = opened(spec, many)
     kept = Kept.load(folder, model, corpus.dataset.name)
-    rows = [row for row in range(len(corpus.queries)) if not np.isnan(graded(corpus, kept, row)[0]).any()]
-    measured = Measured(corpus, kept, rows, {}, {}, {})
+    if rows is None:
+        rows = [row for row in range(len(corpus.queries)) if not np.isnan(graded(corpus, kept, row)[0]).any()]
+    measured = Measured(corpus, kept, list(rows), {}, {}, {})
     ids = [document.id for document in corpus.dataset.documents]
     for row in rows:
         query, order, grades = corpus.queries[row].id, nearest(corpus, row), graded(corpus, kept, row)[0]

@@ -464,20 +464,22 @@ def test_a_teacher_that_grades_everything_alike_moves_nothing(store, grade):
 
 
 def test_a_teacher_that_uses_a_small_part_of_the_scale_is_understood(store):
+    """Another part for each query: what counts is how a grade stands among the others."""
+
     class Squeezed(TopicGrader):
         def grade(self, query, nodes):
-            return [0.1 + 0.15 * grade for grade in super().grade(query, nodes)]
+            lowest = 0.1 * int(query.query_str.split()[-1])
+            return [lowest + 0.15 * grade for grade in super().grade(query, nodes)]
 
-    topics = list(range(TOPICS)) * 3
-    grader = Squeezed()
-    found = [retriever(store, grader, similarity_top_k=40).refine(PLANTED.query(topic)) for topic in topics]
-    assert set(found[-1].grades.round(3)) == {np.float32(0.1), np.float32(0.25)}
-    squeezed = np.mean(
-        [PLANTED.precision(one.nodes, topic) for one, topic in zip(found, topics, strict=True)][-TOPICS:]
-    )
-    exact = retriever(store, similarity_top_k=40)
-    full = np.mean([PLANTED.precision(exact.retrieve(PLANTED.query(topic)), topic) for topic in topics][-TOPICS:])
-    assert squeezed > full - 0.03
+    for topic in range(TOPICS):
+        found, exact = (
+            retriever(store, grader, similarity_top_k=40, rounds=1, trust=1.0).refine(PLANTED.query(topic))
+            for grader in (Squeezed(), TopicGrader())
+        )
+        np.testing.assert_allclose(found.vector, exact.vector, atol=1e-4)
+        # By itself such a grade says little, so that its document moves less than a bare verdict would move it.
+        own = [np.abs(one.fused - one.held_out).mean() / one.tau for one in (found, exact)]
+        assert own[0] < own[1]
 
 
 def test_why_nodes_were_left_ungraded_is_told(store, chat_server):

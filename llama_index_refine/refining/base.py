@@ -77,6 +77,7 @@ class BaseRefiner(ABC):
         trust: Any = 1.0,
         signal: float = TYPICAL_SIGNAL,
         scatter: float | None = None,
+        certainty: Any = 1.0,
     ) -> Refinement:
         """Refine one query: a vector, or, where documents are compared by MaxSim, a matrix with a vector a token.
 
@@ -92,11 +93,19 @@ class BaseRefiner(ABC):
             has learnt it.
         :param scatter: the standard deviation of the similarity to the query over the collection, above 0; None for the
             background's, which says little where nearly all similarities are 0.
+        :param certainty: how much a grade counts for its own document's place, beside what the vectors say of it, in
+            [0, 1], one number or (K,).
         :return: the refinement. Of a matrix, `vector` is (T, d), and `documents` (K, T, d) has the vectors that the
             tokens match best.
         :raises ValueError: naming the argument and what is wrong with it.
         """
-        options = {"population": population, "trust": trust, "signal": signal, "scatter": scatter}
+        options = {
+            "population": population,
+            "trust": trust,
+            "signal": signal,
+            "scatter": scatter,
+            "certainty": certainty,
+        }
         if not is_matrix(query):
             return self._refine("query", query, 0, documents, grades, background, **options)[0]
         if not self.takes_matrices:
@@ -114,6 +123,7 @@ class BaseRefiner(ABC):
         trust: Any = None,
         signal: Any = None,
         scatter: Any = None,
+        certainty: Any = None,
     ) -> list[Refinement]:
         """Refine many query vectors at once.
 
@@ -126,10 +136,16 @@ class BaseRefiner(ABC):
         :param signal: (B,) signal-to-noise ratios of the grades, above 0; None for what is typical.
         :param scatter: (B,) standard deviations of the similarities over the collection, above 0; None for the
             background's.
+        :param certainty: (B,) or (B, K) how much a grade counts for its own document's place, in [0, 1]; None for 1.
         :return: one refinement per query.
         :raises ValueError: naming the argument and what is wrong with it.
         """
-        options = {"population": population, "trust": 1.0 if trust is None else trust, "scatter": scatter}
+        options = {
+            "population": population,
+            "trust": 1.0 if trust is None else trust,
+            "scatter": scatter,
+            "certainty": 1.0 if certainty is None else certainty,
+        }
         signal = [TYPICAL_SIGNAL] * len(queries) if signal is None else signal
         return self._refine("queries", queries, 1, documents, grades, background, signal=signal, **options)
 
@@ -145,6 +161,7 @@ class BaseRefiner(ABC):
         trust: Any,
         signal: Any,
         scatter: Any,
+        certainty: Any,
     ) -> list[Refinement]:
         """Refine one query, where arrays have no dimension before those of a query, or a batch, where they have one."""
         began, example = time.perf_counter(), queries
@@ -155,16 +172,17 @@ class BaseRefiner(ABC):
         if background is not None:
             shape = (None, size) if getattr(background, "ndim", 2) == 2 else (*batch, None, size)
             background = to_tensor("background", background, shape, place)
-        trust = to_tensor("trust", trust, grades.shape[: np.ndim(trust)], place)
-        trust = (trust if trust.ndim > lead else trust[..., None]).expand(grades.shape)
+        trust = _each("trust", trust, grades, lead)
+        certainty = _each("certainty", certainty, grades, lead)
         signal = to_tensor("signal", signal, tuple(batch)).reshape(-1).tolist()
         if scatter is not None:
             scatter = to_tensor("scatter", scatter, tuple(batch), place).double().reshape(-1, 1)
             if not float(scatter.min()) > 0:
                 raise ValueError(f"scatter must be above 0, got {float(scatter.min())}")
         if not lead:
-            queries, documents, grades, trust = (each[None] for each in (queries, documents, grades, trust))
-        _check(documents, grades, background, population, trust, signal)
+            given = (queries, documents, grades, trust, certainty)
+            queries, documents, grades, trust, certainty = (each[None] for each in given)
+        _check(documents, {"grades": grades, "trust": trust, "certainty": certainty}, background, population, signal)
         if background is None:
             background = documents[0, :0]
         graded, size = documents.shape[1], background.shape[-2]
@@ -177,6 +195,7 @@ class BaseRefiner(ABC):
             log_weights,
             grades.clamp(0, 1).double(),
             trust.double(),
+            certainty.double(),
             signal,
             scatter,
         )
@@ -226,12 +245,17 @@ class BaseRefiner(ABC):
         """Say where the queries should go."""
 
 
+def _each(name: str, values: Any, grades: Tensor, lead: int) -> Tensor:
+    """Give every grade its value, where one was given for all grades of a query."""
+    tensor = to_tensor(name, values, grades.shape[: np.ndim(values)], grades.device)
+    return (tensor if tensor.ndim > lead else tensor[..., None]).expand(grades.shape)
+
+
 def _check(
     documents: Tensor,
-    grades: Tensor,
+    shares: dict[str, Tensor],
     background: Tensor | None,
     population: int | None,
-    trust: Tensor,
     signal: list[float],
 ) -> None:
     if documents.shape[1] + (background is not None) < 2:
@@ -239,7 +263,7 @@ def _check(
             f"documents must be at least 2, or 1 with a background, got {documents.shape[1]}: a grade needs another "
             "to compare with"
         )
-    for name, values in (("grades", grades), ("trust", trust)):
+    for name, values in shares.items():
         least, most = float(values.min()), float(values.max())
         # An average of grades may leave the range by a rounding.
         if least < -ROUNDING or most > 1 + ROUNDING:

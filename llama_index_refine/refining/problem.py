@@ -77,6 +77,7 @@ class Problem:
     :param log_weights: (M,) how many documents each one stands for, as a logarithm.
     :param grades: (B, K) in [0, 1].
     :param trust: (B, K) in [0, 1].
+    :param certainty: (B, K) in [0, 1].
     :param signal: B numbers above 0.
     :param scatter: (B, 1) standard deviation of the similarities before over the collection; None where not known.
     """
@@ -89,6 +90,7 @@ class Problem:
     log_weights: Tensor
     grades: Tensor
     trust: Tensor
+    certainty: Tensor
     signal: list[float]
     scatter: Tensor | None
 

@@ -49,8 +49,8 @@ class QueryRefiner(BaseRefiner):
         documents are relevant, the less it counts.
     :param reach: how far the student's logits may move at low cost, in nats.
     :param own_grade: what a document's own grade adds to its place in the final order, in nats from 0.5 to 1, for a
-        trust of 1; it falls with the square of the trust. Where few documents are graded relevant, such a grade adds up
-        to four times as much.
+        trust and a certainty of 1; it falls with the square of the trust. Where few documents are graded relevant, such
+        a grade adds up to four times as much.
     :param max_iterations: the most Newton steps.
     :param device: where to compute; None for where the query is.
     :raises ValueError: an argument outside its range.
@@ -143,7 +143,7 @@ class QueryRefiner(BaseRefiner):
         :return: (B, K) logits.
         """
         verdict = 2 * problem.grades - 1
-        push = self.own_grade * problem.trust.square() * verdict
+        push = self.own_grade * problem.trust.square() * problem.certainty * verdict
         own = unseen + push.maximum(rare * push)
         return own.addcmul(verdict, ((fitted - own) * verdict.sign()).clamp_min(0))
 

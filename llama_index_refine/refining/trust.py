@@ -353,3 +353,15 @@ def stretch(grades: ArrayLike, among: ArrayLike) -> Vector:
     inside = max(-lowest, 0.0) - max(highest - 1, 0.0)
     stretched: Vector = np.clip(middle + (values - middle) / width + inside, 0.0, 1.0)
     return stretched
+
+
+def certainty(grades: ArrayLike) -> float:
+    """Say how decided one query's grades are: how wide they lie, or how far from one half.
+
+    :param grades: (K,) in [0, 1], as the teacher gave them.
+    :return: from 0, where all are one half, to 1, for bare verdicts.
+    """
+    values = np.asarray(grades, dtype=np.float64)
+    if not values.size:
+        return 1.0
+    return float(max(np.ptp(values), np.abs(2 * values - 1).mean()))

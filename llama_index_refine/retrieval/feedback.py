@@ -68,6 +68,7 @@ class Feedback:
     :param saved: how many more it need not be shown, as their grades would hardly change the list.
     :param over: whether no more is to be graded, as grading has failed.
     :param trust: how far the teacher is followed, in [0, 1], in the light of these grades.
+    :param certainty: how decided the teacher's grades are, in [0, 1].
     :param doing: what is being done, for whoever reads that it failed.
     """
 
@@ -95,6 +96,7 @@ class Feedback:
     saved: int = 0
     over: bool = False
     trust: float = 0.0
+    certainty: float = 1.0
     path: list[Any] = field(default_factory=list)
     ahead: Row | None = None
     doing: str = ""

@@ -21,7 +21,7 @@ from llama_index_refine.refinement import Refinement
 from llama_index_refine.refining.base import BaseRefiner
 from llama_index_refine.refining.matrices import in_units
 from llama_index_refine.refining.refiner import QueryRefiner
-from llama_index_refine.refining.trust import Teacher, shrink, stretch
+from llama_index_refine.refining.trust import Teacher, certainty, shrink, stretch
 from llama_index_refine.retrieval.events import RefiningEvent
 from llama_index_refine.retrieval.feedback import Feedback
 from llama_index_refine.retrieval.remembering import within
@@ -42,6 +42,7 @@ class Lesson:
     metric: Metric
     distance: Metric
     trust: NDArray[np.float32]
+    certainty: NDArray[np.float32]
     signal: float
     query_str: str = ""
     scatter: float | None = None
@@ -120,6 +121,7 @@ class Refining:
             population=first.population,
             trust=np.stack([lesson.trust for lesson in lessons]),
             signal=[lesson.signal for lesson in lessons],
+            certainty=np.stack([lesson.certainty for lesson in lessons]),
             scatter=None if first.scatter is None else [lesson.scatter for lesson in lessons],
         )
 
@@ -137,7 +139,8 @@ async def move(refining: Refining, teacher: Teacher, feedback: Feedback, backgro
     view, (others, population) = feedback.view, _others(feedback, background)
     borrowed = feedback.borrowed() if len(others) else []
     documents, rest, *loans = view.rows(feedback.documents, others, *[loan.vectors for loan in borrowed])
-    grades, (feedback.trust, signal) = _read(feedback), follow(teacher, feedback)
+    grades, certain = _read(feedback)
+    feedback.trust, signal = follow(teacher, feedback)
     shares = np.array([feedback.trust if share is None else share for share in feedback.believed], dtype=np.float32)
     lesson = Lesson(
         view.row,
@@ -148,6 +151,7 @@ async def move(refining: Refining, teacher: Teacher, feedback: Feedback, backgro
         view.metric,
         view.distance,
         shares,
+        certain,
         signal,
         feedback.query.query_str,
         view.scatter,
@@ -159,6 +163,7 @@ async def move(refining: Refining, teacher: Teacher, feedback: Feedback, backgro
             documents=torch.cat([documents, *loans]),
             grades=torch.cat([grades, torch.tensor([loan.grade for loan in borrowed])]),
             trust=np.r_[shares, [np.float32(loan.belief * feedback.trust) for loan in borrowed]],
+            certainty=np.r_[certain, np.ones(len(borrowed), dtype=np.float32)],
         )
         wider: Refinement = await perform("refine", refining, every)
         refinement = within(refinement, np.asarray(wider.vector))
@@ -210,13 +215,19 @@ def _others(feedback: Feedback, background: Background | None) -> tuple[Vectors,
     return vectors, max(background.population - len(feedback.shown), len(keep))
 
 
-def _read(feedback: Feedback) -> Tensor:
-    """Return the grades as they count: uncertain ones drawn to the mean, and all that the teacher said stretched."""
-    grades = np.array(feedback.grades, dtype=np.float64)
+def _read(feedback: Feedback) -> tuple[Tensor, NDArray[np.float32]]:
+    """Return the grades as they count, and how decided they are.
+
+    What the teacher is unsure of is drawn to the mean, and all that it said is stretched. For its own document's place
+    a grade counts by as much as it was decided before.
+    """
+    grades, certain = np.array(feedback.grades, dtype=np.float64), np.ones(len(feedback.grades), dtype=np.float32)
     if said := feedback.said():
-        certain = shrink(grades[said].tolist(), [feedback.spread[at] for at in said])
-        grades[said] = stretch(certain, certain)
-    return torch.tensor(grades, dtype=torch.float32)
+        given = grades[said]
+        shrunk = shrink(given.tolist(), [feedback.spread[at] for at in said])
+        grades[said] = stretch(shrunk, given)
+        certain[said] = feedback.certainty = certainty(given)
+    return torch.tensor(grades, dtype=torch.float32), certain
 
 
 async def _ahead(refining: Refining, view: View, lesson: Lesson, documents: Vectors, others: Vectors) -> np.ndarray:

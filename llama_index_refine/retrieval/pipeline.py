@@ -193,7 +193,7 @@ class Pipeline:
                 self.similarity_top_k,
                 background.population if background else len(feedback.shown),
                 self.teacher,
-                refiner.own_grade * feedback.trust**2 if self._all_may_be_graded else None,
+                refiner.own_grade * feedback.trust**2 * feedback.certainty if self._all_may_be_graded else None,
                 self._may_save and refiner.own_grade > 0,
             )
             feedback.doing = "the ranking between rounds" if count else "the second search"

@@ -19,7 +19,7 @@ def vectors(seed: int, count: int = 7, size: int = 4):
 def posed(query, documents, background, metric):
     marks = torch.ones(2, documents.shape[1], dtype=torch.float64)
     parts = normal_form(query, documents, background, metric)
-    return Problem(metric, query, *parts, torch.zeros(10), marks, marks, [1.0, 1.0], None)
+    return Problem(metric, query, *parts, torch.zeros(10), marks, marks, marks, [1.0, 1.0], None)
 
 
 @settings(max_examples=25, deadline=None)

@@ -224,6 +224,24 @@ def test_a_yes_counts_the_more_the_fewer_there_are(relevant, times):
     np.testing.assert_allclose(moved[~grades], np.minimum(-0.5, enough[~grades]), atol=1e-3)
 
 
+def test_a_grade_counts_for_its_own_place_by_its_certainty_and_moves_the_query_all_the_same():
+    query, documents, _, around = lesson()
+    grades = (np.arange(20) < 10).astype(np.float32)
+    refiner = QueryRefiner(own_grade=4.0)
+    full = refiner.refine(query, documents, grades, around)
+    half = refiner.refine(query, documents, grades, around, certainty=0.5)
+    np.testing.assert_array_equal(half.vector, full.vector)
+    moved = (half.fused - half.held_out) / half.tau
+    np.testing.assert_allclose(np.abs(moved), 2.0, atol=1e-3)
+    each = np.where(np.arange(20) < 5, 1.0, 0.5)
+    some = refiner.refine(query, documents, grades, around, certainty=each)
+    np.testing.assert_allclose(some.fused, np.where(each == 1, full.fused, half.fused), atol=1e-6)
+    both = refiner.refine_batch(np.stack([query] * 2), np.stack([documents] * 2), np.stack([grades] * 2), around)
+    np.testing.assert_allclose(both[1].fused, full.fused, atol=1e-6)
+    with pytest.raises(ValueError, match=r"certainty must be in \[0, 1\]"):
+        refiner.refine(query, documents, grades, around, certainty=1.5)
+
+
 def test_published_procedure_step_by_step():
     """Written out once more from the paper: Adam by hand, no autograd."""
     query, documents, grades, _ = lesson()

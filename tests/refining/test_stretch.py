@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_index_refine.refining.trust import stretch
+from llama_index_refine.refining.trust import certainty, stretch
 
 GRADES = st.lists(st.floats(0, 1), min_size=1, max_size=40)
 
@@ -44,3 +44,11 @@ def test_neither_the_offset_nor_the_width_of_a_query_counts(grades, width, offse
     plain = np.array([0.0, *grades, 1.0])
     squeezed = min(offset, 1 - width) + width * plain
     np.testing.assert_allclose(stretch(squeezed, squeezed), plain, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("grades", "decided"),
+    [([0, 1, 0], 1), ([1, 1], 1), ([0.5, 0.5], 0), ([0.4, 0.6], 0.2), ([0.85, 0.95], 0.8), ([0.9], 0.8), ([], 1)],
+)
+def test_bare_verdicts_are_certain_and_halves_are_not(grades, decided):
+    assert certainty(grades) == pytest.approx(decided)
