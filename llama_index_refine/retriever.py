@@ -32,7 +32,7 @@ from llama_index_refine.qdrant.options import MatrixEncoder, QdrantKwargs, read_
 from llama_index_refine.qdrant.requests import narrowed
 from llama_index_refine.refinement import Refinement
 from llama_index_refine.refining.base import BaseRefiner
-from llama_index_refine.refining.trust import FixedTrust, Reliability
+from llama_index_refine.refining.trust import FixedTrust, Reliability, Teacher
 from llama_index_refine.retrieval.arguments import (
     budget_of,
     check_choices,
@@ -49,17 +49,16 @@ from llama_index_refine.retrieval.calibrating import (
     grade,
     read_judgements,
 )
-from llama_index_refine.retrieval.chances import withheld
 from llama_index_refine.retrieval.decomposing import questions_of, retrieve_parts
-from llama_index_refine.retrieval.embedding import Embedding
 from llama_index_refine.retrieval.events import RefinementEvent
 from llama_index_refine.retrieval.evidence import check, with_probabilities
-from llama_index_refine.retrieval.examples import in_batches, with_examples
-from llama_index_refine.retrieval.grading import Grading, teacher_of
+from llama_index_refine.retrieval.grading import Grading, reliability_of
 from llama_index_refine.retrieval.index import Docstore, Modality, read_index
 from llama_index_refine.retrieval.moving import Refining
 from llama_index_refine.retrieval.notes import annotated
 from llama_index_refine.retrieval.pipeline import Pipeline
+from llama_index_refine.retrieval.queries import Embedding, in_batches, with_examples
+from llama_index_refine.retrieval.ranking import withheld
 from llama_index_refine.retrieval.remembering import Remembering
 from llama_index_refine.retrieval.selecting import Selecting, Target
 from llama_index_refine.scheduling import Outcome, Work, arun, run
@@ -576,16 +575,17 @@ class RefinedRetriever(BaseRetriever):
         return [self._retrieved(pipeline, query) for query in queries]
 
     async def _retrieved(self, pipeline: Pipeline, query: QueryBundle) -> Refinement:
-        return await self._finished(withheld(await self._found(pipeline, query), self.answerable))
-
-    async def _found(self, pipeline: Pipeline, query: QueryBundle) -> Refinement:
         if self._questions is not None:
-            return await retrieve_parts(pipeline, self._questions, query)
-        if self.score == "similarity":
-            return await pipeline.retrieve(query)
-        await check(self._collection)
-        refinement, feedback = await pipeline.explore(query)
-        return await with_probabilities(self._collection, pipeline.teacher, refinement, feedback, self.on_error)
+            refinement = await retrieve_parts(pipeline, self._questions, query)
+        elif self.score == "similarity":
+            refinement, _ = await pipeline.retrieve(query)
+        else:
+            await check(self._collection)
+            refinement, feedback = await pipeline.retrieve(query)
+            refinement = await with_probabilities(pipeline, refinement, feedback)
+        if self.answerable is not None:
+            refinement = withheld(refinement, self.answerable)
+        return await self._finished(refinement)
 
     def _selections(self, queries: Sequence[QueryBundle], target: Target) -> list[Work[Selection]]:
         """Describe the selection for each of some queries."""
@@ -605,21 +605,27 @@ class RefinedRetriever(BaseRetriever):
         return annotated(refinement) if self.node_metadata else refinement
 
     def _pipeline(self) -> Pipeline:
-        grader = self.grader
-        trust = FixedTrust(self.trust) if isinstance(self.trust, (int, float)) else self.trust
-        teacher = trust if trust is not None else teacher_of(grader)
-        if self.calibration is not None:
-            teacher.rates = self.calibration.errors()
+        grader, collection, top_k, memory = self.grader, self._collection, self.feedback_top_k, self.memory
+        teacher: Teacher
+        if isinstance(self.trust, (int, float)):
+            teacher = FixedTrust(self.trust)
+        elif self.trust is not None:
+            teacher = self.trust
+        else:
+            teacher = FixedTrust(1.0) if grader.trusted else reliability_of(grader)
+        if self._calibration is not None:
+            teacher.rates = self._calibration.errors()
+        embedding = Embedding(lambda: self.embed_model)
         return Pipeline(
-            self._collection,
-            Embedding(lambda: self.embed_model),
+            collection,
+            embedding,
             grader,
             Grading(grader),
             teacher,
             self._refining,
-            Remembering(self.memory, self._collection, grader, lambda: self.embed_model, self.feedback_top_k),
-            self._hybrid_top_k or self.similarity_top_k,
-            self.feedback_top_k,
+            Remembering(memory, collection, grader, embedding.model, top_k) if memory is not None else None,
+            self._hybrid_top_k or self._similarity_top_k,
+            top_k,
             self.rounds,
             self.early_stop,
             self.budget,

@@ -23,6 +23,7 @@ from llama_index_refine.memory.remembered import opinions
 from llama_index_refine.qdrant.points import points_of
 from llama_index_refine.retrieval.grading import Sheet
 from llama_index_refine.retrieval.pipeline import Pipeline
+from llama_index_refine.retrieval.remembering import Remembering
 from llama_index_refine.scheduling import perform
 
 logger = logging.getLogger(__name__)
@@ -60,7 +61,9 @@ async def read_judgements(given: Judgements, pipeline: Pipeline) -> tuple[list[L
     :raises OSError: the file cannot be read.
     """
     if isinstance(given, RefinementMemory):
-        queries = await pipeline.remembering.judgements(given)
+        top_k = pipeline.feedback_top_k
+        memory = Remembering(given, pipeline.collection, pipeline.grader, pipeline.embedding.model, top_k)
+        queries = await memory.judgements()
         found = [
             (query.query_str, node_id, opinion.grade)
             for query in queries

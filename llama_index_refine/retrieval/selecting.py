@@ -147,10 +147,10 @@ class Selecting:
         await check(pipeline.collection)
         documents = target.documents(pipeline.feedback_top_k)
         account = Account(target.budget if isinstance(target.budget, Budget) else pipeline.budget)
-        refinement, feedback = await pipeline.explore(query, account)
+        refinement, feedback = await pipeline.retrieve(query, account)
         if feedback is None or not refinement.refined:
             return await self._nothing(refinement)
-        evidence = await Evidence.gather(pipeline.collection, pipeline.teacher, refinement, feedback)
+        evidence = await Evidence.gather(pipeline, refinement, feedback)
         asked = len(refinement.graded_nodes) + refinement.ungraded
         hand = Hand(query, evidence, account, max(documents - asked, 0), asked)
         if target.precision is not None and target.about == "people" and self.calibration is not None:
