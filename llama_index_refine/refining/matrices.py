@@ -86,8 +86,6 @@ def in_units(found: Refinement, unit: float) -> Refinement:
     :param unit: the length that is to count as one.
     :return: the same refinement in other units.
     """
-    if unit == 1:
-        return found
     names = ("vector", "fused", "held_out")
     return replace(found, **{name: getattr(found, name) / unit for name in names}, tau=found.tau / unit)
 

@@ -24,7 +24,7 @@ from llama_index_refine.qdrant.points import points_of
 from llama_index_refine.retrieval.grading import Sheet
 from llama_index_refine.retrieval.pipeline import Pipeline
 from llama_index_refine.retrieval.remembering import Remembering
-from llama_index_refine.scheduling import perform
+from llama_index_refine.scheduling import gather, perform
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +49,22 @@ class Graded:
     labels: Sequence[Label]
     grades: Sequence[float | None]
     missing: int = 0
+
+
+async def calibrated(pipeline: Pipeline, judgements: Judgements) -> Calibration:
+    """Have the teacher grade what people have judged, many queries at a time.
+
+    :param pipeline: the collection and the teacher.
+    :param judgements: labels, a memory or a file.
+    :return: how far its grades are theirs.
+    :raises ValueError: no label, or one that is none; people's judgements are the teacher's own.
+    :raises OSError: the file cannot be read.
+    """
+    labels, said = await read_judgements(judgements, pipeline)
+    graded: list[Graded] = []
+    for batch in by_query(labels):
+        graded += [outcome.get() for outcome in await gather("calibrate", [grade(pipeline, one) for one in batch])]
+    return calibration_of(pipeline.grader.memory_fingerprint(), graded, said)
 
 
 async def read_judgements(given: Judgements, pipeline: Pipeline) -> tuple[list[Label], list[str]]:

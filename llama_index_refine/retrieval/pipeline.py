@@ -209,7 +209,8 @@ class Pipeline:
                 feedback.meet(found)
                 ranking = RefinedRanking(feedback, refinement, query, found, population, self.teacher)
                 chosen = ranking.choose(count, depth, limit, own_grade, saves)
-                await self._ask(feedback, query, found.at(chosen))
+                if chosen:
+                    await self._ask(feedback, query, found.at(chosen))
             except Exception as error:
                 if not count or isinstance(error, GraderError) or self.on_error == "raise":
                     raise

@@ -13,11 +13,11 @@ from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.schema import QueryBundle
 
 from llama_index_refine.graders.base import BaseGrader, Grades
-from llama_index_refine.ids import same_id
+from llama_index_refine.ids import key_of, same_id
 from llama_index_refine.images.identity import query_identity
 from llama_index_refine.memory.memory import RefinementMemory
 from llama_index_refine.memory.records import WrongSizeError
-from llama_index_refine.memory.remembered import RememberedGrade, RememberedQuery, Scope, content_of, grade_of, opinions
+from llama_index_refine.memory.remembered import RememberedGrade, RememberedQuery, content_of, grade_of, opinions
 from llama_index_refine.memory.transfer import MAYBE, carry, follows, led, similarity_of
 from llama_index_refine.qdrant.background import Background
 from llama_index_refine.qdrant.collection import QdrantCollection
@@ -88,7 +88,7 @@ class Remembering:
         :return: what was found; nothing where the memory failed.
         """
         vector, scope = _vector(feedback.first), await self._scope(feedback.query)
-        found = Recollection(_name(feedback.query), scope.key)
+        found = Recollection(_name(feedback.query), scope)
         try:
             if isinstance(teacher, Reliability) and not teacher.belief.queries:
                 await self.memory.meet(self.grader.memory_fingerprint(), teacher)
@@ -195,13 +195,13 @@ class Remembering:
         judged = grade_of(found.nodes[0], grade, people=True, time=now, user=who)
         scope = await self._scope(query)
         await self.memory.remember(
-            RememberedQuery(scope.key, _name(query), _vector(asked), (judged,), now, filters=self._filters())
+            RememberedQuery(scope, _name(query), _vector(asked), (judged,), now, filters=self._filters())
         )
 
     async def judgements(self) -> list[RememberedQuery]:
         """Return the queries of this collection and teacher that people have judged."""
         found = [query for query in await self.memory.queries() if query.judged]
-        scopes = {query.query_str: (await self._scope(QueryBundle(query.query_str))).key for query in found}
+        scopes = {query.query_str: await self._scope(QueryBundle(query.query_str)) for query in found}
         return [query for query in found if query.scope == scopes[query.query_str]]
 
     def _given(self, feedback: Feedback) -> Iterator[RememberedGrade]:
@@ -222,12 +222,13 @@ class Remembering:
         points = [point for node_id in node_ids for point in points_of(node_id) if point not in feedback.shown]
         return (await self.collection.those(feedback.first, points, vectors=True)).with_vectors()
 
-    async def _scope(self, query: QueryBundle) -> Scope:
+    async def _scope(self, query: QueryBundle) -> str:
+        """Name what a grade holds for. Nothing that is remembered in one scope is ever used in another."""
         space = await self.collection.space()
         model = "given with the query" if query.embedding is not None else _model(self.embed_model())
         store = self.collection.store
         filters = f"{self._filters()} {self.collection.options.shard_key!r}"
-        return Scope(store.collection_name, space.name or "", model, self.grader.memory_fingerprint(), filters)
+        return key_of(store.collection_name, space.name or "", model, self.grader.memory_fingerprint(), filters)
 
     def _filters(self) -> str:
         admitted = self.collection.options.filter
