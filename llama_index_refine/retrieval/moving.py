@@ -135,7 +135,7 @@ async def move(refining: Refining, teacher: Teacher, feedback: Feedback, backgro
     if background is not None and keep:
         others = background.vectors if len(keep) == len(background.ids) else background.vectors.at(keep)
         population = max(background.population - len(feedback.shown), len(keep))
-    borrowed = feedback.borrowed() if keep else []
+    borrowed = feedback.loans if keep else []
     documents, rest, *loans = view.rows(feedback.documents, others, *[loan.vectors for loan in borrowed])
     grades, (feedback.trust, signal) = _read(teacher, feedback), follow(teacher, feedback)
     lesson = Lesson(

@@ -272,7 +272,7 @@ class Pipeline:
             rounds=feedback.rounds,
             saved_grades=feedback.saved,
             remembered=len(feedback.recalled),
-            borrowed=len(feedback.borrowed()),
+            borrowed=len(feedback.loans),
             failures=tuple(feedback.account.failures),
             **feedback.account.bill(),
         )
