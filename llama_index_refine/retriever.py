@@ -559,6 +559,7 @@ class RefinedRetriever(BaseRetriever):
         return {"grader": self.grader}
 
     async def _retrieved(self, pipeline: Pipeline, query: QueryBundle) -> Refinement:
+        """Retrieve for one query: part by part, by similarity or by probability."""
         if self._questions is not None:
             refinement = await retrieve_parts(pipeline, self._questions, query)
         elif self.score == "similarity":
