@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from llama_index_refine.refinement import Refinement as Refinement
     from llama_index_refine.refining.refiner import QueryRefiner as QueryRefiner
     from llama_index_refine.refining.trust import Reliability as Reliability
-    from llama_index_refine.retrieval.examples import QueryWithExamples as QueryWithExamples
+    from llama_index_refine.retrieval.queries import QueryWithExamples as QueryWithExamples
     from llama_index_refine.retriever import RefinedRetriever as RefinedRetriever
     from llama_index_refine.selection import Selection as Selection
 
@@ -56,7 +56,7 @@ _HOME = {
     "OpenAIGrader": "graders.openai",
     "PostprocessorGrader": "graders.postprocessor",
     "QueryRefiner": "refining.refiner",
-    "QueryWithExamples": "retrieval.examples",
+    "QueryWithExamples": "retrieval.queries",
     "RefinedClassifier": "classifier",
     "RefinedRetriever": "retriever",
     "Refinement": "refinement",

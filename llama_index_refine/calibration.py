@@ -14,7 +14,7 @@ from llama_index_refine import storage
 from llama_index_refine.refining.relevance import Errors
 from llama_index_refine.selecting.bounds import least_share
 from llama_index_refine.selecting.cut import Interval
-from llama_index_refine.selecting.people import Share, area, corrected, needed, share
+from llama_index_refine.selecting.people import Share, area, share
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -135,21 +135,33 @@ class Calibration:
     def needed(self, precision: float, risk: float, times: float = 1.0) -> float:
         """Say which share of the teacher's yes shows a precision as people have it, whatever its errors may be.
 
+        With p the share that people call relevant, the teacher's yes has the share f + p (s - f) (Rogan and Gladen
+        1978): s is its yes to what is relevant, f its yes to the rest, each the most that it may be.
+
         :param precision: what is to be shown, in (0, 1).
         :param risk: the probability that either error rate is higher than is reckoned with, each at half of it.
         :param times: as if there were so many times the labels.
-        :return: in [0, 1].
+        :return: in [0, 1]; at least f, so that a teacher that is upside down passes nothing.
         """
-        return needed(precision, self.rate(True, risk, times).high, self.rate(False, risk, times).high)
+        sensitivity, false_yes = self.rate(True, risk, times).high, self.rate(False, risk, times).high
+        return false_yes + precision * max(sensitivity - false_yes, 0.0)
 
     def corrected(self, yes: Interval, risk: float) -> Interval:
-        """Say what people would call relevant of a set (Rogan and Gladen 1978).
+        """Say what people would call relevant of a set: (q - f) / (s - f), for a share q of yeses. See `needed`.
 
         :param yes: the share to which the teacher says yes.
         :param risk: as for `needed`.
         :return: the share that people would.
         """
-        return corrected(yes, self.rate(True, risk), self.rate(False, risk))
+        sensitivity, false_yes = self.rate(True, risk), self.rate(False, risk)
+
+        def share_at(said: float, true: float, false: float, otherwise: float) -> float:
+            return min(max((said - false) / (true - false), 0.0), 1.0) if true > false else otherwise
+
+        low = share_at(yes.low, sensitivity.high, false_yes.high, 0.0)
+        high = share_at(yes.high, sensitivity.low, false_yes.low, 1.0)
+        middle = share_at(yes.estimate, sensitivity.estimate, false_yes.estimate, (low + high) / 2)
+        return Interval(low, min(max(middle, low), high), high)
 
     def errors(self) -> Errors | None:
         """Return the error rates for the probabilities; None where labels are all alike, which leaves one unknown."""

@@ -32,36 +32,28 @@ from llama_index_refine.qdrant.options import MatrixEncoder, QdrantKwargs, read_
 from llama_index_refine.qdrant.requests import narrowed
 from llama_index_refine.refinement import Refinement
 from llama_index_refine.refining.base import BaseRefiner
-from llama_index_refine.refining.trust import FixedTrust, Reliability
+from llama_index_refine.refining.trust import FixedTrust, Reliability, Teacher
 from llama_index_refine.retrieval.arguments import (
+    Target,
     budget_of,
-    check_choices,
     check_numbers,
     check_parts,
-    check_shares,
     check_together,
+    check_values,
 )
-from llama_index_refine.retrieval.calibrating import (
-    Graded,
-    Judgements,
-    by_query,
-    calibration_of,
-    grade,
-    read_judgements,
-)
-from llama_index_refine.retrieval.chances import withheld
+from llama_index_refine.retrieval.calibrating import Judgements, calibrated
 from llama_index_refine.retrieval.decomposing import questions_of, retrieve_parts
-from llama_index_refine.retrieval.embedding import Embedding
 from llama_index_refine.retrieval.events import RefinementEvent
 from llama_index_refine.retrieval.evidence import check, with_probabilities
-from llama_index_refine.retrieval.examples import in_batches, with_examples
-from llama_index_refine.retrieval.grading import Grading, teacher_of
+from llama_index_refine.retrieval.grading import Grading, reliability_of
 from llama_index_refine.retrieval.index import Docstore, Modality, read_index
 from llama_index_refine.retrieval.moving import Refining
 from llama_index_refine.retrieval.notes import annotated
 from llama_index_refine.retrieval.pipeline import Pipeline
+from llama_index_refine.retrieval.queries import Embedding, in_batches, with_examples
+from llama_index_refine.retrieval.ranking import withheld
 from llama_index_refine.retrieval.remembering import Remembering
-from llama_index_refine.retrieval.selecting import Selecting, Target
+from llama_index_refine.retrieval.selecting import select_nodes
 from llama_index_refine.scheduling import Outcome, Work, arun, run
 from llama_index_refine.selection import Selection
 from llama_index_refine.stores import SparseEncoder, open_store
@@ -160,8 +152,7 @@ class RefinedRetriever(BaseRetriever):
         verbose: bool = False,
     ) -> None:
         check_numbers(feedback_top_k=feedback_top_k, rounds=rounds, background_size=background_size)
-        check_shares(trust=trust, answerable=answerable)
-        check_choices(on_error=on_error, score=score)
+        check_values(trust, answerable, on_error, score)
         check_parts(vector_store, grader, memory)
         self.similarity_top_k = similarity_top_k
         self.feedback_top_k = feedback_top_k
@@ -323,13 +314,13 @@ class RefinedRetriever(BaseRetriever):
         :return: the refinement, with the nodes that `retrieve` would return.
         :raises Exception: the embedding or the first search failed; with on_error="raise", anything that failed.
         """
-        (outcome,) = run(self._works([with_examples(query, like, unlike)]))
+        (outcome,) = run([self._retrieved(self._pipeline(), with_examples(query, like, unlike))])
         return _refinement(outcome)
 
     @span
     async def arefine(self, query: QueryType, like: Sequence[str] = (), unlike: Sequence[str] = ()) -> Refinement:
         """Refine without blocking the event loop. See `refine`."""
-        (outcome,) = await arun(self._works([with_examples(query, like, unlike)]))
+        (outcome,) = await arun([self._retrieved(self._pipeline(), with_examples(query, like, unlike))])
         return _refinement(outcome)
 
     @span
@@ -347,7 +338,9 @@ class RefinedRetriever(BaseRetriever):
         """
         results = []
         for batch in in_batches(queries, batch_size):
-            results += _each(run(self._works(batch)), return_exceptions, _refinement)
+            pipeline = self._pipeline()
+            outcomes = run([self._retrieved(pipeline, query) for query in batch])
+            results += _each(outcomes, return_exceptions, _refinement)
         return results
 
     @span
@@ -357,7 +350,9 @@ class RefinedRetriever(BaseRetriever):
         """Refine many queries without blocking the event loop. See `refine_batch`."""
         results = []
         for batch in in_batches(queries, batch_size):
-            results += _each(await arun(self._works(batch)), return_exceptions, _refinement)
+            pipeline = self._pipeline()
+            outcomes = await arun([self._retrieved(pipeline, query) for query in batch])
+            results += _each(outcomes, return_exceptions, _refinement)
         return results
 
     def retrieve_batch(
@@ -495,21 +490,14 @@ class RefinedRetriever(BaseRetriever):
         :raises OSError: the file cannot be read.
         :raises Exception: the embedding or a search failed; with on_error="raise", the teacher.
         """
-        pipeline = self._pipeline()
-        labels, said = run([read_judgements(judgements, pipeline)])[0].get()
-        graded: list[Graded] = []
-        for batch in by_query(labels):
-            graded += [outcome.get() for outcome in run([grade(pipeline, one) for one in batch])]
-        return calibration_of(pipeline.grader.memory_fingerprint(), graded, said)
+        calibration: Calibration = run([calibrated(self._pipeline(), judgements)])[0].get()
+        return calibration
 
     async def acalibrate(self, judgements: Judgements) -> Calibration:
         """Calibrate without blocking the event loop. See `calibrate`."""
-        pipeline = self._pipeline()
-        labels, said = (await arun([read_judgements(judgements, pipeline)]))[0].get()
-        graded: list[Graded] = []
-        for batch in by_query(labels):
-            graded += [outcome.get() for outcome in await arun([grade(pipeline, one) for one in batch])]
-        return calibration_of(pipeline.grader.memory_fingerprint(), graded, said)
+        (outcome,) = await arun([calibrated(self._pipeline(), judgements)])
+        calibration: Calibration = outcome.get()
+        return calibration
 
     def judge(self, query: QueryType, node_id: str, grade: float, user: str | None = None) -> None:
         """Keep a person's judgement in the memory, for this query and, as far as they agree, for similar ones.
@@ -570,32 +558,29 @@ class RefinedRetriever(BaseRetriever):
     def _get_prompt_modules(self) -> PromptMixinType:
         return {"grader": self.grader}
 
-    def _works(self, queries: Sequence[QueryBundle]) -> list[Work[Refinement]]:
-        """Describe the retrieval for each of some queries, which share what they wait for."""
-        pipeline = self._pipeline()
-        return [self._retrieved(pipeline, query) for query in queries]
-
     async def _retrieved(self, pipeline: Pipeline, query: QueryBundle) -> Refinement:
-        return await self._finished(withheld(await self._found(pipeline, query), self.answerable))
-
-    async def _found(self, pipeline: Pipeline, query: QueryBundle) -> Refinement:
+        """Retrieve for one query: part by part, by similarity or by probability."""
         if self._questions is not None:
-            return await retrieve_parts(pipeline, self._questions, query)
-        if self.score == "similarity":
-            return await pipeline.retrieve(query)
-        await check(self._collection)
-        refinement, feedback = await pipeline.explore(query)
-        return await with_probabilities(self._collection, pipeline.teacher, refinement, feedback, self.on_error)
+            refinement = await retrieve_parts(pipeline, self._questions, query)
+        elif self.score == "similarity":
+            refinement, _ = await pipeline.retrieve(query)
+        else:
+            await check(self._collection)
+            refinement, feedback = await pipeline.retrieve(query)
+            refinement = await with_probabilities(pipeline, refinement, feedback)
+        if self.answerable is not None:
+            refinement = withheld(refinement, self.answerable)
+        return await self._finished(refinement)
 
     def _selections(self, queries: Sequence[QueryBundle], target: Target) -> list[Work[Selection]]:
         """Describe the selection for each of some queries."""
         if self._collection.options.multivector is not None:
             raise ValueError("select reads the whole ranking, which takes too long with multivector_query_fn")
-        selecting = Selecting(replace(self._pipeline(), early_stop=False), self.calibration)
-        return [self._selected(selecting, query, target) for query in queries]
+        pipeline = replace(self._pipeline(), early_stop=False)
+        return [self._selected(pipeline, query, target) for query in queries]
 
-    async def _selected(self, selecting: Selecting, query: QueryBundle, target: Target) -> Selection:
-        selection = await selecting.select(query, target)
+    async def _selected(self, pipeline: Pipeline, query: QueryBundle, target: Target) -> Selection:
+        selection = await select_nodes(pipeline, self.calibration, query, target)
         refinement = await self._finished(selection.refinement)
         return replace(selection, nodes=refinement.nodes, refinement=refinement, embed_model=self._embed_model)
 
@@ -605,21 +590,27 @@ class RefinedRetriever(BaseRetriever):
         return annotated(refinement) if self.node_metadata else refinement
 
     def _pipeline(self) -> Pipeline:
-        grader = self.grader
-        trust = FixedTrust(self.trust) if isinstance(self.trust, (int, float)) else self.trust
-        teacher = trust if trust is not None else teacher_of(grader)
-        if self.calibration is not None:
-            teacher.rates = self.calibration.errors()
+        grader, collection, top_k, memory = self.grader, self._collection, self.feedback_top_k, self.memory
+        teacher: Teacher
+        if isinstance(self.trust, (int, float)):
+            teacher = FixedTrust(self.trust)
+        elif self.trust is not None:
+            teacher = self.trust
+        else:
+            teacher = FixedTrust(1.0) if grader.trusted else reliability_of(grader)
+        if self._calibration is not None:
+            teacher.rates = self._calibration.errors()
+        embedding = Embedding(lambda: self.embed_model)
         return Pipeline(
-            self._collection,
-            Embedding(lambda: self.embed_model),
+            collection,
+            embedding,
             grader,
             Grading(grader),
             teacher,
             self._refining,
-            Remembering(self.memory, self._collection, grader, lambda: self.embed_model, self.feedback_top_k),
-            self._hybrid_top_k or self.similarity_top_k,
-            self.feedback_top_k,
+            Remembering(memory, collection, grader, embedding.model, top_k) if memory is not None else None,
+            self._hybrid_top_k or self._similarity_top_k,
+            top_k,
             self.rounds,
             self.early_stop,
             self.budget,

@@ -103,8 +103,7 @@ class Account:
         spent = self.prompt_tokens + self.completion_tokens + self._reserved
         if self.budget.tokens is not None and spent + max(tokens, 1) > self.budget.tokens:
             return f"the budget of {self.budget.tokens} tokens is used up"
-        left = self.seconds_left()
-        if left is not None and left <= 0:
+        if self.budget.seconds is not None and not self.seconds_left():
             return f"the deadline of {self.budget.seconds} s has passed"
         return None
 

@@ -13,7 +13,7 @@ from llama_index.core.schema import MetadataMode
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 
 from llama_index_refine.ids import same_id
-from llama_index_refine.memory.remembered import Opinion, RememberedQuery, content_of, opinions
+from llama_index_refine.memory.remembered import RememberedGrade, RememberedQuery, content_of, opinions
 from llama_index_refine.qdrant.clients import CallOnce
 from llama_index_refine.qdrant.points import NodeReader, points_of
 from llama_index_refine.scheduling import perform
@@ -93,7 +93,7 @@ def rows_of(query: RememberedQuery, texts: Texts, kind: Kind) -> Iterator[dict[s
         yield texts_of_it | _facts(query, for_it, against)
 
 
-def _facts(query: RememberedQuery, *heard: Opinion) -> dict[str, str]:
+def _facts(query: RememberedQuery, *heard: RememberedGrade) -> dict[str, str]:
     by = sorted({"people" if one.people else "teacher" for one in heard})
     date = datetime.fromtimestamp(max(one.time for one in heard), timezone.utc)
     return {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -62,7 +62,7 @@ class RememberedGrade:
 class RememberedQuery:
     """One query, with all that was said about its nodes.
 
-    :param scope: what its grades hold for (`Scope.key`).
+    :param scope: what its grades hold for: collection, models, filter, as a hash that says nothing of them.
     :param query_str: its text.
     :param vector: (d,) its vector.
     :param grades: of its nodes; several of one node where several have judged it.
@@ -138,64 +138,21 @@ def merged(before: RememberedQuery, now: RememberedQuery, gone: Collection[str] 
     return replace(now, grades=(*teachers, *people.values()))
 
 
-@dataclass(frozen=True)
-class Opinion:
-    """What is known of one node, once all who graded it have been heard.
-
-    :param grade: its relevance in [0, 1].
-    :param spread: one standard deviation, None where it is not known.
-    :param people: whether it is the judgement of people, which stands above the teacher's.
-    :param content: a hash of what was graded.
-    :param time: when it was last graded, in seconds since 1970.
-    """
-
-    grade: float
-    spread: float | None
-    people: bool
-    content: str
-    time: float
-
-
-def opinions(grades: Sequence[RememberedGrade]) -> dict[str, Opinion]:
+def opinions(grades: Sequence[RememberedGrade]) -> dict[str, RememberedGrade]:
     """Weigh the grades of each node: people's mean where any have judged it, else the teacher's latest.
 
     :param grades: grades for one query.
-    :return: by node id.
+    :return: by node id, one grade that stands for all that were heard.
     """
-    found: dict[str, Opinion] = {}
+    found: dict[str, RememberedGrade] = {}
     for node_id in dict.fromkeys(grade.node_id for grade in grades):
         all_of_it = [grade for grade in grades if grade.node_id == node_id]
         latest = max(all_of_it, key=lambda grade: (grade.people, grade.time))
-        heard = [grade for grade in all_of_it if grade.people == latest.people and grade.content == latest.content]
         if latest.people:
-            mean = sum(grade.grade for grade in heard) / len(heard)
-            found[node_id] = Opinion(min(1.0, mean), None, True, latest.content, latest.time)
-        else:
-            found[node_id] = Opinion(latest.grade, latest.spread, False, latest.content, latest.time)
+            heard = [grade.grade for grade in all_of_it if grade.people and grade.content == latest.content]
+            latest = replace(latest, grade=min(1.0, sum(heard) / len(heard)), spread=None)
+        found[node_id] = latest
     return found
-
-
-@dataclass(frozen=True)
-class Scope:
-    """What a grade holds for. Nothing that is remembered in one scope is ever used in another.
-
-    :param collection: the collection's name.
-    :param vector: the vector's name.
-    :param embedding: the model that embeds queries.
-    :param teacher: what decides the teacher's grades.
-    :param filters: the filter and the shard key of every search, as text.
-    """
-
-    collection: str
-    vector: str
-    embedding: str
-    teacher: str
-    filters: str
-
-    @property
-    def key(self) -> str:
-        """A name for it that says nothing of what is in it."""
-        return key_of(*asdict(self).values())
 
 
 def content_of(node: BaseNode) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from llama_index_refine.memory.remembered import Opinion, RememberedQuery, opinions
+from llama_index_refine.memory.remembered import RememberedGrade, RememberedQuery, opinions
 from llama_index_refine.similarity import Metric
 
 Vector = NDArray[np.float64]
@@ -121,7 +121,7 @@ def carry(
     :param own: the new query's first grades in [0, 1], by node id.
     :return: at most CARRIED grades of other nodes, by node id, those that are believed most.
     """
-    lent: dict[str, list[tuple[float, Opinion]]] = {}
+    lent: dict[str, list[tuple[float, RememberedGrade]]] = {}
     for query, similarity in zip(similar, similarities, strict=True):
         # What people say needs no such witness.
         theirs = opinions([grade for grade in query.grades if grade.people or query.follows > AGAINST])
@@ -135,7 +135,7 @@ def carry(
     return dict(sorted(carried.items(), key=lambda entry: -entry[1].belief)[:CARRIED])
 
 
-def _weighed(lent: Sequence[tuple[float, Opinion]]) -> Carried:
+def _weighed(lent: Sequence[tuple[float, RememberedGrade]]) -> Carried:
     """People's word replaces the teacher's."""
     people = any(opinion.people for _, opinion in lent)
     heard = [(share, opinion) for share, opinion in lent if opinion.people == people]

@@ -4,6 +4,5 @@ For users: `refiner` has `QueryRefiner`, `published` the procedure of the paper 
 refiner of your own inherits. `trust` has `Reliability`, a teacher's record.
 
 Behind them: `problem` brings arrays and the three distances into one form, `newton` solves it, `matrices` stacks what
-is compared by MaxSim. `evidence` says what grades tell of their teacher, `relevance` how likely a document is relevant,
-`allocation` how grades are spent and whether more would change the list.
+is compared by MaxSim. `evidence` says what grades tell of their teacher, `relevance` how likely a document is relevant.
 """

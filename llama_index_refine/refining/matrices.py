@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,6 @@ from torch import Tensor
 from llama_index_refine.maxsim import document_rows, query_row, row_metric, token_length
 from llama_index_refine.refinement import Refinement
 from llama_index_refine.refining.problem import like, to_tensor
-from llama_index_refine.similarity import Metric
 
 if TYPE_CHECKING:
     from llama_index_refine.refining.base import BaseRefiner
@@ -54,29 +53,17 @@ def refine_matrix(
     stacked = copy(refiner)
     stacked.metric = row_metric(metric)
     found = stacked.refine(query_row(tokens, metric), rows, grades, around, **options)
-    return unstacked(found, tokens.shape[1], metric, lambda values: like(values, query))
-
-
-def unstacked(found: Refinement, size: int, metric: Metric, kind: Callable[[Tensor], Any]) -> Refinement:
-    """Write the refinement of a stacked query as that of a matrix.
-
-    :param found: the refinement, of torch tensors.
-    :param size: d.
-    :param metric: the distance that tokens are compared by.
-    :param kind: brings a tensor into the kind that the caller wants.
-    :return: the same with matrices.
-    """
+    size = tokens.shape[1]
     found = in_units(found, token_length(torch.as_tensor(found.vector), size, metric))
 
-    def cut(values: Any) -> Any:
-        rows = torch.as_tensor(values)
-        return kind(rows.reshape(*rows.shape[:-1], rows.shape[-1] // size, size))
+    def cut(stacks: Any) -> Any:
+        stack = torch.as_tensor(stacks)
+        return like(stack.reshape(*stack.shape[:-1], stack.shape[-1] // size, size), query)
 
-    matrices = {name: cut(getattr(found, name)) for name in ("query", "documents", "background")}
     names = ("grades", "target", "student_before", "student_after", "fused", "held_out")
-    same = {name: kind(getattr(found, name)) for name in names}
-    vector = cut(found.vector)
-    return replace(found, **matrices, **same, vector=vector, path=[vector], metric=metric)
+    written = {name: like(getattr(found, name), query) for name in names}
+    written |= {name: cut(getattr(found, name)) for name in ("query", "vector", "documents", "background")}
+    return replace(found, **written, path=[written["vector"]], metric=metric)
 
 
 def in_units(found: Refinement, unit: float) -> Refinement:
@@ -86,8 +73,6 @@ def in_units(found: Refinement, unit: float) -> Refinement:
     :param unit: the length that is to count as one.
     :return: the same refinement in other units.
     """
-    if unit == 1:
-        return found
     names = ("vector", "fused", "held_out")
     return replace(found, **{name: getattr(found, name) / unit for name in names}, tau=found.tau / unit)
 

@@ -1,8 +1,9 @@
-"""What a retriever may be made with."""
+"""What a retriever may be made with, and asked for."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from llama_index.core.vector_stores.types import VectorStoreQueryMode
 from llama_index.vector_stores.qdrant import QdrantVectorStore
@@ -14,6 +15,8 @@ from llama_index_refine.qdrant.options import Multivector
 from llama_index_refine.refining.base import BaseRefiner
 from llama_index_refine.retrieval.remembering import NO_MEMORY
 
+# Grades beyond those that refine the query, as a multiple of them: where no target is set, and where one is.
+MORE, MORE_FOR_TARGET = 1, 4
 _LEAST = {"feedback_top_k": 2, "rounds": 1, "background_size": 0}
 
 
@@ -28,18 +31,24 @@ def check_numbers(**counts: int) -> None:
             raise ValueError(f"{name} must be at least {_LEAST[name]}, got {value}")
 
 
-def check_shares(trust: Any, answerable: Any) -> None:
-    """See that what is a share lies in [0, 1].
+def check_values(trust: Any, answerable: Any, on_error: Any, score: Any) -> None:
+    """See that what is a share lies in [0, 1], and that words are among those that mean something.
 
     :param trust: how far to follow the teacher, where that is a number.
     :param answerable: the least probability that something answers, None for any.
-    :raises ValueError: one is no such number.
+    :param on_error: what happens where something fails.
+    :param score: what the nodes' scores are.
+    :raises ValueError: one is not.
     """
     number = isinstance(answerable, (int, float)) and not isinstance(answerable, bool)
     if answerable is not None and not (number and 0 <= answerable <= 1):
         raise ValueError(f"answerable must be a probability in [0, 1] or None, got {answerable!r}")
     if isinstance(trust, (int, float)) and not 0 <= trust <= 1:
         raise ValueError(f"trust must be in [0, 1], got {trust}")
+    if on_error not in ("fallback", "raise"):
+        raise ValueError(f"on_error must be 'fallback' or 'raise', got {on_error!r}")
+    if score not in ("similarity", "probability"):
+        raise ValueError(f"score must be 'similarity' or 'probability', got {score!r}")
 
 
 def budget_of(budget: Any) -> Budget:
@@ -56,14 +65,6 @@ def budget_of(budget: Any) -> Budget:
     if budget < 1:
         raise ValueError(f"budget must be at least 1 call, got {budget}")
     return Budget(calls=budget)
-
-
-def check_choices(on_error: Any, score: Any) -> None:
-    """See that words are among those that mean something. :raises ValueError: one is not."""
-    if on_error not in ("fallback", "raise"):
-        raise ValueError(f"on_error must be 'fallback' or 'raise', got {on_error!r}")
-    if score not in ("similarity", "probability"):
-        raise ValueError(f"score must be 'similarity' or 'probability', got {score!r}")
 
 
 def check_parts(vector_store: Any, grader: Any, memory: Any) -> None:
@@ -117,3 +118,54 @@ def check_together(
         )
     if refiner is not None and not refiner.takes_matrices:
         raise ValueError(f"refiner is a {type(refiner).__name__}, which cannot refine matrices: leave it out")
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is asked of a selection.
+
+    :param precision: the least share of the selected that is relevant, None for no such target.
+    :param recall: the least share of the relevant that is selected, None for no such target.
+    :param confidence: the probability that a certificate is right.
+    :param budget: the most documents to grade, or what grading may cost; None for a default.
+    :param about: who says what is relevant: the teacher, or people.
+    :raises ValueError: a target outside (0, 1), or two; recall about people.
+    """
+
+    precision: float | None = None
+    recall: float | None = None
+    confidence: float = 0.9
+    budget: int | Budget | None = None
+    about: Literal["teacher", "people"] = "teacher"
+
+    def __post_init__(self) -> None:
+        if self.about not in ("teacher", "people"):
+            raise ValueError(f"about must be 'teacher' or 'people', got {self.about!r}")
+        for name in ("precision", "recall", "confidence"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < 1:
+                raise ValueError(f"{name} must be between 0 and 1, got {value}")
+        if self.precision is not None and self.recall is not None:
+            raise ValueError("precision and recall are both given: set one to guarantee, and the other is maximised")
+        if self.recall is not None and self.about == "people":
+            raise ValueError(
+                "recall cannot be certified with about='people': the teacher's few false yeses among all that is not "
+                "selected outnumber what it misses. Ask for a precision, or for recall about the teacher"
+            )
+
+    def documents(self, feedback_top_k: int) -> int:
+        """Return the most documents to grade.
+
+        :param feedback_top_k: how many of them refine the query.
+        :raises ValueError: a budget that leaves nothing to cut by.
+        """
+        aimed = self.precision is not None or self.recall is not None
+        if self.budget is None or isinstance(self.budget, Budget):
+            return feedback_top_k * (1 + (MORE_FOR_TARGET if aimed else MORE))
+        if self.budget < feedback_top_k + aimed:
+            least = "more than" if aimed else "at least"
+            raise ValueError(
+                f"budget must be {least} feedback_top_k, {feedback_top_k}, because refining the query takes that "
+                f"many; got {self.budget}"
+            )
+        return self.budget

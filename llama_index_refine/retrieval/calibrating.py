@@ -23,7 +23,8 @@ from llama_index_refine.memory.remembered import opinions
 from llama_index_refine.qdrant.points import points_of
 from llama_index_refine.retrieval.grading import Sheet
 from llama_index_refine.retrieval.pipeline import Pipeline
-from llama_index_refine.scheduling import perform
+from llama_index_refine.retrieval.remembering import Remembering
+from llama_index_refine.scheduling import gather, perform
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,22 @@ class Graded:
     missing: int = 0
 
 
+async def calibrated(pipeline: Pipeline, judgements: Judgements) -> Calibration:
+    """Have the teacher grade what people have judged, many queries at a time.
+
+    :param pipeline: the collection and the teacher.
+    :param judgements: labels, a memory or a file.
+    :return: how far its grades are theirs.
+    :raises ValueError: no label, or one that is none; people's judgements are the teacher's own.
+    :raises OSError: the file cannot be read.
+    """
+    labels, said = await read_judgements(judgements, pipeline)
+    graded: list[Graded] = []
+    for batch in by_query(labels):
+        graded += [outcome.get() for outcome in await gather("calibrate", [grade(pipeline, one) for one in batch])]
+    return calibration_of(pipeline.grader.memory_fingerprint(), graded, said)
+
+
 async def read_judgements(given: Judgements, pipeline: Pipeline) -> tuple[list[Label], list[str]]:
     """Read what people have judged, each node of a query once.
 
@@ -60,7 +77,9 @@ async def read_judgements(given: Judgements, pipeline: Pipeline) -> tuple[list[L
     :raises OSError: the file cannot be read.
     """
     if isinstance(given, RefinementMemory):
-        queries = await pipeline.remembering.judgements(given)
+        top_k = pipeline.feedback_top_k
+        memory = Remembering(given, pipeline.collection, pipeline.grader, pipeline.embedding.model, top_k)
+        queries = await memory.judgements()
         found = [
             (query.query_str, node_id, opinion.grade)
             for query in queries

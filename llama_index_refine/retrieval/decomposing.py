@@ -16,9 +16,9 @@ from llama_index.core.tools.types import ToolMetadata
 
 from llama_index_refine.graders.account import Account
 from llama_index_refine.refinement import Refinement
-from llama_index_refine.retrieval.examples import QueryWithExamples, with_examples
 from llama_index_refine.retrieval.notes import with_parts
 from llama_index_refine.retrieval.pipeline import Pipeline
+from llama_index_refine.retrieval.queries import QueryWithExamples, with_examples
 from llama_index_refine.scheduling import gather, perform
 
 logger = logging.getLogger(__name__)
@@ -73,11 +73,11 @@ async def retrieve_parts(pipeline: Pipeline, questions: Questions, query: QueryB
     account = Account(pipeline.budget)
     parts = await _parts(pipeline, questions, query, account)
     if len(parts) < 2:
-        return await pipeline.retrieve(query, account)
+        return (await pipeline.retrieve(query, account))[0]
     share = pipeline.feedback_top_k // len(parts)
     of_a_part = replace(pipeline, feedback_top_k=share, rounds=min(pipeline.rounds, share // 2))
     outcomes = await gather("parts", [of_a_part.retrieve(part, account) for part in parts])
-    found = [replace(outcome.get(), timings=outcome.seconds) for outcome in outcomes]
+    found = [replace(outcome.get()[0], timings=outcome.seconds) for outcome in outcomes]
     return _fused(query, found, account, pipeline.similarity_top_k)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from llama_index_refine.refinement import Refinement
 from llama_index_refine.refining.relevance import Ranking, Relevance, fit_relevance
 from llama_index_refine.refining.trust import Teacher
 from llama_index_refine.retrieval.feedback import Feedback
+from llama_index_refine.retrieval.pipeline import Pipeline
 from llama_index_refine.selecting.cut import Outlook, outlook
 from llama_index_refine.similarity import Metric, score_of_similarity, similarity, similarity_of_score
 
@@ -83,17 +83,15 @@ class Evidence:
     complete: bool = False
 
     @classmethod
-    async def gather(
-        cls, collection: QdrantCollection, teacher: Teacher, refinement: Refinement, feedback: Feedback
-    ) -> Evidence:
+    async def gather(cls, pipeline: Pipeline, refinement: Refinement, feedback: Feedback) -> Evidence:
         """Gather what is known after a query was refined: the grades, and the first page of the ranking.
 
-        :param collection: what was searched.
-        :param teacher: what is known of the teacher.
+        :param pipeline: what refined it.
         :param refinement: how the query moved.
         :param feedback: what was graded.
         :return: the evidence.
         """
+        collection, teacher = pipeline.collection, pipeline.teacher
         view, row = feedback.view, np.asarray(refinement.vector)
         background = torch.as_tensor(refinement.background)
         sample = similarity(torch.as_tensor(row), background, view.metric).double().numpy()
@@ -247,20 +245,12 @@ async def check(collection: QdrantCollection) -> None:
         )
 
 
-async def with_probabilities(
-    collection: QdrantCollection,
-    teacher: Teacher,
-    refinement: Refinement,
-    feedback: Feedback | None,
-    on_error: Literal["fallback", "raise"],
-) -> Refinement:
+async def with_probabilities(pipeline: Pipeline, refinement: Refinement, feedback: Feedback | None) -> Refinement:
     """Put the probability of relevance in the place of the nodes' scores.
 
-    :param collection: what was searched.
-    :param teacher: what is known of the teacher.
+    :param pipeline: what refined the query.
     :param refinement: what was found.
     :param feedback: what was graded, None for nothing.
-    :param on_error: whether what fails here raises.
     :return: the same with its nodes in the order of that probability; None for all of them where nothing was graded
         that tells.
     """
@@ -268,9 +258,9 @@ async def with_probabilities(
     if feedback is None or not refinement.refined:
         return unknown
     try:
-        evidence = await Evidence.gather(collection, teacher, refinement, feedback)
+        evidence = await Evidence.gather(pipeline, refinement, feedback)
     except Exception as error:
-        if on_error == "raise":
+        if pipeline.on_error == "raise":
             raise
         logger.warning("Returning nodes without a probability: %s: %s", type(error).__name__, error)
         return unknown

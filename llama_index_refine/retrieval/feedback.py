@@ -63,7 +63,7 @@ class Feedback:
     :param recalled: graded documents whose grade a memory knew.
     :param passed: nodes that were left ungraded on purpose when the query was asked before.
     :param settled: whether all its grades were given when it was asked before, so that only new nodes are news.
-    :param loans: grades that similar queries lend.
+    :param loans: grades that similar queries lend, of documents that this one has none for.
     :param asked: how many nodes the teacher was shown.
     :param saved: how many more it need not be shown, as their grades would hardly change the list.
     :param over: whether no more is to be graded, as grading has failed.
@@ -125,16 +125,13 @@ class Feedback:
             self.grades.append(grades[at] or 0.0)
             self.spread.append(grades.spread[at])
             self.believed.append(believed)
+        self.loans = [loan for loan in self.loans if loan.point not in self.shown]
 
     def new(self, found: Found) -> list[int]:
         """Return the places of points that nobody has been shown, nor left out on purpose."""
         return [
             at for at, point in enumerate(found.ids) if point not in self.shown and same_id(point) not in self.passed
         ]
-
-    def borrowed(self) -> list[Loan]:
-        """Return the grades that similar queries lend, of documents that this one has none for."""
-        return [loan for loan in self.loans if loan.point not in self.shown]
 
     def left(self, feedback_top_k: int) -> int:
         """Return how many nodes may still be shown to the teacher.
@@ -143,7 +140,7 @@ class Feedback:
         query's own grades have yet to find its documents.
         """
         found = float(np.mean(self.grades)) if self.grades else 0.0
-        lent = min(len(self.borrowed()), feedback_top_k // 2) if found >= LITTLE else 0
+        lent = min(len(self.loans), feedback_top_k // 2) if found >= LITTLE else 0
         return 0 if self.over or self.account.exhausted() else max(feedback_top_k - self.asked - lent, 0)
 
     def spare(self, feedback_top_k: int) -> int:

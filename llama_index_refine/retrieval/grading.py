@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass
@@ -22,11 +22,9 @@ from llama_index_refine.ids import same_id
 from llama_index_refine.locks import OfEach
 from llama_index_refine.qdrant.collection import QdrantCollection
 from llama_index_refine.qdrant.points import Found, points_of
-from llama_index_refine.refining.trust import FixedTrust, Reliability, Teacher
+from llama_index_refine.refining.trust import Reliability
 from llama_index_refine.retrieval.events import GradingEvent
-from llama_index_refine.retrieval.examples import examples_of
 from llama_index_refine.retrieval.feedback import Feedback
-from llama_index_refine.scheduling import perform
 from llama_index_refine.tracing import llama_index, tell
 
 logger = logging.getLogger(__name__)
@@ -37,11 +35,6 @@ GRADING_THREADS = 16
 GRACE_SECONDS = 1.0
 
 _records: OfEach[Reliability] = OfEach(Reliability)
-
-
-def teacher_of(grader: BaseGrader) -> Teacher:
-    """Return what is known of a teacher, where the user does not say: full trust in a trusted one, else its record."""
-    return FixedTrust(1.0) if grader.trusted else reliability_of(grader)
 
 
 def reliability_of(grader: BaseGrader) -> Reliability:
@@ -150,31 +143,13 @@ def checked(grades: Sequence[float | None], count: int) -> Grades:
     return Grades(values, getattr(grades, "spread", None))
 
 
-async def ask_teacher(grading: Grading, feedback: Feedback, shown: Found) -> None:
-    """Show nodes to the teacher, and take in what it says.
-
-    :param grading: asks it.
-    :param feedback: the query.
-    :param shown: points with nodes and vectors.
-    """
-    if not shown.ids:
-        return
-    feedback.doing = "grading"
-    grades: Grades = await perform("grade", grading, Sheet(feedback.query, shown.nodes, feedback.account))
-    feedback.rounds += 1
-    feedback.asked += len(shown.ids)
-    feedback.take(shown, grades)
-
-
-async def take_examples(collection: QdrantCollection, feedback: Feedback) -> None:
+async def take_examples(collection: QdrantCollection, feedback: Feedback, examples: Mapping[str, float]) -> None:
     """Take the query's own examples for graded, as far as the collection has them and its filter admits them.
 
     :param collection: what is searched.
     :param feedback: the query.
+    :param examples: the relevance in [0, 1] of each, by node id.
     """
-    examples = examples_of(feedback.query)
-    if not examples:
-        return
     feedback.doing = "fetching the examples"
     points = [point for node_id in examples for point in points_of(node_id)]
     found = await collection.those(feedback.first, points, vectors=True)
@@ -201,7 +176,7 @@ async def with_judged(
     :return: what is to be shown instead.
     """
     known = {same_id(node_id) for node_id in judged}
-    names = [same_id(node.node_id) for node in shown.nodes] if known else []
+    names = [same_id(node.node_id) for node in shown.nodes]
     others = [at for at, name in enumerate(names) if name not in known]
     elsewhere = [node_id for node_id in judged if same_id(node_id) not in names]
     missing = [point for node_id in elsewhere for point in points_of(node_id) if point not in feedback.shown]

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -47,13 +46,6 @@ class Lesson:
     query_str: str = ""
     scatter: float | None = None
 
-    @property
-    def shape(self) -> tuple[Any, ...]:
-        """What must agree for lessons to be refined together."""
-        background = None if self.background is None else len(self.background)
-        known = self.scatter is not None
-        return len(self.query), len(self.grades), self.population, self.metric, self.distance, known, background
-
 
 @dataclass(frozen=True, eq=False)
 class Refining:
@@ -87,43 +79,45 @@ class Refining:
 
     def run(self, items: Sequence[Lesson]) -> Sequence[Any]:
         """Refine lessons of one shape in one batch."""
-        results: dict[int, Any] = {}
-        numbered = sorted(enumerate(items), key=lambda entry: repr(entry[1].shape))
-        for _, group in groupby(numbered, key=lambda entry: entry[1].shape):
-            places, lessons = zip(*group, strict=True)
-            results |= zip(places, self._refined(lessons), strict=True)
-        for place, lesson in enumerate(items):
-            if isinstance(results[place], Refinement):
-                tell(partial(_taught, lesson, results[place]))
-        return [results[place] for place in range(len(items))]
+        alike: dict[Any, list[int]] = {}
+        for place, one in enumerate(items):
+            background = None if one.background is None else len(one.background)
+            sizes = len(one.query), len(one.grades), background, one.population
+            alike.setdefault((sizes, one.metric, one.distance, one.scatter is None), []).append(place)
+        results: list[Any] = [None] * len(items)
+        for places in alike.values():
+            for place, result in zip(places, self._refined([items[place] for place in places]), strict=True):
+                results[place] = result
+        for lesson, result in zip(items, results, strict=True):
+            if isinstance(result, Refinement):
+                tell(partial(_taught, lesson, result))
+        return results
 
     async def arun(self, items: Sequence[Lesson]) -> Sequence[Any]:
         """Refine at once: it takes milliseconds, less than handing it to a thread would be worth."""
         return self.run(items)
 
     def _refined(self, lessons: Sequence[Lesson]) -> list[Any]:
-        try:
-            return list(self._refine(lessons))
-        except Exception as error:
-            # One bad lesson must not fail those it shares a batch with.
-            return [error] if len(lessons) == 1 else [self._refined([lesson])[0] for lesson in lessons]
-
-    def _refine(self, lessons: Sequence[Lesson]) -> list[Refinement]:
+        """Refine lessons of one shape. One bad lesson must not fail those it shares a batch with."""
         first = lessons[0]
         background = first.background
-        if any(lesson.background is not background for lesson in lessons):
-            background = torch.stack([lesson.background for lesson in lessons if lesson.background is not None])
-        return self.refiner_for(first.metric, first.distance).refine_batch(
-            np.stack([lesson.query for lesson in lessons]),
-            torch.stack([lesson.documents for lesson in lessons]),
-            torch.stack([lesson.grades for lesson in lessons]),
-            background,
-            population=first.population,
-            trust=np.stack([lesson.trust for lesson in lessons]),
-            signal=[lesson.signal for lesson in lessons],
-            certainty=np.stack([lesson.certainty for lesson in lessons]),
-            scatter=None if first.scatter is None else [lesson.scatter for lesson in lessons],
-        )
+        try:
+            if any(lesson.background is not background for lesson in lessons):
+                background = torch.stack([lesson.background for lesson in lessons if lesson.background is not None])
+            refinements = self.refiner_for(first.metric, first.distance).refine_batch(
+                np.stack([lesson.query for lesson in lessons]),
+                torch.stack([lesson.documents for lesson in lessons]),
+                torch.stack([lesson.grades for lesson in lessons]),
+                background,
+                population=first.population,
+                trust=np.stack([lesson.trust for lesson in lessons]),
+                signal=[lesson.signal for lesson in lessons],
+                certainty=np.stack([lesson.certainty for lesson in lessons]),
+                scatter=None if first.scatter is None else [lesson.scatter for lesson in lessons],
+            )
+            return list(refinements)
+        except Exception as error:
+            return [error] if len(lessons) == 1 else [self._refined([lesson])[0] for lesson in lessons]
 
 
 async def move(refining: Refining, teacher: Teacher, feedback: Feedback, background: Background | None) -> Refinement:
@@ -136,21 +130,26 @@ async def move(refining: Refining, teacher: Teacher, feedback: Feedback, backgro
     :return: the refinement.
     """
     feedback.doing = "refining"
-    view, (others, population) = feedback.view, _others(feedback, background)
-    borrowed = feedback.borrowed() if len(others) else []
+    view, others, population = feedback.view, Vectors.none(), None
+    # Graded documents would count twice.
+    known = feedback.shown | {loan.point for loan in feedback.loans}
+    keep = [at for at, point in enumerate(background.ids) if point not in known] if background else []
+    if background is not None and keep:
+        others = background.vectors if len(keep) == len(background.ids) else background.vectors.at(keep)
+        population = max(background.population - len(feedback.shown), len(keep))
+    borrowed = feedback.loans if keep else []
     documents, rest, *loans = view.rows(feedback.documents, others, *[loan.vectors for loan in borrowed])
     grades, certain = _read(feedback)
     feedback.trust, signal = follow(teacher, feedback)
-    shares = np.array([feedback.trust if share is None else share for share in feedback.believed], dtype=np.float32)
     lesson = Lesson(
         view.row,
         documents,
         grades,
-        rest if len(others) else None,
+        rest if keep else None,
         population,
         view.metric,
         view.distance,
-        shares,
+        np.array([feedback.trust if share is None else share for share in feedback.believed], dtype=np.float32),
         certain,
         signal,
         feedback.query.query_str,
@@ -162,14 +161,15 @@ async def move(refining: Refining, teacher: Teacher, feedback: Feedback, backgro
             lesson,
             documents=torch.cat([documents, *loans]),
             grades=torch.cat([grades, torch.tensor([loan.grade for loan in borrowed])]),
-            trust=np.r_[shares, [np.float32(loan.belief * feedback.trust) for loan in borrowed]],
+            trust=np.r_[lesson.trust, [np.float32(loan.belief * feedback.trust) for loan in borrowed]],
             certainty=np.r_[certain, np.ones(len(borrowed), dtype=np.float32)],
         )
         wider: Refinement = await perform("refine", refining, every)
         refinement = within(refinement, np.asarray(wider.vector))
     if view.ahead is not None:
         feedback.ahead = await _ahead(refining, view.ahead, lesson, feedback.documents, others)
-    refinement = in_units(refinement, view.unit(np.asarray(refinement.vector)))
+    if (unit := view.unit(np.asarray(refinement.vector))) != 1:
+        refinement = in_units(refinement, unit)
     feedback.path.append(refinement.vector)
     return refinement
 
@@ -205,16 +205,6 @@ def _heard(teacher: Teacher, feedback: Feedback) -> list[int]:
     return [at for at in said if feedback.ids[at] not in feedback.recalled] or ([] if teacher.varied else said)
 
 
-def _others(feedback: Feedback, background: Background | None) -> tuple[Vectors, int | None]:
-    """Return the background without graded documents, which would count twice, and how many it stands for."""
-    known = feedback.shown | {loan.point for loan in feedback.loans}
-    keep = [at for at, point in enumerate(background.ids) if point not in known] if background else []
-    if background is None or not keep:
-        return Vectors.none(), None
-    vectors = background.vectors if len(keep) == len(background.ids) else background.vectors.at(keep)
-    return vectors, max(background.population - len(feedback.shown), len(keep))
-
-
 def _read(feedback: Feedback) -> tuple[Tensor, NDArray[np.float32]]:
     """Return the grades as they count, and how decided they are.
 
@@ -239,19 +229,13 @@ async def _ahead(refining: Refining, view: View, lesson: Lesson, documents: Vect
     return np.asarray(refinement.vector)
 
 
-def written(refinement: Refinement, feedback: Feedback) -> Refinement:
-    """Write a refinement's rows as what they are: vectors, or matrices.
+def as_matrices(refinement: Refinement, view: View) -> Refinement:
+    """Write a refinement's rows as the matrices that they are.
 
     :param refinement: how the query moved.
-    :param feedback: what it was moved by.
+    :param view: what made its rows.
     :return: the same for whoever asked.
     """
-    view, widest = feedback.view, max(map(len, feedback.path), default=0)
-    # A row over few terms is 0 in those that were met later.
-    path = [row if len(row) == widest else np.pad(row, (0, widest - len(row))) for row in feedback.path]
-    refinement = replace(refinement, path=path, metric=view.metric)
-    if len(view.shape) == 1:
-        return refinement
 
     def cut(rows: Any) -> NDArray[np.float32]:
         return np.asarray(rows).reshape(*np.shape(rows)[:-1], *view.shape)
@@ -262,7 +246,7 @@ def written(refinement: Refinement, feedback: Feedback) -> Refinement:
         vector=cut(refinement.vector),
         documents=cut(refinement.documents),
         background=cut(refinement.background),
-        path=[cut(row) for row in path],
+        path=[cut(row) for row in refinement.path],
         metric=view.distance,
     )
 

@@ -13,11 +13,11 @@ from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.schema import QueryBundle
 
 from llama_index_refine.graders.base import BaseGrader, Grades
-from llama_index_refine.ids import same_id
+from llama_index_refine.ids import key_of, same_id
 from llama_index_refine.images.identity import query_identity
 from llama_index_refine.memory.memory import RefinementMemory
 from llama_index_refine.memory.records import WrongSizeError
-from llama_index_refine.memory.remembered import RememberedGrade, RememberedQuery, Scope, content_of, grade_of, opinions
+from llama_index_refine.memory.remembered import RememberedGrade, RememberedQuery, content_of, grade_of, opinions
 from llama_index_refine.memory.transfer import MAYBE, carry, follows, led, similarity_of
 from llama_index_refine.qdrant.background import Background
 from llama_index_refine.qdrant.collection import QdrantCollection
@@ -53,8 +53,8 @@ class Recollection:
     :param kept: earlier grades of the teacher's that hold, or whose nodes cannot be asked for now.
     """
 
-    name: str = ""
-    scope: str = ""
+    name: str
+    scope: str
     same: RememberedQuery | None = None
     similar: list[RememberedQuery] = field(default_factory=list)
     similarities: list[float] = field(default_factory=list)
@@ -66,27 +66,18 @@ class Recollection:
 class Remembering:
     """Connects a retriever's queries with a memory. A memory that fails is as good as an empty one.
 
-    :param memory: the memory, None for none.
+    :param memory: the memory.
     :param collection: what is searched.
     :param grader: the teacher.
     :param embed_model: returns the model that embeds queries.
     :param feedback_top_k: the most nodes that may be graded for one query.
     """
 
-    memory: RefinementMemory | None
+    memory: RefinementMemory
     collection: QdrantCollection
     grader: BaseGrader
     embed_model: Callable[[], BaseEmbedding]
     feedback_top_k: int
-
-    def check(self, asked: Query) -> None:
-        """See that a memory can tell queries apart.
-
-        :param asked: what a search is for.
-        :raises ValueError: there is a memory, and no dense vector.
-        """
-        if self.memory is not None and asked.dense is None:
-            raise ValueError(NO_MEMORY)
 
     async def recall(self, feedback: Feedback, teacher: Teacher, background: Background | None) -> Recollection:
         """Take what was graded for this very query as graded, and find queries that may lend grades.
@@ -96,11 +87,8 @@ class Remembering:
         :param background: a sample of the collection, without which no query counts as similar.
         :return: what was found; nothing where the memory failed.
         """
-        found = Recollection()
-        if self.memory is None:
-            return found
         vector, scope = _vector(feedback.first), await self._scope(feedback.query)
-        found.name, found.scope = _name(feedback.query), scope.key
+        found = Recollection(_name(feedback.query), scope)
         try:
             if isinstance(teacher, Reliability) and not teacher.belief.queries:
                 await self.memory.meet(self.grader.memory_fingerprint(), teacher)
@@ -165,8 +153,6 @@ class Remembering:
         :param found: what the second search found.
         :param teacher: what is known of the teacher.
         """
-        if self.memory is None:
-            return
         if recollection.same is not None and not recollection.gone and len(feedback.recalled) == len(feedback.ids):
             return
         # The teacher might have graded all it may, unless the budget ended before.
@@ -177,7 +163,7 @@ class Remembering:
             scope=recollection.scope,
             query_str=recollection.name,
             vector=_vector(feedback.first),
-            grades=(*recollection.kept, *self._given(feedback, self.memory)),
+            grades=(*recollection.kept, *self._given(feedback)),
             time=self.memory.clock(),
             asked=most,
             seen=tuple(seen)[:SEEN],
@@ -199,10 +185,8 @@ class Remembering:
         :param node_id: the node.
         :param grade: its relevance in [0, 1].
         :param user: who says so; None for the memory's.
-        :raises ValueError: there is no memory, or no search of this retriever can find the node.
+        :raises ValueError: no search of this retriever can find the node.
         """
-        if self.memory is None:
-            raise ValueError("memory is None: give the retriever a RefinementMemory to keep judgements in")
         found = await self.collection.those(asked, points_of(node_id))
         found = await self.collection.complete(found, asked)
         if not found.ids:
@@ -211,19 +195,16 @@ class Remembering:
         judged = grade_of(found.nodes[0], grade, people=True, time=now, user=who)
         scope = await self._scope(query)
         await self.memory.remember(
-            RememberedQuery(scope.key, _name(query), _vector(asked), (judged,), now, filters=self._filters())
+            RememberedQuery(scope, _name(query), _vector(asked), (judged,), now, filters=self._filters())
         )
 
-    async def judgements(self, memory: RefinementMemory) -> list[RememberedQuery]:
-        """Return the queries of this collection and teacher that people have judged.
-
-        :param memory: where.
-        """
-        found = [query for query in await memory.queries() if query.judged]
-        scopes = {query.query_str: (await self._scope(QueryBundle(query.query_str))).key for query in found}
+    async def judgements(self) -> list[RememberedQuery]:
+        """Return the queries of this collection and teacher that people have judged."""
+        found = [query for query in await self.memory.queries() if query.judged]
+        scopes = {query.query_str: await self._scope(QueryBundle(query.query_str)) for query in found}
         return [query for query in found if query.scope == scopes[query.query_str]]
 
-    def _given(self, feedback: Feedback, memory: RefinementMemory) -> Iterator[RememberedGrade]:
+    def _given(self, feedback: Feedback) -> Iterator[RememberedGrade]:
         """Write down the grades that were given now: the teacher's, and those of people that it knew."""
         judged = {same_id(node_id) for node_id in self.grader.judged(feedback.query)}
         for at, entry in enumerate(feedback.nodes):
@@ -233,20 +214,21 @@ class Remembering:
                     feedback.grades[at],
                     spread=feedback.spread[at],
                     people=same_id(entry.node_id) in judged,
-                    time=memory.clock(),
-                    user=memory.user,
+                    time=self.memory.clock(),
+                    user=self.memory.user,
                 )
 
     async def _found(self, feedback: Feedback, node_ids: Sequence[str]) -> Found:
         points = [point for node_id in node_ids for point in points_of(node_id) if point not in feedback.shown]
         return (await self.collection.those(feedback.first, points, vectors=True)).with_vectors()
 
-    async def _scope(self, query: QueryBundle) -> Scope:
+    async def _scope(self, query: QueryBundle) -> str:
+        """Name what a grade holds for. Nothing that is remembered in one scope is ever used in another."""
         space = await self.collection.space()
         model = "given with the query" if query.embedding is not None else _model(self.embed_model())
         store = self.collection.store
         filters = f"{self._filters()} {self.collection.options.shard_key!r}"
-        return Scope(store.collection_name, space.name or "", model, self.grader.memory_fingerprint(), filters)
+        return key_of(store.collection_name, space.name or "", model, self.grader.memory_fingerprint(), filters)
 
     def _filters(self) -> str:
         admitted = self.collection.options.filter

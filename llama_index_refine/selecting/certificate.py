@@ -135,7 +135,7 @@ def certify_for_people(
     :param cuts: how many documents each set reaches down to, ascending.
     :param known: by place whether the teacher said yes, where it was asked; no place depends on its own answer.
     :param target: the precision to be shown, in (0, 1).
-    :param needed: the share of yeses that shows it. See `people.needed`.
+    :param needed: the share of yeses that shows it. See `Calibration.needed`.
     :param corrected: takes the teacher's errors out of a share of yeses.
     :param risk: the probability that the share is lower than the draws show, in (0, 1).
     :param budget: the most documents to draw that have no answer yet.

@@ -101,34 +101,3 @@ def area(grades: ArrayLike, relevant: ArrayLike, queries: Sequence[str], weights
     influence[yes], influence[no] = upper * (wins @ lower - mean), lower * (upper @ wins - mean)
     most = float(min(1 / (upper @ upper), 1 / (lower @ lower)))
     return Share(mean, effective(min(max(mean, 0.0), 1.0), influence, queries, most))
-
-
-def needed(target: float, sensitivity: float, false_yes: float) -> float:
-    """Say how often the teacher has to say yes in a set that people would call as precise as a target.
-
-    With p the share that people call relevant, the teacher's yes has the share f + p (s - f) (Rogan and Gladen 1978).
-
-    :param target: the precision, in (0, 1).
-    :param sensitivity: s, the most that the teacher's yes to relevant documents may be.
-    :param false_yes: f, the most that its yes to others may be.
-    :return: in [0, 1]; at least f, so that a teacher that is upside down passes nothing.
-    """
-    return false_yes + target * max(sensitivity - false_yes, 0.0)
-
-
-def corrected(yes: Interval, sensitivity: Interval, false_yes: Interval) -> Interval:
-    """Take the teacher's errors out of a share of its yeses: (q - f) / (s - f) (Rogan and Gladen 1978).
-
-    :param yes: q, the share of its yeses.
-    :param sensitivity: s, its yes to what is relevant.
-    :param false_yes: f, its yes to what is not.
-    :return: the share that people would call relevant.
-    """
-
-    def share_at(said: float, true: float, false: float, otherwise: float) -> float:
-        return min(max((said - false) / (true - false), 0.0), 1.0) if true > false else otherwise
-
-    low = share_at(yes.low, sensitivity.high, false_yes.high, 0.0)
-    high = share_at(yes.high, sensitivity.low, false_yes.low, 1.0)
-    middle = share_at(yes.estimate, sensitivity.estimate, false_yes.estimate, (low + high) / 2)
-    return Interval(low, min(max(middle, low), high), high)

@@ -113,7 +113,7 @@ def test_both_halves_of_a_hybrid_search_are_refined(place, distance, idf):
 def test_scores_of_the_second_search_are_what_rows_say(place, distance):
     """One request adds up both similarities, at the scale of the rows that were refined."""
     refined = retriever(place.client, fill(place, distance), similarity_top_k=60)
-    (outcome,) = run([refined._pipeline().explore(question(1))])
+    (outcome,) = run([refined._pipeline().retrieve(question(1))])
     refinement, feedback = outcome.get()
     (searched,) = run([refined._collection.search(feedback.view.refined(refinement.vector), 60)])
     given = dict(zip(searched.get().ids, searched.get().scores, strict=True))

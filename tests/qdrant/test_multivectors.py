@@ -110,7 +110,7 @@ def test_scores_and_vectors_are_maxsim(place, distance):
     name = place.create(tokens(distance))
     place.write(name, with_matrices(""))
     refined = retriever(place, name, rounds=1, feedback_top_k=6)
-    refinement, feedback = run([refined._pipeline().explore(QueryBundle("1"))])[0].get()
+    refinement, feedback = run([refined._pipeline().retrieve(QueryBundle("1"))])[0].get()
     documents = [torch.from_numpy(matrix).float() for matrix in matrices()]
 
     def near(matrix: np.ndarray) -> torch.Tensor:

@@ -126,7 +126,7 @@ def test_judged_nodes_outside_take_no_place_from_those_inside(place):
 
 def explored(refined, query, blocking: bool = True):
     """Retrieve, and return what was graded beside what was found, for the threshold that the refined search had."""
-    works = [refined._pipeline().explore(query)]
+    works = [refined._pipeline().retrieve(query)]
     (outcome,) = run(works) if blocking else asyncio.run(arun(works))
     return outcome.get()
 

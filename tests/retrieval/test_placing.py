@@ -14,8 +14,9 @@ from llama_index_refine.graders.base import Grades
 from llama_index_refine.qdrant.points import Found
 from llama_index_refine.qdrant.vectors import Space, Vectors
 from llama_index_refine.qdrant.views.dense import DenseQuery
+from llama_index_refine.refining.trust import FixedTrust
 from llama_index_refine.retrieval.feedback import Feedback
-from llama_index_refine.retrieval.placing import place
+from llama_index_refine.retrieval.ranking import RefinedRanking
 from llama_index_refine.similarity import similarity
 
 
@@ -46,7 +47,7 @@ class Case:
             fused=np.array([fused for _, fused in self.graded.values()], dtype=np.float32),
             tau=1.0,
         )
-        return place(feedback, refinement, query, others, others, limit)
+        return RefinedRanking(feedback, refinement, query, others, len(names), FixedTrust(1.0)).place(others, limit)
 
     def _row(self, own: float) -> list[float]:
         row = [own, max(1 - own**2, 0.0) ** 0.5] if self.metric == "cosine" else [1 - (-2 * own) ** 0.5, 0.0]

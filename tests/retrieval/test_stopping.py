@@ -15,7 +15,7 @@ from llama_index_refine.qdrant.vectors import Space, Vectors
 from llama_index_refine.qdrant.views.dense import DenseQuery
 from llama_index_refine.refining.trust import FixedTrust, Reliability
 from llama_index_refine.retrieval.feedback import Feedback
-from llama_index_refine.retrieval.next_grades import NextGrades
+from llama_index_refine.retrieval.ranking import RefinedRanking
 from tests.planted import TOPICS, Planted, TopicGrader
 
 PLANTED = Planted()
@@ -66,14 +66,13 @@ def test_what_is_graded_next_is_what_would_change_the_list_and_not_what_is_surel
     scores = documents @ (refinement.vector / np.linalg.norm(refinement.vector))
     # One ahead of all that was graded relevant, the others close together between these and what was not.
     between = (scores[:4].mean() + scores[4:].mean()) / 2 + refinement.tau * np.linspace(1, -1, 13)
-    ranking = Found([*range(14)], [scores.max() + 3 * refinement.tau, *between], [], Vectors.none())
+    found = Found([*range(14)], [scores.max() + 3 * refinement.tau, *between], [], Vectors.none())
     feedback = Feedback(QueryBundle("q"), DenseQuery(query), DenseQuery(query).view(Space("", 32, "cosine")), Account())
 
-    query, teacher = DenseQuery(refinement.vector), FixedTrust(1.0)
+    ranking = RefinedRanking(feedback, refinement, DenseQuery(refinement.vector), found, 400, FixedTrust(1.0))
 
     def chosen(own_grade: float, saves: bool = True) -> list[int]:
-        following = NextGrades(feedback, refinement, query, 5, 10, 400, teacher, own_grade, saves)
-        return following.choose(ranking)
+        return ranking.choose(5, 10, 10, own_grade, saves)
 
     assert chosen(1.1) == sorted(chosen(1.1))
     assert 0 < len(chosen(1.1)) <= 5

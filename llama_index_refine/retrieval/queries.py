@@ -1,10 +1,14 @@
-"""Documents that one query's answers should be like, or unlike: judgements for a single call."""
+"""What a query brings: a text or an image, which are embedded here, and perhaps examples of what is meant."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
+from typing import Any, TypeGuard
 
+from llama_index.core.base.embeddings.base import BaseEmbedding
+from llama_index.core.embeddings.multi_modal_base import MultiModalEmbedding
 from llama_index.core.schema import QueryBundle, QueryType
 
 from llama_index_refine.ids import same_id
@@ -43,13 +47,13 @@ def with_examples(query: QueryType, like: Sequence[str] = (), unlike: Sequence[s
     :param query: a text or a bundle.
     :param like: ids of nodes that answers should be like.
     :param unlike: ids of nodes that answers should be unlike.
-    :return: the bundle itself where there are none to add.
+    :return: the bundle itself where a call gives none.
     :raises ValueError: as for `QueryWithExamples`.
     """
     bundle = QueryBundle(query) if isinstance(query, str) else query
-    like, unlike = _ids("like", like), _ids("unlike", unlike)
-    if not like and not unlike:
+    if like == () and unlike == ():
         return bundle
+    like, unlike = _ids("like", like), _ids("unlike", unlike)
     if isinstance(bundle, QueryWithExamples):
         like, unlike = [*bundle.like, *like], [*bundle.unlike, *unlike]
     known = {entry.name: getattr(bundle, entry.name) for entry in fields(QueryBundle)}
@@ -70,9 +74,54 @@ def in_batches(queries: Sequence[QueryType], size: int) -> Iterator[list[QueryBu
         yield [with_examples(query) for query in queries[start : start + size]]
 
 
-def examples_of(query: QueryBundle) -> dict[str, float]:
-    """Return the relevance in [0, 1] of a query's examples, by node id."""
-    return query.judgements if isinstance(query, QueryWithExamples) else {}
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """Embeds queries. An item is a `QueryBundle`, its result a list of floats.
+
+    A query's image is embedded where the model embeds images, unless `custom_embedding_strs` say what is to be; else
+    its text.
+    """
+
+    model: Callable[[], BaseEmbedding]
+
+    def run(self, items: Sequence[QueryBundle]) -> Sequence[Any]:
+        """Embed one after the other."""
+        model = self.model()
+        results: list[Any] = []
+        for query in items:
+            try:
+                if query.image_path and _embeds_image(model, query):
+                    results.append(model.get_image_embedding(query.image_path))
+                else:
+                    results.append(model.get_agg_embedding_from_queries(query.embedding_strs))
+            except Exception as error:
+                results.append(error)
+        return results
+
+    async def arun(self, items: Sequence[QueryBundle]) -> Sequence[Any]:
+        """Embed side by side."""
+        model = self.model()
+        return await asyncio.gather(*(_aembedded(model, item) for item in items), return_exceptions=True)
+
+
+async def _aembedded(model: BaseEmbedding, query: QueryBundle) -> Any:
+    if query.image_path and _embeds_image(model, query):
+        return await model.aget_image_embedding(query.image_path)
+    return await model.aget_agg_embedding_from_queries(query.embedding_strs)
+
+
+def _embeds_image(model: BaseEmbedding, query: QueryBundle) -> TypeGuard[MultiModalEmbedding]:
+    """Say whether a query's image is embedded, and not a text. :raises ValueError: neither can be."""
+    if query.custom_embedding_strs is not None:
+        return False
+    if isinstance(model, MultiModalEmbedding):
+        return True
+    if any(text.strip() for text in query.embedding_strs):
+        return False
+    raise ValueError(
+        f"the query is an image, and embed_model, a {type(model).__name__}, embeds texts only: set embed_model to the "
+        "MultiModalEmbedding that embedded the collection, or give the query its embedding"
+    )
 
 
 def _ids(name: str, ids: Sequence[str]) -> list[str]:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_index_refine.refining.allocation import split_budget
+from llama_index_refine.retrieval.pipeline import split_budget
 
 
 @given(budget=st.integers(2, 200), rounds=st.integers(1, 10))

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_index_refine.refining.allocation import WORTH, expected_gains
 from llama_index_refine.refining.relevance import Ranking, fit_relevance
+from llama_index_refine.retrieval.ranking import WORTH, expected_gains
 
 
 def dcg(relevance, limit: int) -> float:
