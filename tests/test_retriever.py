@@ -468,7 +468,7 @@ def test_a_teacher_that_uses_a_small_part_of_the_scale_is_understood(store):
 
     class Squeezed(TopicGrader):
         def grade(self, query, nodes):
-            lowest = 0.1 * int(query.query_str.split()[-1])
+            lowest = 0.8 * int(query.query_str.split()[-1]) / TOPICS
             return [lowest + 0.15 * grade for grade in super().grade(query, nodes)]
 
     for topic in range(TOPICS):
@@ -476,6 +476,8 @@ def test_a_teacher_that_uses_a_small_part_of_the_scale_is_understood(store):
             retriever(store, grader, similarity_top_k=40, rounds=1, trust=1.0).refine(PLANTED.query(topic))
             for grader in (Squeezed(), TopicGrader())
         )
+        if not np.ptp(exact.grades):
+            continue
         np.testing.assert_allclose(found.vector, exact.vector, atol=1e-4)
         # By itself such a grade says little, so that its document moves less than a bare verdict would move it.
         own = [np.abs(one.fused - one.held_out).mean() / one.tau for one in (found, exact)]
