@@ -20,15 +20,17 @@ from llama_index_refine.locks import Lock, OfEach
 from llama_index_refine.qdrant.background import Background
 from llama_index_refine.qdrant.clients import BATCH, Batch, CallOnce, QueryPoints
 from llama_index_refine.qdrant.errors import refused
-from llama_index_refine.qdrant.options import SearchOptions
-from llama_index_refine.qdrant.points import Found, PointId, Points
-from llama_index_refine.qdrant.requests import Limits, Requests, joined, read_limits
+from llama_index_refine.qdrant.limits import Limits, joined, read_limits
+from llama_index_refine.qdrant.points import Found, PointId, Points, read_vectors
+from llama_index_refine.qdrant.requests import Requests, SearchOptions
 from llama_index_refine.qdrant.vectors import Space, Wanted, read_space
-from llama_index_refine.qdrant.views.dense import Query
+from llama_index_refine.qdrant.views.dense import TOLERANCE, Query
 from llama_index_refine.scheduling import Operation, perform
 
 logger = logging.getLogger(__name__)
 
+# How many points of the background are looked at again with each query.
+LOOKED_AT = 5
 # One entry for each filter; at 30 background vectors of 1024 dimensions, 30 MB in all.
 ENTRIES = 256
 
@@ -174,15 +176,18 @@ class Gateway:
             for request in requests:
                 request.params = self._options.search_params
         limits = self.state.limits
-        pages = list(map(limits.paged, requests))
+        # Few collections have limits; elsewhere every query is one page.
+        pages = [[request] for request in requests] if limits == Limits() else [*map(limits.paged, requests)]
         batch = Batch(
             [page for some in pages for page in some],
             None if sampling else self._options.consistency,
             self.state.requests.options.timeout,
-            min(limits.batch or BATCH, BATCH),
+            # A request of more searches than are allowed in a minute is refused for good.
+            min(filter(None, [limits.search_max_batchsize, limits.read_rate_limit, BATCH])),
         )
-        found = iter(await self._ask(stage, self._query_points, batch, sampling))
-        return [joined(list(islice(found, len(some)))) for some in pages]
+        rest = iter(await self._ask(stage, self._query_points, batch, sampling))
+        answers: list[list[Points]] = [list(islice(rest, len(some))) for some in pages]
+        return [found[0] if len(found) == 1 else joined(found) for found in answers]
 
     async def sample(self, *requests: models.QueryRequest) -> list[Points] | None:
         """Send queries for a sample.
@@ -250,9 +255,12 @@ class Gateway:
         return int(result.count)
 
     def probe(self) -> Background | None:
-        """Choose what of the background is looked at again with a search, None for nothing."""
-        state = self.state
-        if state.background is None or not state.background.ids:
+        """Choose what of the background is looked at again with a search, None for nothing.
+
+        :return: some of it, in turn, so that all of it is looked at by and by.
+        """
+        state, kept = self.state, self.state.background
+        if kept is None or not kept.ids:
             return None
         if not state.may_narrow:
             self.tell(
@@ -260,8 +268,11 @@ class Gateway:
                 "(filter_max_conditions)"
             )
             return None
+        count = min(LOOKED_AT, state.limits.condition_max_size or LOOKED_AT)
+        first = state.turn * count % len(kept.ids)
         state.turn += 1
-        return state.background.a_few(state.turn - 1, state.limits.condition_max_size)
+        few = range(len(kept.ids))[first : first + count]
+        return Background(kept.vectors.at(few), [kept.ids[at] for at in few], kept.population)
 
     async def holds(self, space: Space, query: Query, probe: Background | None, found: Found, probed: Points) -> bool:
         """Say whether what a search brought agrees with what is known.
@@ -272,12 +283,16 @@ class Gateway:
         :param found: the points found, with their vectors.
         :param probed: what is there of the probe, where the search's request brought it.
         """
-        if probe and query.telling is not None and not self.is_local:
+        if probe and not self.is_local and query.telling is not None:
             return probe.unchanged(probed, query.telling, space)
         if probe:
             if self.is_local:
                 probed = await self.retrieve("background", probe.ids, self.state.requests.brings)
-            if not probe.is_still(probed, space):
+            vectors, placed = read_vectors(probed, space)
+            row = {probed[place].id: at for at, place in enumerate(placed)}
+            if row.keys() != set(probe.ids):
+                return False
+            if not vectors.at([row[point] for point in probe.ids]).near(probe.vectors, TOLERANCE):
                 return False
         # Scores by compressed vectors are never quite right: no need to wonder at each query.
         wonder = time.monotonic() - self.state.doubted > self._check_after

@@ -26,8 +26,7 @@ from llama_index_refine.refining.trust import FixedTrust, Reliability, Teacher
 from llama_index_refine.retrieval.events import GradingEvent
 from llama_index_refine.retrieval.examples import examples_of
 from llama_index_refine.retrieval.feedback import Feedback
-from llama_index_refine.scheduling import perform
-from llama_index_refine.tracing import llama_index, tell
+from llama_index_refine.scheduling import llama_index, perform, tell
 
 logger = logging.getLogger(__name__)
 
