@@ -148,7 +148,9 @@ async def _without_slices(
         return []
     first, random = found[0], found[-1]
     drawn = found[1] if len(found) == len(wanted) else []
-    if len(first) < 3 * size or all(map(_is_uniform, (point.id for point in first))):
+    uuids = [UUID(str(point.id)) for point in first if not isinstance(point.id, int)]
+    uniform = len(uuids) == len(first) and all(uuid.version in UNIFORM_UUIDS for uuid in uuids)
+    if len(first) < 3 * size or uniform:
         return _chosen(first, size)
     return _chosen(drawn, size) if len(drawn) >= size else random
 
@@ -158,10 +160,6 @@ def _numbers(size: int, population: int, points: int, most: int) -> list[PointId
     wanted = int(SPARE * size * max(points, 1) / max(population, 1)) + 1
     there = range(max(points, 1) + 1)
     return sorted(Random(0).sample(there, min(wanted, most, len(there))))
-
-
-def _is_uniform(point: PointId) -> bool:
-    return not isinstance(point, int) and UUID(str(point)).version in UNIFORM_UUIDS
 
 
 def _chosen(points: Points, size: int) -> Points:

@@ -112,9 +112,8 @@ class QdrantCollection:
         """
         threshold, matrices = self.options.score_threshold, self.options.multivector
         began, space = time.monotonic(), await self.space()
-        embedded = space.size > 0 if matrices is None else matrices.prefetch is not None
         near = None
-        if embedded:
+        if await self.embeds():
             near = DenseQuery(np.asarray(embedding, dtype=np.float32), None if matrices else threshold)
         query: Query
         if matrices is not None:

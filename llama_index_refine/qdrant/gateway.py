@@ -25,7 +25,7 @@ from llama_index_refine.qdrant.points import Found, PointId, Points, read_vector
 from llama_index_refine.qdrant.requests import Requests, SearchOptions
 from llama_index_refine.qdrant.vectors import Space, Wanted, read_space
 from llama_index_refine.qdrant.views.dense import TOLERANCE, Query
-from llama_index_refine.scheduling import Operation, perform
+from llama_index_refine.scheduling import perform
 
 logger = logging.getLogger(__name__)
 
@@ -151,7 +151,7 @@ class Gateway:
         :return: the space that is searched.
         :raises ValueError: there is none that one vector can search.
         """
-        info = await self._ask("describe", self._call_once, ("get_collection", {}))
+        info = await perform("describe", self._call_once, ("get_collection", {}))
         options, limits = self._options, read_limits(info)
         space = read_space(info, self._store.collection_name, self._wanted)
         if options.hybrid and options.hybrid.fusion == "dbsf" and space.metric == "euclid":
@@ -185,7 +185,13 @@ class Gateway:
             # A request of more searches than are allowed in a minute is refused for good.
             min(filter(None, [limits.search_max_batchsize, limits.read_rate_limit, BATCH])),
         )
-        rest = iter(await self._ask(stage, self._query_points, batch, sampling))
+        try:
+            rest = iter(await perform(stage, self._query_points, batch))
+        except Exception as error:
+            # The collection may be another one by now.
+            if refused(error) and not sampling:
+                self.state.forget()
+            raise
         answers: list[list[Points]] = [list(islice(rest, len(some))) for some in pages]
         return [found[0] if len(found) == 1 else joined(found) for found in answers]
 
@@ -237,7 +243,7 @@ class Gateway:
         arguments: dict[str, Any] = {"ids": list(ids), "with_payload": False, "with_vectors": vectors}
         arguments |= {"consistency": options.consistency} if options.consistency is not None else {}
         arguments |= {"timeout": options.timeout} if options.timeout is not None else {}
-        points: Points = await self._ask(stage, self._call_once, ("retrieve", arguments))
+        points: Points = await perform(stage, self._call_once, ("retrieve", arguments))
         return points
 
     async def count(self, stage: str, exact: bool = False) -> int:
@@ -251,7 +257,7 @@ class Gateway:
         arguments: dict[str, Any] = {"count_filter": options.filter, "shard_key_selector": options.shard_key}
         arguments["exact"] = exact and self.state.limits.search_allow_exact is not False
         arguments |= {"timeout": options.timeout} if options.timeout is not None else {}
-        result = await self._ask(stage, self._call_once, ("count", arguments))
+        result = await perform(stage, self._call_once, ("count", arguments))
         return int(result.count)
 
     def probe(self) -> Background | None:
@@ -307,12 +313,3 @@ class Gateway:
         if given_up not in told:
             told.add(given_up)
             logger.warning("In collection %r, strict mode: %s", self._store.collection_name, given_up)
-
-    async def _ask(self, stage: str, operation: Operation, item: Any, sampling: bool = False) -> Any:
-        """Wait for Qdrant. A refusal may mean that the collection is another one by now, unless it is of a sample."""
-        try:
-            return await perform(stage, operation, item)
-        except Exception as error:
-            if refused(error) and not sampling:
-                self.state.forget()
-            raise

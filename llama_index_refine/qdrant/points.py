@@ -57,10 +57,6 @@ class NodeReader:
         # Whether nodes hold images, None while none has been read.
         self.images: bool | None = None
 
-    def node(self, point: Any) -> BaseNode:
-        """Read a point. See `nodes`."""
-        return self.nodes([point])[0]
-
     def nodes(self, points: Points, all_odd: bool = True) -> list[BaseNode]:
         """Read points.
 

@@ -84,7 +84,8 @@ def read_space(info: models.CollectionInfo, collection: str, wanted: Wanted) -> 
     vectors = params.vectors or {}
     named = vectors if isinstance(vectors, dict) else {"": vectors}
     there = _Described(collection, named, params.sparse_vectors or {})
-    if not wanted.both and not wanted.multivector and (wanted.alone or there.only_sparse(wanted.name)):
+    only_sparse = wanted.name in there.sparse or (bool(there.sparse) and not named)
+    if not wanted.both and not wanted.multivector and (wanted.alone or only_sparse):
         return there.words(wanted)
     space = there.space(wanted.name, "vector_name", wanted.multivector)
     if wanted.prefetch is not None:
@@ -107,10 +108,6 @@ class _Described:
     collection: str
     named: Mapping[str, models.VectorParams]
     sparse: Mapping[str, models.SparseVectorParams]
-
-    def only_sparse(self, wanted: str) -> bool:
-        """Say whether a vector of that name can only be a sparse one."""
-        return wanted in self.sparse or not (self.named or not self.sparse)
 
     def words(self, wanted: Wanted) -> Space:
         """Describe a sparse vector. :raises ValueError: it is not there, or cannot be searched."""
