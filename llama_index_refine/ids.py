@@ -23,7 +23,7 @@ def same_id(node_id: str | int | UUID) -> str:
     :return: a UUID as Qdrant writes it; any other id as it is, as text.
     """
     text = str(node_id)
-    return str(UUID(text)) if is_uuid(text) else text
+    return str(UUID(text)) if _UUID.fullmatch(text) else text
 
 
 def is_uuid(node_id: str) -> bool:

@@ -28,8 +28,8 @@ from llama_index_refine.graders.feedback import FeedbackGrader
 from llama_index_refine.memory.memory import RefinementMemory
 from llama_index_refine.qdrant.collection import QdrantCollection
 from llama_index_refine.qdrant.filters import read_filter
-from llama_index_refine.qdrant.options import MatrixEncoder, QdrantKwargs, read_hybrid, read_multivector, read_options
-from llama_index_refine.qdrant.requests import narrowed
+from llama_index_refine.qdrant.options import QdrantKwargs, read_hybrid, read_multivector, read_options
+from llama_index_refine.qdrant.requests import MatrixEncoder, narrowed
 from llama_index_refine.refinement import Refinement
 from llama_index_refine.refining.base import BaseRefiner
 from llama_index_refine.refining.trust import FixedTrust, Reliability, Teacher
@@ -54,10 +54,9 @@ from llama_index_refine.retrieval.queries import Embedding, in_batches, with_exa
 from llama_index_refine.retrieval.ranking import withheld
 from llama_index_refine.retrieval.remembering import Remembering
 from llama_index_refine.retrieval.selecting import select_nodes
-from llama_index_refine.scheduling import Outcome, Work, arun, run
+from llama_index_refine.scheduling import Outcome, Work, arun, run, span, spanned_by_base, tell
 from llama_index_refine.selection import Selection
 from llama_index_refine.stores import SparseEncoder, open_store
-from llama_index_refine.tracing import span, spanned_by_base, tell
 
 
 class RefinedRetriever(BaseRetriever):

@@ -3,6 +3,10 @@
 What a retrieval waits for has one form: `await perform(stage, operation, item)`. The scheduler collects what all of
 them wait for, hands items for the same operation over in one call, and goes on with each when its result is there.
 Whoever runs them decides whether an operation may block.
+
+LlamaIndex's instrumentation is told of what happens, in spans for stages and in events, through the dispatcher
+`llama_index_refine`, a child of LlamaIndex's root: handlers added to the root get it with the rest, handlers added to
+this one get nothing else.
 """
 
 from __future__ import annotations
@@ -12,13 +16,22 @@ import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import coroutine
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
-from llama_index_refine.tracing import stage_span
+from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr-defined]
+from llama_index.core.instrumentation.event_handlers import NullEventHandler
+from llama_index.core.instrumentation.events import BaseEvent
+from llama_index.core.instrumentation.span_handlers import NullSpanHandler
+from llama_index_instrumentation.dispatcher import DISPATCHER_SPAN_DECORATED_ATTR, Dispatcher
 
 T = TypeVar("T")
+Method = TypeVar("Method", bound=Callable[..., Any])
 Work = Coroutine[Any, Any, T]
+
+dispatcher = get_dispatcher("llama_index_refine")
+llama_index = get_dispatcher()
 
 
 class Operation(Protocol):
@@ -109,11 +122,7 @@ def run(works: Sequence[Work[Any]]) -> list[Outcome]:
     :param works: the coroutines.
     :return: what came of each.
     """
-
-    async def blocking(stage: str, operation: Operation, items: Sequence[Any]) -> Sequence[Any]:
-        return stage_span(stage, operation.run)(items)
-
-    return at_once(_run(works, blocking))
+    return at_once(_run(works, blocks=True))
 
 
 async def arun(works: Sequence[Work[Any]]) -> list[Outcome]:
@@ -122,11 +131,7 @@ async def arun(works: Sequence[Work[Any]]) -> list[Outcome]:
     :param works: the coroutines.
     :return: what came of each.
     """
-
-    async def waiting(stage: str, operation: Operation, items: Sequence[Any]) -> Sequence[Any]:
-        return await stage_span(stage, operation.arun)(items)
-
-    return await _run(works, waiting)
+    return await _run(works, blocks=False)
 
 
 def at_once(work: Coroutine[Any, Any, T]) -> T:
@@ -148,7 +153,7 @@ class _Task:
     """One coroutine on its way."""
 
     work: Work[Any]
-    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    seconds: dict[str, float] = field(default_factory=partial(defaultdict, float))
     waits: Any = None
     result: Any = None
     # Those that it waits for, and since when.
@@ -182,16 +187,8 @@ class _Task:
             self.go_on([Outcome(part.result, part.seconds) for part in self.parts])
         return [self] if self.waits is not None else []
 
-    def answer(self, result: Any, seconds: float) -> None:
-        """Take in what the operation returned for it."""
-        self.seconds[self.waits.stage] += seconds
-        # A client may cancel its own request: that is its failure, and nobody else's.
-        self.go_on(RuntimeError("the request was cancelled") if isinstance(result, asyncio.CancelledError) else result)
 
-
-async def _run(
-    works: Sequence[Work[Any]], call: Callable[[str, Operation, Sequence[Any]], Awaitable[Sequence[Any]]]
-) -> list[Outcome]:
+async def _run(works: Sequence[Work[Any]], blocks: bool) -> list[Outcome]:
     tasks = [_Task(work) for work in works]
     for task in tasks:
         task.go_on()
@@ -200,12 +197,62 @@ async def _run(
         for one in waiting:
             groups.setdefault((one.waits.stage, one.waits.operation), []).append(one)
         for (stage, operation), members in groups.items():
+            items = [member.waits.item for member in members]
             began = time.perf_counter()
+            work: Callable[[Sequence[Any]], Any] = operation.run if blocks else operation.arun
             try:
-                results = await call(stage, operation, [member.waits.item for member in members])
+                if _listened():
+                    work = partial(work)
+                    work.__qualname__ = f"FeedbackLoop.{stage}"  # type: ignore[attr-defined]
+                    work = dispatcher.span(work)
+                results = work(items) if blocks else await work(items)
             except Exception as error:
                 results = [error] * len(members)
             seconds = time.perf_counter() - began
             for member, result in zip(members, results, strict=True):
-                member.answer(result, seconds)
+                member.seconds[stage] += seconds
+                # A client may cancel its own request: that is its failure, and nobody else's.
+                cancelled = isinstance(result, asyncio.CancelledError)
+                member.go_on(RuntimeError("the request was cancelled") if cancelled else result)
     return [Outcome(task.result, task.seconds) for task in tasks]
+
+
+def tell(event: Callable[[], BaseEvent], to: Dispatcher = dispatcher) -> None:
+    """Dispatch an event where anyone listens; elsewhere it is not even made.
+
+    :param event: makes it.
+    :param to: the dispatcher: this package's own, or `llama_index` for an event of LlamaIndex's.
+    """
+    if _listened():
+        to.event(event())
+
+
+def _listened() -> bool:
+    """Say whether anyone has asked to be told of spans or events, of this package or of all of LlamaIndex."""
+    at: Any = dispatcher
+    while True:
+        for handler in (*at.event_handlers, *at.span_handlers):
+            if not isinstance(handler, (NullEventHandler, NullSpanHandler)):
+                return True
+        if not at.propagate:
+            return False
+        at = at.parent
+
+
+def span(method: Method) -> Method:
+    """Give a method a span, and leave its signature to type checkers as it is.
+
+    :param method: a function, coroutine function or method.
+    :return: the same, with LlamaIndex's `dispatcher.span` around it.
+    """
+    return cast("Method", dispatcher.span(method))
+
+
+def spanned_by_base(method: Method) -> Method:
+    """Leave an override without a span of its own, as the method of the base class that it calls has one.
+
+    :param method: the override, in a class that gives spans to all overrides of methods that have one.
+    :return: the same.
+    """
+    setattr(method, DISPATCHER_SPAN_DECORATED_ATTR, True)
+    return method

@@ -47,14 +47,16 @@ class PayloadVectorStore(QdrantVectorStore):
             text, image, metadata = None, None, point.payload or {}
             if self.text_field is not None:
                 text, metadata = split_payload(metadata, self.text_field)
+                if isinstance(text, Sequence) and not isinstance(text, str):
+                    text = "\n".join(map(str, text))
             if self.image_field is not None:
-                value, metadata = _taken(metadata, self.image_field)
+                value, metadata = split_payload(metadata, self.image_field)
                 value = value[0] if isinstance(value, list) and value else value
                 image = value.strip() or None if isinstance(value, str) else None
             readable = readable or text is not None or image is not None
             kept = {} if image is None else _image(image)
             make = TextNode if image is None else ImageNode
-            nodes.append(make(id_=str(point.id), text=text or "", metadata=metadata, **kept))
+            nodes.append(make(id_=str(point.id), text="" if text is None else str(text), metadata=metadata, **kept))
             scores.append(float(getattr(point, "score", 1.0)))
         if not readable:
             keys = {"text_key": self.text_field, "image_key": self.image_field}
@@ -132,20 +134,13 @@ def open_store(
     return store
 
 
-def split_payload(payload: dict[str, Any], text_field: str) -> tuple[str | None, dict[str, Any]]:
-    """Take the text out of a payload.
+def split_payload(payload: dict[str, Any], field: str) -> tuple[Any, dict[str, Any]]:
+    """Take a field out of a payload.
 
     :param payload: a point's payload.
-    :param text_field: where the text is; "a.b" for b inside a, unless there is a field of that very name.
-    :return: the text, None where there is none, and the rest.
+    :param field: the field; "a.b" for b inside a, unless there is a field of that very name.
+    :return: its value, None where there is none, and the rest.
     """
-    value, rest = _taken(payload, text_field)
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        value = "\n".join(map(str, value))
-    return None if value is None else str(value), rest
-
-
-def _taken(payload: dict[str, Any], field: str) -> tuple[Any, dict[str, Any]]:
     if field in payload:
         return payload[field], {key: deepcopy(value) for key, value in payload.items() if key != field}
     rest = deepcopy(payload)

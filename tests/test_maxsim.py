@@ -9,8 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from qdrant_client import QdrantClient, models
 
-from llama_index_refine.maxsim import document_rows, maxsim, query_row, row_metric, token_length
-from llama_index_refine.similarity import METRICS, score_of_similarity, similarity
+from llama_index_refine.similarity import (
+    METRICS,
+    document_rows,
+    maxsim,
+    query_row,
+    row_metric,
+    score_of_similarity,
+    similarity,
+    token_length,
+)
 
 DISTANCE = {"cosine": models.Distance.COSINE, "dot": models.Distance.DOT, "euclid": models.Distance.EUCLID}
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from llama_index.core.schema import TextNode
-from qdrant_client import AsyncQdrantClient, QdrantClient
+from qdrant_client import AsyncQdrantClient, QdrantClient, models
 
 from llama_index_refine.stores import PayloadVectorStore, open_store, split_payload
 
@@ -45,7 +45,13 @@ def test_what_is_put_at_a_path_is_taken_out_and_the_rest_is_left(payload, path, 
     ],
 )
 def test_texts_of_other_forms(payload, key, text):
-    assert split_payload(payload, key)[0] == text
+    store = open_store(QdrantClient(":memory:"), "c", key)
+    points = [models.ScoredPoint(id=0, version=0, score=1.0, payload=payload)]
+    if text is None:
+        with pytest.raises(ValueError, match="has the field"):
+            store.parse_to_query_result(points)
+    else:
+        assert store.parse_to_query_result(points).nodes[0].text == text
 
 
 def test_such_a_store_is_read_only():

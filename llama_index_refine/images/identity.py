@@ -34,7 +34,9 @@ def identity_of(query: QueryBundle, node: BaseNode) -> list[str]:
     # A node without text says nothing of its metadata either.
     identity.append(node.get_metadata_str(MetadataMode.ALL))
     identity.append(_identity(image) if image else "")
-    identity += [_identity(source) if _is_known(source) else f"node {node.node_id}" for source in media.images]
+    for source in media.images:
+        unknown = source.lost or (source.broken and source.path is None and source.url is None)
+        identity.append(f"node {node.node_id}" if unknown else _identity(source))
     return [*identity, *([f"other {node.hash}"] if media.others else [])]
 
 
@@ -48,10 +50,6 @@ def _in_order(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _in_order(value[key]) for key in sorted(value, key=str)}
     return [_in_order(each) for each in value] if isinstance(value, list) else value
-
-
-def _is_known(image: ImageSource) -> bool:
-    return not (image.lost or (image.broken and image.path is None and image.url is None))
 
 
 def _identity(image: ImageSource) -> str:

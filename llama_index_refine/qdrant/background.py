@@ -11,9 +11,9 @@ from uuid import UUID
 
 from qdrant_client import models
 
-from llama_index_refine.qdrant.points import PointId, Points, read_vectors, scores_of, sparse_of
+from llama_index_refine.qdrant.points import PointId, Points, Vectors, sparse_of
 from llama_index_refine.qdrant.requests import Requests, named
-from llama_index_refine.qdrant.vectors import TOLERANCE, Space, Vectors
+from llama_index_refine.qdrant.vectors import Space
 from llama_index_refine.qdrant.views.dense import Query
 from llama_index_refine.qdrant.views.sparse import SAMPLE, Words
 from llama_index_refine.scheduling import gather
@@ -29,8 +29,6 @@ MOST_IDS = 5000
 UNIFORM_UUIDS = (3, 4, 5)
 # How many matrices the background has: they are large, and more of them hardly change what is found.
 FEW = 15
-# How many points of the background are looked at again with each query.
-LOOKED_AT = 5
 
 # Takes queries, and returns their points, or None where Qdrant refuses them.
 Ask = Callable[..., Awaitable["list[Points] | None"]]
@@ -51,18 +49,6 @@ class Background:
     population: int
     words: Words | None = None
 
-    def a_few(self, turn: int, most: int | None = None) -> Background:
-        """Return some of it, in turn, so that all of it is looked at again by and by.
-
-        :param turn: how often this has been asked.
-        :param most: the most documents, None for as many as one likes.
-        :return: the part.
-        """
-        count = min(LOOKED_AT, most or LOOKED_AT)
-        first = turn * count % max(len(self.ids), 1)
-        few = range(len(self.ids))[first : first + count]
-        return Background(self.vectors.at(few), [self.ids[at] for at in few], self.population)
-
     def unchanged(self, found: Points, query: Query, space: Space) -> bool:
         """Say whether Qdrant's scores are those of these documents as they were.
 
@@ -74,20 +60,8 @@ class Background:
         place = {point: at for at, point in enumerate(self.ids)}
         if {point.id for point in found} != place.keys():
             return False
-        return query.agrees(self.vectors.at([place[point.id] for point in found]), scores_of(found), space)
-
-    def is_still(self, found: Points, space: Space) -> bool:
-        """Say whether these documents are what they were.
-
-        :param found: those of them that are there, with their vectors.
-        :param space: what was searched.
-        :return: False where a document is gone or its vector is another.
-        """
-        vectors, placed = read_vectors(found, space)
-        row = {found[place].id: at for at, place in enumerate(placed)}
-        if row.keys() != set(self.ids):
-            return False
-        return vectors.at([row[point] for point in self.ids]).near(self.vectors, TOLERANCE)
+        scores = [float(getattr(point, "score", 0.0)) for point in found]
+        return query.agrees(self.vectors.at([place[point.id] for point in found]), scores, space)
 
 
 async def drawn(gateway: Gateway, space: Space, size: int, population: int) -> tuple[Points, Words | None]:
@@ -174,7 +148,9 @@ async def _without_slices(
         return []
     first, random = found[0], found[-1]
     drawn = found[1] if len(found) == len(wanted) else []
-    if len(first) < 3 * size or all(map(_is_uniform, (point.id for point in first))):
+    uuids = [UUID(str(point.id)) for point in first if not isinstance(point.id, int)]
+    uniform = len(uuids) == len(first) and all(uuid.version in UNIFORM_UUIDS for uuid in uuids)
+    if len(first) < 3 * size or uniform:
         return _chosen(first, size)
     return _chosen(drawn, size) if len(drawn) >= size else random
 
@@ -184,10 +160,6 @@ def _numbers(size: int, population: int, points: int, most: int) -> list[PointId
     wanted = int(SPARE * size * max(points, 1) / max(population, 1)) + 1
     there = range(max(points, 1) + 1)
     return sorted(Random(0).sample(there, min(wanted, most, len(there))))
-
-
-def _is_uniform(point: PointId) -> bool:
-    return not isinstance(point, int) and UUID(str(point)).version in UNIFORM_UUIDS
 
 
 def _chosen(points: Points, size: int) -> Points:

@@ -28,7 +28,7 @@ from qdrant_client.http.exceptions import ResponseHandlingException
 from llama_index_refine.locks import Lock, OfOneProcess
 from llama_index_refine.qdrant.errors import refused
 from llama_index_refine.qdrant.points import Points
-from llama_index_refine.scheduling import at_once, each
+from llama_index_refine.scheduling import at_once
 
 headers: Callable[[dict[str, str]], AbstractContextManager[None]] | None
 try:
@@ -76,14 +76,7 @@ class ClientOperation(ABC):
                 "the vector store has only an asynchronous client: call the asynchronous method (aretrieve), or give "
                 "the store a blocking `client` too"
             )
-
-        async def ask(method: str, arguments: dict[str, Any]) -> Any:
-            return getattr(client, method)(self.store.collection_name, **arguments)
-
-        async def wait(seconds: float) -> None:
-            time.sleep(seconds)
-
-        return at_once(self.work(items, partial(_answered, client, ask, wait)))
+        return at_once(self.work(items, partial(_answered, client, self.store.collection_name, True)))
 
     async def arun(self, items: Sequence[Any]) -> Sequence[Any]:
         """Call the asynchronous client; where there is none, the blocking one in a worker thread."""
@@ -93,11 +86,7 @@ class ClientOperation(ABC):
         if (twin := _twins.of(client)) is not None:
             work = partial(contextvars.copy_context().run, self.run, items, twin)
             return await asyncio.get_running_loop().run_in_executor(_twins.threads, work)
-
-        async def ask(method: str, arguments: dict[str, Any]) -> Any:
-            return await _awaited(client, method, self.store.collection_name, arguments)
-
-        return await self.work(items, partial(_answered, client, ask, asyncio.sleep))
+        return await self.work(items, partial(_answered, client, self.store.collection_name, False))
 
     @abstractmethod
     async def work(self, items: Sequence[Any], call: Call) -> Sequence[Any]:
@@ -133,11 +122,16 @@ class QueryPoints(ClientOperation):
 
     async def work(self, items: Sequence[Batch], call: Call) -> Sequence[Any]:
         """See `ClientOperation`."""
-        different, places = _different(items)
+        different = [item for at, item in enumerate(items) if item not in items[:at]]
         results: list[Any] = []
         while len(results) < len(different):
-            chunk = _in_one_request(different[len(results) :])
-            requests = [request for item in chunk for request in item.requests]
+            chunk: list[Batch] = []
+            requests: list[models.QueryRequest] = []
+            for item in different[len(results) :]:
+                if chunk and len(requests) + len(item.requests) > item.most:
+                    break
+                chunk.append(item)
+                requests += item.requests
             shared = {"consistency": chunk[0].consistency, "timeout": chunk[0].timeout}
             points: list[Points] = []
             try:
@@ -154,7 +148,7 @@ class QueryPoints(ClientOperation):
             else:
                 rest = iter(points)
                 results += [list(islice(rest, len(item.requests))) for item in chunk]
-        return [results[place] for place in places]
+        return [results[different.index(item)] for item in items]
 
 
 class CallOnce(ClientOperation):
@@ -162,20 +156,14 @@ class CallOnce(ClientOperation):
 
     async def work(self, items: Sequence[tuple[str, dict[str, Any]]], call: Call) -> Sequence[Any]:
         """See `ClientOperation`."""
-        different, places = _different(items)
-        results = await each(different, lambda item: call(item[0], **item[1]))
-        return [results[place] for place in places]
-
-
-def _different(items: Sequence[Any]) -> tuple[list[Any], list[int]]:
-    """Return each item once, and where among these every item is."""
-    different: list[Any] = []
-    places: list[int] = []
-    for item in items:
-        if item not in different:
-            different.append(item)
-        places.append(different.index(item))
-    return different, places
+        different = [item for at, item in enumerate(items) if item not in items[:at]]
+        results: list[Any] = []
+        for method, arguments in different:
+            try:
+                results.append(await call(method, **arguments))
+            except Exception as error:
+                results.append(error)
+        return [results[different.index(item)] for item in items]
 
 
 def as_it_is(client: Any) -> AbstractContextManager[None]:
@@ -205,20 +193,15 @@ def is_near(address: str) -> bool:
         return "." not in host or host.endswith(LOCAL_NAMES)
 
 
-async def _answered(
-    client: Any,
-    ask: Callable[[str, dict[str, Any]], Awaitable[Any]],
-    wait: Callable[[float], Awaitable[None]],
-    method: str,
-    /,
-    **arguments: Any,
-) -> Any:
+async def _answered(client: Any, collection_name: str, blocks: bool, method: str, /, **arguments: Any) -> Any:
     """Call a client, and again where a rate limit says when, and that is soon."""
     left = PATIENCE
     while True:
         try:
             with as_it_is(client):
-                return await ask(method, arguments)
+                if blocks:
+                    return getattr(client, method)(collection_name, **arguments)
+                return await _awaited(client, method, collection_name, arguments)
         except ResourceExhaustedResponse as error:
             # A server that says "at once" has not thought about it.
             seconds = max(error.retry_after_s, 1)
@@ -226,7 +209,10 @@ async def _answered(
                 raise
             left -= seconds
             logger.info("Qdrant's rate limit is reached: asking again in %d s", seconds)
-            await wait(seconds)
+            if blocks:
+                time.sleep(seconds)
+            else:
+                await asyncio.sleep(seconds)
 
 
 async def _awaited(client: AsyncQdrantClient, method: str, collection_name: str, arguments: dict[str, Any]) -> Any:
@@ -282,13 +268,3 @@ class _Twins(OfOneProcess):
 
 
 _twins = _Twins()
-
-
-def _in_one_request(items: Sequence[Batch]) -> Sequence[Batch]:
-    """Return as many of the first items as go into one request, and one at least."""
-    size = 0
-    for at, item in enumerate(items):
-        size += len(item.requests)
-        if at and size > item.most:
-            return items[:at]
-    return items

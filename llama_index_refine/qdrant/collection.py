@@ -20,18 +20,17 @@ from llama_index_refine.qdrant.background import Background, drawn
 from llama_index_refine.qdrant.encoding import Encoding, as_matrix, matrices_of, sparse_vectors_of
 from llama_index_refine.qdrant.errors import in_a_sentence, refused, wants_another_filter
 from llama_index_refine.qdrant.gateway import Gateway
-from llama_index_refine.qdrant.grouping import diverse
-from llama_index_refine.qdrant.options import Hybrid, SearchOptions
 from llama_index_refine.qdrant.points import (
     Found,
     NodeReader,
     PointId,
     Points,
     ReadNodes,
+    diverse,
+    group_of,
     read_vectors,
-    scores_of,
 )
-from llama_index_refine.qdrant.requests import named
+from llama_index_refine.qdrant.requests import Hybrid, SearchOptions, named
 from llama_index_refine.qdrant.vectors import Space
 from llama_index_refine.qdrant.views.boosted import BoostedQuery
 from llama_index_refine.qdrant.views.dense import DenseQuery, Query
@@ -77,6 +76,8 @@ class QdrantCollection:
         self.background_size = background_size
         self.check_after = check_after
         self.refresh_share = refresh_share
+        # Payloads say what may be returned: points bring theirs, whatever becomes of their nodes.
+        self._grouped = self.options.grouping.by is not None
         self._gateway = Gateway(store, self.options, background_size, check_after)
         self._reader = NodeReader(store)
         self._expects_images = isinstance(store, PayloadVectorStore) and store.image_field is not None
@@ -111,8 +112,9 @@ class QdrantCollection:
         """
         threshold, matrices = self.options.score_threshold, self.options.multivector
         began, space = time.monotonic(), await self.space()
-        embedded = space.size > 0 if matrices is None else matrices.prefetch is not None
-        near = DenseQuery.of(embedding, None if matrices else threshold) if embedded else None
+        near = None
+        if await self.embeds():
+            near = DenseQuery(np.asarray(embedding, dtype=np.float32), None if matrices else threshold)
         query: Query
         if matrices is not None:
             matrix = await self._matrix(None if near else embedding, bundle)
@@ -163,11 +165,15 @@ class QdrantCollection:
         :raises ValueError: the query does not fit what the collection is now; no point can be read as a node; or strict
             mode refuses the filter.
         """
-        if exact or not self._groups:
-            return await self._nearest(query, limit, vectors, payload, beside, offset, exact)
-        known, depth = {*beside}, DEEPER * limit
+        grouped = self._grouped and not exact
+        known, depth = {*beside}, DEEPER * limit if grouped else limit
         while True:
-            found = await self._nearest(query, depth, vectors, payload, beside)
+            if vectors and not (beside or offset or exact):
+                found = await self._first(query, depth, min(vectors, depth), payload)
+            else:
+                found = await self._later(query, depth, vectors, payload, beside, offset, exact)
+            if not grouped:
+                return found
             others = [at for at, point in enumerate(found.ids) if point not in known]
             kept = self.options.grouping.first([found.groups[at] for at in others])[:limit]
             if len(kept) == limit or len(others) < depth or depth >= DEEPEST * limit:
@@ -179,34 +185,38 @@ class QdrantCollection:
         head, tail = found.at(first), found.at(range(len(first), len(found.ids)))
         return (await self.complete(head, query, vectors=True)).beside(tail)
 
-    async def _nearest(
+    async def _later(
         self,
         query: Query,
         limit: int,
         vectors: int,
         payload: bool,
         beside: Collection[PointId],
-        offset: int = 0,
-        exact: bool = False,
+        offset: int,
+        exact: bool,
     ) -> Found:
-        """Find the nearest points, of whatever document. See `search`."""
-        if vectors and not (beside or offset or exact):
-            return await self._first(query, limit, min(vectors, limit), payload)
-        space = await self.space()
-        without = self._left_out(query, limit, vectors, beside)
+        """Search a collection that a first search has found to be the one that is known. See `search`."""
+        space, gateway = await self.space(), self._gateway
+        may_narrow, most = gateway.state.may_narrow, gateway.state.limits.condition_max_size
+        # Points beside are left out, or found. A filter changes what a fused ranking consists of, costs an index some
+        # of what it finds far down, and in local mode costs more than what it leaves out.
+        fits = limit <= 2 * len(beside) and len(beside) <= (most or len(beside))
+        may_leave_out = fits and may_narrow and not query.ranks and not gateway.is_local
+        # Where the scores of points are known only when they are found, they are wanted unless others are to be graded.
+        leaves_out = may_leave_out and (vectors > 0 or (query.telling is query and query.threshold is None))
+        without = sorted(beside, key=str) if leaves_out else []
         limit += len(beside) - len(without)
         vectors += (len(beside) - len(without)) if vectors else 0
-        may_complete = self._gateway.state.may_narrow
-        if may_complete and (vectors > LONG or (vectors and space.multivector)):
+        if may_narrow and (vectors > LONG or (vectors and space.multivector)):
             vectors, payload = 0, False
         payload = payload and not self._images
         if not payload and not exact:
-            limit = self._gateway.worth(limit)
-        brought = payload or (self._groups and not exact)
-        asked = self._gateway.state.requests.nearest(
+            limit = gateway.worth(limit)
+        brought = payload or (self._grouped and not exact)
+        asked = gateway.state.requests.nearest(
             query, limit, payload=brought, vectors=vectors > 0, without=without, offset=offset, exact=exact
         )
-        (points,) = await self._gateway.send("page" if exact else "search", asked)
+        (points,) = await gateway.send("page" if exact else "search", asked)
         return self._read(points, space, payload)
 
     async def those(
@@ -404,7 +414,7 @@ class QdrantCollection:
         requests, payload = gateway.state.requests, payload and not self._images
         light = not space.multivector and space.sparse is None
         apart = limit > vectors and not (light and (limit - vectors) * space.size <= FEW_NUMBERS)
-        brought = payload or self._groups
+        brought = payload or self._grouped
         asked = [requests.nearest(query, vectors if apart else limit, limit, payload=brought, vectors=True)]
         if apart:
             asked.append(requests.nearest(query, limit, payload=brought))
@@ -424,19 +434,6 @@ class QdrantCollection:
             found = replace(found, nodes=self._reader.nodes(points, all_odd=False))
         return found, await gateway.holds(space, query, probe, found, answers[-1])
 
-    def _left_out(self, query: Query, limit: int, vectors: int, beside: Collection[PointId]) -> list[PointId]:
-        """Return the points if a search had better leave them out, none if it had better find them."""
-        gateway = self._gateway
-        # A filter changes what a fused ranking consists of, costs an index some of what it finds far down, and in local
-        # mode costs more than what it leaves out.
-        if query.ranks or gateway.is_local or not gateway.state.may_narrow or 2 * len(beside) < limit:
-            return []
-        if len(beside) > (gateway.state.limits.condition_max_size or len(beside)):
-            return []
-        # Where the scores of points are known only when they are found, they are wanted unless others are to be graded.
-        told = query.telling is query and query.threshold is None
-        return sorted(beside, key=str) if vectors or told else []
-
     async def _listed(self, ids: Sequence[PointId], payload: bool, vectors: bool) -> list[Any]:
         """Return those of some points that are there and inside the filter."""
         requests = self._gateway.state.requests
@@ -446,13 +443,10 @@ class QdrantCollection:
         """Read points, as far as they have been brought with nodes and vectors."""
         nodes = ReadNodes(points, self._reader) if payload else []
         vectors, placed = read_vectors(points, space)
-        groups = self.options.grouping.of(points)
-        return Found([point.id for point in points], scores_of(points), nodes, vectors, placed, groups)
-
-    @property
-    def _groups(self) -> bool:
-        """Whether payloads say what may be returned, so that points bring theirs whatever becomes of their nodes."""
-        return self.options.grouping.by is not None
+        scores = [float(getattr(point, "score", 0.0)) for point in points]
+        by = self.options.grouping.by
+        groups = [None if by is None else group_of(point, by) for point in points]
+        return Found([point.id for point in points], scores, nodes, vectors, placed, groups)
 
     @property
     def _images(self) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 from qdrant_client import models
 
-from llama_index_refine.qdrant.options import MatrixEncoder
+from llama_index_refine.qdrant.requests import MatrixEncoder
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,15 +20,17 @@ from llama_index_refine.locks import Lock, OfEach
 from llama_index_refine.qdrant.background import Background
 from llama_index_refine.qdrant.clients import BATCH, Batch, CallOnce, QueryPoints
 from llama_index_refine.qdrant.errors import refused
-from llama_index_refine.qdrant.options import SearchOptions
-from llama_index_refine.qdrant.points import Found, PointId, Points
-from llama_index_refine.qdrant.requests import Limits, Requests, joined, read_limits
+from llama_index_refine.qdrant.limits import Limits, joined, read_limits
+from llama_index_refine.qdrant.points import Found, PointId, Points, read_vectors
+from llama_index_refine.qdrant.requests import Requests, SearchOptions
 from llama_index_refine.qdrant.vectors import Space, Wanted, read_space
-from llama_index_refine.qdrant.views.dense import Query
-from llama_index_refine.scheduling import Operation, perform
+from llama_index_refine.qdrant.views.dense import TOLERANCE, Query
+from llama_index_refine.scheduling import perform
 
 logger = logging.getLogger(__name__)
 
+# How many points of the background are looked at again with each query.
+LOOKED_AT = 5
 # One entry for each filter; at 30 background vectors of 1024 dimensions, 30 MB in all.
 ENTRIES = 256
 
@@ -149,7 +151,7 @@ class Gateway:
         :return: the space that is searched.
         :raises ValueError: there is none that one vector can search.
         """
-        info = await self._ask("describe", self._call_once, ("get_collection", {}))
+        info = await perform("describe", self._call_once, ("get_collection", {}))
         options, limits = self._options, read_limits(info)
         space = read_space(info, self._store.collection_name, self._wanted)
         if options.hybrid and options.hybrid.fusion == "dbsf" and space.metric == "euclid":
@@ -174,15 +176,24 @@ class Gateway:
             for request in requests:
                 request.params = self._options.search_params
         limits = self.state.limits
-        pages = list(map(limits.paged, requests))
+        # Few collections have limits; elsewhere every query is one page.
+        pages = [[request] for request in requests] if limits == Limits() else [*map(limits.paged, requests)]
         batch = Batch(
             [page for some in pages for page in some],
             None if sampling else self._options.consistency,
             self.state.requests.options.timeout,
-            min(limits.batch or BATCH, BATCH),
+            # A request of more searches than are allowed in a minute is refused for good.
+            min(filter(None, [limits.search_max_batchsize, limits.read_rate_limit, BATCH])),
         )
-        found = iter(await self._ask(stage, self._query_points, batch, sampling))
-        return [joined(list(islice(found, len(some)))) for some in pages]
+        try:
+            rest = iter(await perform(stage, self._query_points, batch))
+        except Exception as error:
+            # The collection may be another one by now.
+            if refused(error) and not sampling:
+                self.state.forget()
+            raise
+        answers: list[list[Points]] = [list(islice(rest, len(some))) for some in pages]
+        return [found[0] if len(found) == 1 else joined(found) for found in answers]
 
     async def sample(self, *requests: models.QueryRequest) -> list[Points] | None:
         """Send queries for a sample.
@@ -232,7 +243,7 @@ class Gateway:
         arguments: dict[str, Any] = {"ids": list(ids), "with_payload": False, "with_vectors": vectors}
         arguments |= {"consistency": options.consistency} if options.consistency is not None else {}
         arguments |= {"timeout": options.timeout} if options.timeout is not None else {}
-        points: Points = await self._ask(stage, self._call_once, ("retrieve", arguments))
+        points: Points = await perform(stage, self._call_once, ("retrieve", arguments))
         return points
 
     async def count(self, stage: str, exact: bool = False) -> int:
@@ -246,13 +257,16 @@ class Gateway:
         arguments: dict[str, Any] = {"count_filter": options.filter, "shard_key_selector": options.shard_key}
         arguments["exact"] = exact and self.state.limits.search_allow_exact is not False
         arguments |= {"timeout": options.timeout} if options.timeout is not None else {}
-        result = await self._ask(stage, self._call_once, ("count", arguments))
+        result = await perform(stage, self._call_once, ("count", arguments))
         return int(result.count)
 
     def probe(self) -> Background | None:
-        """Choose what of the background is looked at again with a search, None for nothing."""
-        state = self.state
-        if state.background is None or not state.background.ids:
+        """Choose what of the background is looked at again with a search, None for nothing.
+
+        :return: some of it, in turn, so that all of it is looked at by and by.
+        """
+        state, kept = self.state, self.state.background
+        if kept is None or not kept.ids:
             return None
         if not state.may_narrow:
             self.tell(
@@ -260,8 +274,11 @@ class Gateway:
                 "(filter_max_conditions)"
             )
             return None
+        count = min(LOOKED_AT, state.limits.condition_max_size or LOOKED_AT)
+        first = state.turn * count % len(kept.ids)
         state.turn += 1
-        return state.background.a_few(state.turn - 1, state.limits.condition_max_size)
+        few = range(len(kept.ids))[first : first + count]
+        return Background(kept.vectors.at(few), [kept.ids[at] for at in few], kept.population)
 
     async def holds(self, space: Space, query: Query, probe: Background | None, found: Found, probed: Points) -> bool:
         """Say whether what a search brought agrees with what is known.
@@ -272,12 +289,16 @@ class Gateway:
         :param found: the points found, with their vectors.
         :param probed: what is there of the probe, where the search's request brought it.
         """
-        if probe and query.telling is not None and not self.is_local:
+        if probe and not self.is_local and query.telling is not None:
             return probe.unchanged(probed, query.telling, space)
         if probe:
             if self.is_local:
                 probed = await self.retrieve("background", probe.ids, self.state.requests.brings)
-            if not probe.is_still(probed, space):
+            vectors, placed = read_vectors(probed, space)
+            row = {probed[place].id: at for at, place in enumerate(placed)}
+            if row.keys() != set(probe.ids):
+                return False
+            if not vectors.at([row[point] for point in probe.ids]).near(probe.vectors, TOLERANCE):
                 return False
         # Scores by compressed vectors are never quite right: no need to wonder at each query.
         wonder = time.monotonic() - self.state.doubted > self._check_after
@@ -292,12 +313,3 @@ class Gateway:
         if given_up not in told:
             told.add(given_up)
             logger.warning("In collection %r, strict mode: %s", self._store.collection_name, given_up)
-
-    async def _ask(self, stage: str, operation: Operation, item: Any, sampling: bool = False) -> Any:
-        """Wait for Qdrant. A refusal may mean that the collection is another one by now, unless it is of a sample."""
-        try:
-            return await perform(stage, operation, item)
-        except Exception as error:
-            if refused(error) and not sampling:
-                self.state.forget()
-            raise

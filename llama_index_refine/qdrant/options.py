@@ -1,9 +1,8 @@
-"""What restricts and steers a retriever's searches: LlamaIndex's words for it, and Qdrant's."""
+"""Reads what restricts and steers a retriever's searches, as its users say it: in LlamaIndex's words and Qdrant's."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
 from llama_index.core.vector_stores.types import MetadataFilters, VectorStoreQueryMode
@@ -13,15 +12,9 @@ from pydantic import ValidationError
 from qdrant_client import models
 
 from llama_index_refine.qdrant.filters import read_filter
-from llama_index_refine.qdrant.grouping import Grouping
+from llama_index_refine.qdrant.points import Grouping
+from llama_index_refine.qdrant.requests import PREFETCH, FusionName, Hybrid, MatrixEncoder, Multivector, SearchOptions
 
-FusionName = Literal["rrf", "dbsf"]
-MatrixEncoder = Callable[[list[str]], Sequence[Any]]
-
-# Of how many times as many nodes as are returned the returned ones are chosen, where they should differ.
-CANDIDATES = 4
-# How many of the points that a dense vector finds nearest are compared by MaxSim, where nobody says.
-PREFETCH = 100
 DENSE = (VectorStoreQueryMode.DEFAULT, VectorStoreQueryMode.MMR)
 MODES = (*DENSE, VectorStoreQueryMode.SPARSE, VectorStoreQueryMode.HYBRID)
 
@@ -60,91 +53,6 @@ class QdrantKwargs(TypedDict, total=False):
     group_size: int
     mmr_threshold: float
     boost: models.FormulaQuery | models.Expression | dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Hybrid:
-    """How a dense and a sparse search become one.
-
-    :param fusion: reciprocal ranks, or scores in units of their own spread.
-    :param alpha: the dense search's share, in [0, 1]; None for equal shares.
-    :param sparse_top_k: how many nodes the sparse search contributes; None for as many as the dense one.
-    :param hybrid_top_k: how many nodes a retrieval returns; None for similarity_top_k.
-    :raises ValueError: an argument outside its range.
-    """
-
-    fusion: FusionName = "rrf"
-    alpha: float | None = None
-    sparse_top_k: int | None = None
-    hybrid_top_k: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.fusion not in ("rrf", "dbsf"):
-            raise ValueError(f"fusion must be 'rrf' or 'dbsf', got {self.fusion!r}")
-        if self.alpha is not None and not 0 <= self.alpha <= 1:
-            raise ValueError(f"alpha must be in [0, 1], got {self.alpha}")
-        if self.fusion == "dbsf" and self.alpha not in (None, 0.5):
-            raise ValueError("alpha weighs ranks, which fusion='dbsf' does not use: leave one of them out")
-        for name in ("sparse_top_k", "hybrid_top_k"):
-            count = getattr(self, name)
-            if count is not None and count < 1:
-                raise ValueError(f"{name} must be at least 1, got {count}")
-
-    def query(self) -> models.FusionQuery | models.RrfQuery:
-        """Write it in Qdrant's words; the dense search comes first."""
-        if self.alpha is None or self.alpha == 0.5:
-            return models.FusionQuery(fusion=models.Fusion(self.fusion))
-        return models.RrfQuery(rrf=models.Rrf(weights=[self.alpha, 1 - self.alpha]))
-
-
-@dataclass(frozen=True)
-class Multivector:
-    """How documents that are matrices are searched.
-
-    :param query_fn: makes of each text a matrix, with a vector a token.
-    :param prefetch: the dense vector whose nearest points are compared by MaxSim; None to compare the query with all.
-    :param prefetch_limit: how many these are, at least.
-    """
-
-    query_fn: MatrixEncoder
-    prefetch: str | None = None
-    prefetch_limit: int = PREFETCH
-
-
-@dataclass(frozen=True)
-class SearchOptions:
-    """What restricts and steers every search of one retriever, in Qdrant's words.
-
-    :param filter: the points that count, None for all.
-    :param score_threshold: drop results that score worse.
-    :param search_params: hnsw_ef, exact search, quantisation, ...
-    :param shard_key: search these shards only.
-    :param consistency: how many replicas must agree.
-    :param timeout: seconds that Qdrant may take for one request.
-    :param hybrid: how a sparse search takes part; None for one search alone.
-    :param multivector: how documents that are matrices are searched; None where they are vectors.
-    :param sparse_alone: whether the sparse vector is searched, even where there are dense ones.
-    :param grouping: how many points of one document are returned.
-    :param mmr_threshold: how much being near the query counts beside differing from other points; None for alone.
-    :param boost: the formula by which points are ranked, None for the score alone.
-    """
-
-    filter: models.Filter | None = None
-    score_threshold: float | None = None
-    search_params: models.SearchParams | None = None
-    shard_key: Any = None
-    consistency: Any = None
-    timeout: int | None = None
-    hybrid: Hybrid | None = None
-    multivector: Multivector | None = None
-    sparse_alone: bool = False
-    grouping: Grouping = field(default_factory=Grouping)
-    mmr_threshold: float | None = None
-    boost: models.FormulaQuery | None = None
-
-    def candidates(self, limit: int) -> int:
-        """Return how many points are ranked for so many to be returned."""
-        return limit if self.mmr_threshold is None else CANDIDATES * limit
 
 
 def read_options(

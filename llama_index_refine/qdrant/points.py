@@ -1,11 +1,12 @@
-"""Points and the nodes behind them."""
+"""Points: the nodes behind them, their vectors, and which of a ranking are returned."""
 
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
@@ -14,16 +15,19 @@ import torch
 from llama_index.core.schema import BaseNode, TextNode
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 from qdrant_client import models
+from qdrant_client.local.payload_value_extractor import value_by_key
+from torch import Tensor
 
 from llama_index_refine.ids import is_uuid, same_id
 from llama_index_refine.images.sources import is_inline
-from llama_index_refine.qdrant.vectors import Space, SparseVectors, Vectors
+from llama_index_refine.qdrant.vectors import Space, SparseVectors
 
 logger = logging.getLogger(__name__)
 
 PointId = int | str | UUID
 Points = Sequence[models.ScoredPoint | models.Record]
 
+NO_WORDS = models.SparseVector(indices=[], values=[])
 # LlamaIndex's own fields of a payload, which hold the node and not what its author said of it.
 _OWN_FIELDS = ("_node_content", "_node_type")
 
@@ -52,10 +56,6 @@ class NodeReader:
         self._told = False
         # Whether nodes hold images, None while none has been read.
         self.images: bool | None = None
-
-    def node(self, point: Any) -> BaseNode:
-        """Read a point. See `nodes`."""
-        return self.nodes([point])[0]
 
     def nodes(self, points: Points, all_odd: bool = True) -> list[BaseNode]:
         """Read points.
@@ -96,6 +96,7 @@ class NodeReader:
         return told
 
 
+@dataclass(eq=False)
 class ReadNodes(Sequence[BaseNode]):
     """The nodes of points, each read from its payload when it is first looked at, which costs more than finding it.
 
@@ -103,13 +104,12 @@ class ReadNodes(Sequence[BaseNode]):
     :param reader: reads them.
     """
 
-    def __init__(self, points: Points, reader: NodeReader) -> None:
-        self._points = points
-        self._reader = reader
-        self._nodes: dict[int, BaseNode] = {}
+    points: Points
+    reader: NodeReader
+    _nodes: dict[int, BaseNode] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return len(self._points)
+        return len(self.points)
 
     def __getitem__(self, place: Any) -> Any:
         if place not in self._nodes:
@@ -119,8 +119,62 @@ class ReadNodes(Sequence[BaseNode]):
     def at(self, places: Sequence[int]) -> list[BaseNode]:
         """Return the nodes at some places."""
         new = [place for place in places if place not in self._nodes]
-        self._nodes |= zip(new, self._reader.nodes([self._points[place] for place in new]), strict=True)
+        self._nodes |= zip(new, self.reader.nodes([self.points[place] for place in new]), strict=True)
         return [self._nodes[place] for place in places]
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """What n points have stored under the vectors that are searched. A `View` makes rows of it.
+
+    :param dense: (n, d) float32, (n, 0) where no dense vector is searched.
+    :param matrices: n multivectors, (n_i, d) float32 each; none where no multivector is searched.
+    :param sparse: their sparse vectors, None where none is searched.
+    """
+
+    dense: Tensor
+    matrices: tuple[Tensor, ...] = ()
+    sparse: SparseVectors | None = None
+
+    @classmethod
+    def none(cls) -> Vectors:
+        """Return the vectors of no points, or of points that brought none."""
+        return cls(torch.empty(0, 0))
+
+    def __len__(self) -> int:
+        return len(self.dense)
+
+    def at(self, places: Sequence[int]) -> Vectors:
+        """Return those of some of the points."""
+        # In numpy, which reads a list of places many times faster than torch.
+        dense = torch.from_numpy(self.dense.numpy()[list(places)] if len(places) else self.dense.numpy()[:0])
+        matrices = tuple(self.matrices[at] for at in places) if self.matrices else ()
+        return Vectors(dense, matrices, self.sparse and self.sparse.at(places))
+
+    def beside(self, other: Vectors) -> Vectors:
+        """Return these and then those of other points."""
+        some = [vectors for vectors in (self, other) if len(vectors)]
+        if len(some) < 2:
+            return (some or [self])[0]
+        sparse = self.sparse.beside(other.sparse) if self.sparse and other.sparse else None
+        return Vectors(torch.cat([self.dense, other.dense]), (*self.matrices, *other.matrices), sparse)
+
+    def near(self, others: Vectors, tolerance: float) -> bool:
+        """Say whether the points still have the vectors that they had.
+
+        :param others: theirs before, in the same order.
+        :param tolerance: how far each may be off, as a share of its length.
+        """
+        if len(self.matrices) != len(others.matrices) or (self.sparse is None) != (others.sparse is None):
+            return False
+        if self.sparse and others.sparse and not self.sparse.near(others.sparse, tolerance):
+            return False
+        for now, before in zip((self.dense, *self.matrices), (others.dense, *others.matrices), strict=True):
+            if now.shape != before.shape:
+                return False
+            if not ((now - before).norm(dim=-1) <= tolerance * before.norm(dim=-1)).all():
+                return False
+        return True
 
 
 @dataclass(frozen=True)
@@ -178,11 +232,6 @@ class Found:
         return self.at([place for place in self.placed if limit is None or place < limit])
 
 
-def scores_of(points: Points) -> list[float]:
-    """Return the points' scores, 0 where they have none."""
-    return [float(getattr(point, "score", 0.0)) for point in points]
-
-
 def read_vectors(points: Points, space: Space) -> tuple[Vectors, list[int]]:
     """Read what points have stored.
 
@@ -191,34 +240,35 @@ def read_vectors(points: Points, space: Space) -> tuple[Vectors, list[int]]:
     :return: the vectors of those that have what it takes to refine by them, and their places.
     """
     stage = space.prefetch if space.multivector else space
-    dense = _dense(points, stage)
-    matrices = [_matrix(rows, space) for rows in _stored(points, space.name)] if space.multivector else []
-    words = _sparse(points, space) if space.sparse is not None else []
-    # Of two vectors the sparse one may be missing: a text of stop words has none.
-    needed: Sequence[Any] = matrices if space.multivector else dense if space.size else words
-    placed = [at for at in range(len(points)) if dense[at] is not None and needed[at] is not None]
-    rows = np.array([dense[at] for at in placed], dtype=np.float32).reshape(len(placed), stage.size if stage else 0)
-    sparse = _stacked([words[at] for at in placed]) if space.sparse is not None else None
-    return Vectors(
-        torch.from_numpy(rows), tuple(torch.from_numpy(needed[at]) for at in placed if matrices), sparse
-    ), placed
+    size, metric = (stage.size, stage.metric) if stage else (0, space.metric)
+    dense: list[Any] = []
+    matrices: list[Tensor] = []
+    words: list[models.SparseVector] = []
+    placed: list[int] = []
+    for at, point in enumerate(points):
+        stored: Any = point.vector if isinstance(point.vector, dict) else {"": point.vector}
+        row = stored.get(stage.name) if stage and size else []
+        # No document is near one that has no direction.
+        if not isinstance(row, list) or len(row) != size or (size and metric == "cosine" and not any(row)):
+            continue
+        matrix = _matrix(stored.get(space.name), space) if space.multivector else None
+        word = stored.get(space.sparse)
+        # Of two vectors the sparse one may be missing: a text of stop words has none.
+        if (space.multivector and matrix is None) or not (space.size or isinstance(word, models.SparseVector)):
+            continue
+        placed.append(at)
+        dense.append(row)
+        if matrix is not None:
+            matrices.append(torch.from_numpy(matrix))
+        words.append(word if isinstance(word, models.SparseVector) else NO_WORDS)
+    rows = torch.from_numpy(np.array(dense, dtype=np.float32).reshape(len(placed), size))
+    return Vectors(rows, tuple(matrices), SparseVectors.of(words) if space.sparse is not None else None), placed
 
 
 def sparse_of(points: Points, space: Space) -> SparseVectors:
     """Return the sparse vectors of points; an empty one where there is none."""
-    return _stacked(_sparse(points, space))
-
-
-def _stored(points: Points, name: str | None) -> list[Any]:
-    return [point.vector.get(name) if isinstance(point.vector, dict) else point.vector for point in points]  # type: ignore[arg-type]
-
-
-def _dense(points: Points, space: Space | None) -> list[Any]:
-    """Return the points' dense vectors, None where there is none that has a direction; empty ones of no such space."""
-    if space is None or space.name is None:
-        return [[]] * len(points)
-    rows, size, lengths = _stored(points, space.name), space.size, space.metric != "cosine"
-    return [row if isinstance(row, list) and len(row) == size and (lengths or any(row)) else None for row in rows]
+    stored = [point.vector.get(space.sparse or "") if isinstance(point.vector, dict) else None for point in points]
+    return SparseVectors.of([one if isinstance(one, models.SparseVector) else NO_WORDS for one in stored])
 
 
 def _matrix(rows: Any, space: Space) -> np.ndarray | None:
@@ -228,9 +278,52 @@ def _matrix(rows: Any, space: Space) -> np.ndarray | None:
     return matrix if len(matrix) and (matrix.any() or space.metric != "cosine") else None
 
 
-def _sparse(points: Points, space: Space) -> list[models.SparseVector | None]:
-    return [one if isinstance(one, models.SparseVector) else None for one in _stored(points, space.sparse)]
+@dataclass(frozen=True)
+class Grouping:
+    """How many points of one group a ranking may hold.
+
+    :param by: the payload field whose value names a point's group, "a.b" for b inside a; None for no groups.
+    :param size: the most points of a group, at least 1.
+    """
+
+    by: str | None = None
+    size: int = 1
+
+    def first(self, groups: Sequence[str | None]) -> list[int]:
+        """Return the places of a ranking that stay: the first points of each group, and all that belong to none."""
+        seen: Counter[str | None] = Counter()
+        kept = []
+        for place, group in enumerate(groups):
+            seen[group] += 1
+            if group is None or seen[group] <= self.size:
+                kept.append(place)
+        return kept
 
 
-def _stacked(vectors: Sequence[models.SparseVector | None]) -> SparseVectors:
-    return SparseVectors.of([one or models.SparseVector(indices=[], values=[]) for one in vectors])
+def group_of(point: Any, by: str) -> str | None:
+    """Say to which group a point belongs, None to none: it lacks the field, or came without its payload."""
+    value = value_by_key(point.payload or {}, by)
+    return None if value is None else repr(value)
+
+
+def diverse(relevance: np.ndarray, overlap: np.ndarray, threshold: float, limit: int) -> list[int]:
+    """Choose by maximal marginal relevance (Carbonell and Goldstein 1998).
+
+    The next is always the one with the greatest t r - (1 - t) s, with r its own relevance and s the greatest similarity
+    to what has been chosen.
+
+    :param relevance: (n,) how near each one is to the query.
+    :param overlap: (n, n) how near they are to each other, on the same scale.
+    :param threshold: t, in [0, 1]: 1 goes by relevance alone, 0 by difference alone.
+    :param limit: the most to choose.
+    :return: places, in the order in which they were chosen.
+    """
+    chosen: list[int] = []
+    left, nearest = np.ones(len(relevance), dtype=bool), np.zeros(len(relevance))
+    for _ in range(min(limit, len(relevance))):
+        # The first is the most relevant, however little that counts.
+        value = threshold * relevance - (1 - threshold) * nearest if chosen else relevance
+        chosen.append(int(np.where(left, value, -np.inf).argmax()))
+        left[chosen[-1]] = False
+        nearest = overlap[:, chosen].max(-1)
+    return chosen

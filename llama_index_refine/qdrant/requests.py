@@ -1,21 +1,109 @@
-"""What is asked about one vector space, in Qdrant's words, and what a collection's strict mode allows of it."""
+"""What is asked about one vector space, in Qdrant's words, and what restricts and steers it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from qdrant_client import models
 
-from llama_index_refine.qdrant.filters import conditions_in
-from llama_index_refine.qdrant.options import SearchOptions
-from llama_index_refine.qdrant.points import PointId, Points
+from llama_index_refine.qdrant.points import Grouping, PointId
 from llama_index_refine.qdrant.vectors import Space
 from llama_index_refine.qdrant.views.dense import Query
 
-# Every page searches as deep as it ends: to look deeper than this many pages would cost more than it can tell.
-PAGES = 8
+FusionName = Literal["rrf", "dbsf"]
+MatrixEncoder = Callable[[list[str]], Sequence[Any]]
+
+# Of how many times as many nodes as are returned the returned ones are chosen, where they should differ.
+CANDIDATES = 4
+# How many of the points that a dense vector finds nearest are compared by MaxSim, where nobody says.
+PREFETCH = 100
+
+
+@dataclass(frozen=True)
+class Hybrid:
+    """How a dense and a sparse search become one.
+
+    :param fusion: reciprocal ranks, or scores in units of their own spread.
+    :param alpha: the dense search's share, in [0, 1]; None for equal shares.
+    :param sparse_top_k: how many nodes the sparse search contributes; None for as many as the dense one.
+    :param hybrid_top_k: how many nodes a retrieval returns; None for similarity_top_k.
+    :raises ValueError: an argument outside its range.
+    """
+
+    fusion: FusionName = "rrf"
+    alpha: float | None = None
+    sparse_top_k: int | None = None
+    hybrid_top_k: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.fusion not in ("rrf", "dbsf"):
+            raise ValueError(f"fusion must be 'rrf' or 'dbsf', got {self.fusion!r}")
+        if self.alpha is not None and not 0 <= self.alpha <= 1:
+            raise ValueError(f"alpha must be in [0, 1], got {self.alpha}")
+        if self.fusion == "dbsf" and self.alpha not in (None, 0.5):
+            raise ValueError("alpha weighs ranks, which fusion='dbsf' does not use: leave one of them out")
+        for name in ("sparse_top_k", "hybrid_top_k"):
+            count = getattr(self, name)
+            if count is not None and count < 1:
+                raise ValueError(f"{name} must be at least 1, got {count}")
+
+    def query(self) -> models.FusionQuery | models.RrfQuery:
+        """Write it in Qdrant's words; the dense search comes first."""
+        if self.alpha is None or self.alpha == 0.5:
+            return models.FusionQuery(fusion=models.Fusion(self.fusion))
+        return models.RrfQuery(rrf=models.Rrf(weights=[self.alpha, 1 - self.alpha]))
+
+
+@dataclass(frozen=True)
+class Multivector:
+    """How documents that are matrices are searched.
+
+    :param query_fn: makes of each text a matrix, with a vector a token.
+    :param prefetch: the dense vector whose nearest points are compared by MaxSim; None to compare the query with all.
+    :param prefetch_limit: how many these are, at least.
+    """
+
+    query_fn: MatrixEncoder
+    prefetch: str | None = None
+    prefetch_limit: int = PREFETCH
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """What restricts and steers every search of one retriever, in Qdrant's words.
+
+    :param filter: the points that count, None for all.
+    :param score_threshold: drop results that score worse.
+    :param search_params: hnsw_ef, exact search, quantisation, ...
+    :param shard_key: search these shards only.
+    :param consistency: how many replicas must agree.
+    :param timeout: seconds that Qdrant may take for one request.
+    :param hybrid: how a sparse search takes part; None for one search alone.
+    :param multivector: how documents that are matrices are searched; None where they are vectors.
+    :param sparse_alone: whether the sparse vector is searched, even where there are dense ones.
+    :param grouping: how many points of one document are returned.
+    :param mmr_threshold: how much being near the query counts beside differing from other points; None for alone.
+    :param boost: the formula by which points are ranked, None for the score alone.
+    """
+
+    filter: models.Filter | None = None
+    score_threshold: float | None = None
+    search_params: models.SearchParams | None = None
+    shard_key: Any = None
+    consistency: Any = None
+    timeout: int | None = None
+    hybrid: Hybrid | None = None
+    multivector: Multivector | None = None
+    sparse_alone: bool = False
+    grouping: Grouping = field(default_factory=Grouping)
+    mmr_threshold: float | None = None
+    boost: models.FormulaQuery | None = None
+
+    def candidates(self, limit: int) -> int:
+        """Return how many points are ranked for so many to be returned."""
+        return limit if self.mmr_threshold is None else CANDIDATES * limit
 
 
 @dataclass(frozen=True)
@@ -64,8 +152,14 @@ class Requests:
         if exact:
             params = (params or models.SearchParams()).model_copy(update={"exact": True})
         restricted = {"filter": admitted, "params": params, "score_threshold": threshold}
-        written = query.fields(self.space, restricted, depth or offset + limit)
-        return self._request(limit, payload, vectors, offset=offset or None, **written)
+        return models.QueryRequest(
+            limit=limit,
+            offset=offset or None,
+            with_payload=payload,
+            with_vector=self.brings if vectors else False,
+            shard_key=self.options.shard_key,
+            **query.fields(self.space, restricted, depth or offset + limit),
+        )
 
     def probe(self, query: Query, ids: Sequence[PointId]) -> models.QueryRequest:
         """Ask for what shows whether points are what they were, as far as the filter admits them.
@@ -78,9 +172,9 @@ class Requests:
         """
         if query.telling is None:
             return self.listed(len(ids), named(ids))
-        full = models.SearchParams(quantization=models.QuantizationSearchParams(ignore=True))
-        restricted = {"filter": narrowed(self.options.filter, named(ids)), "params": full}
-        return self._request(len(ids), False, False, **query.telling.fields(self.space, restricted, len(ids)))
+        request = self.nearest(query.telling, len(ids), payload=False, among=ids)
+        request.params = models.SearchParams(quantization=models.QuantizationSearchParams(ignore=True))
+        return request
 
     def listed(
         self, limit: int, condition: Any = None, payload: bool = False, vectors: bool = True
@@ -93,22 +187,19 @@ class Requests:
         :param vectors: whether they bring their vectors.
         :return: the query.
         """
-        admitted = self.options.filter if condition is None else narrowed(self.options.filter, condition)
-        return self._request(limit, payload, vectors, filter=admitted)
-
-    def sample(self, limit: int) -> models.QueryRequest:
-        """Ask for points drawn at random."""
-        random = models.SampleQuery(sample=models.Sample.RANDOM)
-        return self._request(limit, False, True, query=random, filter=self.options.filter)
-
-    def _request(self, limit: int, payload: bool, vectors: bool, **written: Any) -> models.QueryRequest:
         return models.QueryRequest(
             limit=limit,
             with_payload=payload,
             with_vector=self.brings if vectors else False,
             shard_key=self.options.shard_key,
-            **written,
+            filter=self.options.filter if condition is None else narrowed(self.options.filter, condition),
         )
+
+    def sample(self, limit: int) -> models.QueryRequest:
+        """Ask for points drawn at random."""
+        request = self.listed(limit)
+        request.query = models.SampleQuery(sample=models.Sample.RANDOM)
+        return request
 
 
 def narrowed(admitted: models.Filter | None, condition: Any) -> models.Filter:
@@ -119,114 +210,3 @@ def narrowed(admitted: models.Filter | None, condition: Any) -> models.Filter:
 def named(ids: Sequence[PointId]) -> models.HasIdCondition:
     """Write the condition that a point is one of these."""
     return models.HasIdCondition(has_id=list(ids))
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one collection allows, under the names of its description; None is no limit.
-
-    :param max_query_limit: points that one search may ask for.
-    :param max_timeout: seconds that a request may set itself.
-    :param search_max_hnsw_ef: `hnsw_ef` of a search.
-    :param search_allow_exact: False where a search must go by the index.
-    :param search_max_oversampling: oversampling of quantised vectors.
-    :param search_max_batchsize: searches in one request.
-    :param filter_max_conditions: conditions of a filter.
-    :param condition_max_size: values in one condition, as ids.
-    :param read_rate_limit: searches a minute.
-    """
-
-    max_query_limit: int | None = None
-    max_timeout: int | None = None
-    search_max_hnsw_ef: int | None = None
-    search_allow_exact: bool | None = None
-    search_max_oversampling: float | None = None
-    search_max_batchsize: int | None = None
-    filter_max_conditions: int | None = None
-    condition_max_size: int | None = None
-    read_rate_limit: int | None = None
-
-    @property
-    def batch(self) -> int | None:
-        """The most searches that one request may hold."""
-        # A request of more searches than are allowed in a minute is refused for good.
-        return min(filter(None, [self.search_max_batchsize, self.read_rate_limit]), default=None)
-
-    @property
-    def deepest(self) -> int | None:
-        """How deep a ranking is worth asking for."""
-        return None if self.max_query_limit is None else PAGES * self.max_query_limit
-
-    def may_narrow(self, admitted: models.Filter | None) -> bool:
-        """Say whether a filter may have one more condition."""
-        most = self.filter_max_conditions
-        return most is None or conditions_in(admitted) < most
-
-    def keep(self, options: SearchOptions) -> tuple[SearchOptions, list[str]]:
-        """Lower what is asked for to what is allowed.
-
-        :param options: what restricts and steers a retriever's searches.
-        :return: the same as far as it goes, and a sentence for each limit that lowers something, with its name.
-        """
-        given_up = []
-        timeout, most = options.timeout, self.max_timeout
-        if timeout is not None and most is not None and timeout > most:
-            given_up.append(f"requests have {most} seconds instead of {timeout} (max_timeout)")
-            options = replace(options, timeout=most)
-        params = options.search_params and options.search_params.model_copy(deep=True)
-        if params is None:
-            return options, given_up
-        ef, most = params.hnsw_ef, self.search_max_hnsw_ef
-        if ef is not None and most is not None and ef > most:
-            given_up.append(f"hnsw_ef is {most} instead of {ef} (search_max_hnsw_ef)")
-            params.hnsw_ef = most
-        if params.exact and self.search_allow_exact is False:
-            given_up.append("searches use the index and are not exact (search_allow_exact)")
-            params.exact = False
-        compressed, widest = params.quantization, self.search_max_oversampling
-        if compressed and widest is not None and (compressed.oversampling or 0) > widest:
-            given_up.append(f"oversampling is {widest} (search_max_oversampling)")
-            compressed.oversampling = widest
-        return replace(options, search_params=params), given_up
-
-    def paged(self, request: models.QueryRequest) -> list[models.QueryRequest]:
-        """Ask for many points a page at a time.
-
-        :param request: a search.
-        :return: searches that together ask for the same, as far as fused rankings go so deep.
-        """
-        if self.search_allow_exact is False and request.params is not None and request.params.exact:
-            by_index = request.params.model_copy(update={"exact": False})
-            request = request.model_copy(update={"params": by_index})
-        most = self.max_query_limit
-        if most is None:
-            return [request]
-        limit, prefetch = request.limit or 10, request.prefetch
-        if isinstance(prefetch, list) and prefetch:
-            prefetch = [one.model_copy(update={"limit": min(one.limit or 10, most)}) for one in prefetch]
-            limit = min(limit, sum(one.limit or 10 for one in prefetch))
-        first = request.model_copy(update={"prefetch": prefetch, "limit": min(limit, most)})
-        begin = request.offset or 0
-        return [first] + [
-            first.model_copy(update={"limit": min(limit - start, most), "offset": begin + start})
-            for start in range(most, limit, most)
-        ]
-
-
-def read_limits(info: models.CollectionInfo) -> Limits:
-    """Read what a collection allows.
-
-    :param info: its description.
-    :return: its limits; none where strict mode is off, or the server or the client does not know it.
-    """
-    strict = getattr(info.config, "strict_mode_config", None)
-    if strict is None or not strict.enabled:
-        return Limits()
-    return Limits(**{one.name: getattr(strict, one.name, None) for one in fields(Limits)})
-
-
-def joined(pages: Sequence[Points]) -> Points:
-    """Put pages together. What moved from one to the next while they were asked for counts once."""
-    if len(pages) == 1:
-        return pages[0]
-    return list({point.id: point for page in pages for point in page}.values())

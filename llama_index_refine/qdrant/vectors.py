@@ -1,4 +1,4 @@
-"""A collection's vectors: which of them is searched, and what points have stored of it."""
+"""Which of a collection's vectors are searched, and sparse vectors in one piece."""
 
 from __future__ import annotations
 
@@ -7,16 +7,11 @@ from dataclasses import dataclass, replace
 from itertools import chain
 
 import numpy as np
-import torch
 from llama_index.vector_stores.qdrant.base import DEFAULT_DENSE_VECTOR_NAME, DEFAULT_SPARSE_VECTOR_NAME
 from numpy.typing import NDArray
 from qdrant_client import models
-from torch import Tensor
 
-from llama_index_refine.similarity import METRICS, Metric, similarity, similarity_of_score
-
-# float16 keeps three digits. Another model moves a similarity by more than this part of its range.
-TOLERANCE = 0.005
+from llama_index_refine.similarity import METRICS, Metric
 
 
 @dataclass(frozen=True)
@@ -52,21 +47,6 @@ class Space:
     def brought(self) -> list[str] | bool:
         """What a search brings back of them: all there is, where one has no name by which to ask for it."""
         return self.names if all(self.names) else True
-
-    def stored(self, vector: np.ndarray | Tensor) -> np.ndarray:
-        """Return a query vector as Qdrant compares it.
-
-        :param vector: (d,) in the collection's space; (T, d) for a multivector.
-        :return: the same; where Qdrant stores whole numbers from 0 to 255, within their range and rounded. Under
-            cosine, which lengths do not change, it is made shorter rather than cut off.
-        """
-        numbers = np.asarray(vector)
-        if not self.whole:
-            return numbers
-        if self.metric == "cosine":
-            numbers = numbers.clip(0)
-            numbers = numbers * (255 / np.maximum(numbers.max(-1, keepdims=True), 255))
-        return numbers.round().clip(0, 255)
 
 
 @dataclass(frozen=True)
@@ -104,7 +84,8 @@ def read_space(info: models.CollectionInfo, collection: str, wanted: Wanted) -> 
     vectors = params.vectors or {}
     named = vectors if isinstance(vectors, dict) else {"": vectors}
     there = _Described(collection, named, params.sparse_vectors or {})
-    if not wanted.both and not wanted.multivector and (wanted.alone or there.only_sparse(wanted.name)):
+    only_sparse = wanted.name in there.sparse or (bool(there.sparse) and not named)
+    if not wanted.both and not wanted.multivector and (wanted.alone or only_sparse):
         return there.words(wanted)
     space = there.space(wanted.name, "vector_name", wanted.multivector)
     if wanted.prefetch is not None:
@@ -127,10 +108,6 @@ class _Described:
     collection: str
     named: Mapping[str, models.VectorParams]
     sparse: Mapping[str, models.SparseVectorParams]
-
-    def only_sparse(self, wanted: str) -> bool:
-        """Say whether a vector of that name can only be a sparse one."""
-        return wanted in self.sparse or not (self.named or not self.sparse)
 
     def words(self, wanted: Wanted) -> Space:
         """Describe a sparse vector. :raises ValueError: it is not there, or cannot be searched."""
@@ -245,76 +222,3 @@ class SparseVectors:
         if not (np.array_equal(self.ends, others.ends) and np.array_equal(self.terms, others.terms)):
             return False
         return bool(np.all(np.abs(self.values - others.values) <= tolerance * np.abs(others.values).max(initial=0)))
-
-
-@dataclass(frozen=True)
-class Vectors:
-    """What n points have stored under the vectors that are searched. A `View` makes rows of it.
-
-    :param dense: (n, d) float32, (n, 0) where no dense vector is searched.
-    :param matrices: n multivectors, (n_i, d) float32 each; none where no multivector is searched.
-    :param sparse: their sparse vectors, None where none is searched.
-    """
-
-    dense: Tensor
-    matrices: tuple[Tensor, ...] = ()
-    sparse: SparseVectors | None = None
-
-    @classmethod
-    def none(cls) -> Vectors:
-        """Return the vectors of no points, or of points that brought none."""
-        return cls(torch.empty(0, 0))
-
-    def __len__(self) -> int:
-        return len(self.dense)
-
-    def at(self, places: Sequence[int]) -> Vectors:
-        """Return those of some of the points."""
-        # In numpy, which reads a list of places many times faster than torch.
-        dense = torch.from_numpy(self.dense.numpy()[list(places)] if len(places) else self.dense.numpy()[:0])
-        matrices = tuple(self.matrices[at] for at in places) if self.matrices else ()
-        return Vectors(dense, matrices, self.sparse and self.sparse.at(places))
-
-    def beside(self, other: Vectors) -> Vectors:
-        """Return these and then those of other points."""
-        some = [vectors for vectors in (self, other) if len(vectors)]
-        if len(some) < 2:
-            return (some or [self])[0]
-        sparse = self.sparse.beside(other.sparse) if self.sparse and other.sparse else None
-        return Vectors(torch.cat([self.dense, other.dense]), (*self.matrices, *other.matrices), sparse)
-
-    def near(self, others: Vectors, tolerance: float) -> bool:
-        """Say whether the points still have the vectors that they had.
-
-        :param others: theirs before, in the same order.
-        :param tolerance: how far each may be off, as a share of its length.
-        """
-        if len(self.matrices) != len(others.matrices) or (self.sparse is None) != (others.sparse is None):
-            return False
-        if self.sparse and others.sparse and not self.sparse.near(others.sparse, tolerance):
-            return False
-        pairs = zip((self.dense, *self.matrices), (others.dense, *others.matrices), strict=True)
-        return all(_near(now, before, tolerance) for now, before in pairs)
-
-
-def _near(now: Tensor, before: Tensor, tolerance: float) -> bool:
-    if now.shape != before.shape:
-        return False
-    return bool(((now - before).norm(dim=-1) <= tolerance * before.norm(dim=-1)).all())
-
-
-def agree(vectors: Tensor, scores: Sequence[float], query: Tensor, metric: Metric) -> bool:
-    """Say whether scores are what the distance makes of the vectors.
-
-    :param vectors: (n, d)
-    :param scores: (n,) Qdrant's scores.
-    :param query: (d,) the query.
-    :param metric: the distance.
-    """
-    given = similarity_of_score(torch.tensor(scores, dtype=torch.float32), metric)
-    apart = (given - similarity(query, vectors, metric)).abs()
-    if metric == "cosine":
-        return bool((apart <= TOLERANCE).all())
-    lengths = vectors.norm(dim=-1)
-    scale = lengths * query.norm() if metric == "dot" else (lengths.square() + query.norm().square()) / 2
-    return bool((apart <= TOLERANCE * scale).all())

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llama_index_refine.maxsim import document_rows, query_row, row_metric, token_length
 from llama_index_refine.refinement import Refinement
 from llama_index_refine.refining.problem import like, to_tensor
+from llama_index_refine.similarity import document_rows, query_row, row_metric, token_length
 
 if TYPE_CHECKING:
     from llama_index_refine.refining.base import BaseRefiner

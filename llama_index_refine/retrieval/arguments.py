@@ -11,7 +11,7 @@ from llama_index.vector_stores.qdrant import QdrantVectorStore
 from llama_index_refine.graders.account import Budget
 from llama_index_refine.graders.base import BaseGrader
 from llama_index_refine.memory.memory import RefinementMemory
-from llama_index_refine.qdrant.options import Multivector
+from llama_index_refine.qdrant.requests import Multivector
 from llama_index_refine.refining.base import BaseRefiner
 from llama_index_refine.retrieval.remembering import NO_MEMORY
 

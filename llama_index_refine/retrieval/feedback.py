@@ -14,9 +14,7 @@ from llama_index_refine.graders.account import Account
 from llama_index_refine.graders.base import Grades
 from llama_index_refine.ids import same_id
 from llama_index_refine.qdrant.errors import in_a_sentence
-from llama_index_refine.qdrant.grouping import Grouping
-from llama_index_refine.qdrant.points import Found, PointId
-from llama_index_refine.qdrant.vectors import Vectors
+from llama_index_refine.qdrant.points import Found, Grouping, PointId, Vectors
 from llama_index_refine.qdrant.views.dense import Query, Row, View
 from llama_index_refine.similarity import similarity
 

@@ -25,7 +25,7 @@ from llama_index_refine.qdrant.points import Found, points_of
 from llama_index_refine.refining.trust import Reliability
 from llama_index_refine.retrieval.events import GradingEvent
 from llama_index_refine.retrieval.feedback import Feedback
-from llama_index_refine.tracing import llama_index, tell
+from llama_index_refine.scheduling import llama_index, tell
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from llama_index_refine.qdrant.background import Background
-from llama_index_refine.qdrant.vectors import Vectors
+from llama_index_refine.qdrant.points import Vectors
 from llama_index_refine.qdrant.views.dense import View
 from llama_index_refine.refinement import Refinement
 from llama_index_refine.refining.base import BaseRefiner
@@ -24,9 +24,8 @@ from llama_index_refine.refining.trust import Teacher, certainty, shrink, stretc
 from llama_index_refine.retrieval.events import RefiningEvent
 from llama_index_refine.retrieval.feedback import Feedback
 from llama_index_refine.retrieval.remembering import within
-from llama_index_refine.scheduling import perform
+from llama_index_refine.scheduling import perform, tell
 from llama_index_refine.similarity import Metric
-from llama_index_refine.tracing import tell
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,7 @@ from llama_index_refine.graders.base import BaseGrader, GraderError, Grades, on_
 from llama_index_refine.ids import same_id
 from llama_index_refine.qdrant.background import Background
 from llama_index_refine.qdrant.collection import QdrantCollection
-from llama_index_refine.qdrant.points import Found, PointId
-from llama_index_refine.qdrant.vectors import Vectors
+from llama_index_refine.qdrant.points import Found, PointId, Vectors
 from llama_index_refine.qdrant.views.dense import Query
 from llama_index_refine.refinement import Refinement
 from llama_index_refine.refining.base import BaseRefiner

@@ -11,17 +11,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from qdrant_client import models
+from qdrant_client import QdrantClient, models
 
 from llama_index_refine import RefinedRetriever
 from llama_index_refine.qdrant.background import Background, draw
-from llama_index_refine.qdrant.gateway import States
-from llama_index_refine.qdrant.options import SearchOptions
-from llama_index_refine.qdrant.requests import Requests
-from llama_index_refine.qdrant.vectors import Space, Vectors, agree
+from llama_index_refine.qdrant.gateway import Gateway, States
+from llama_index_refine.qdrant.points import Vectors
+from llama_index_refine.qdrant.requests import Requests, SearchOptions
+from llama_index_refine.qdrant.vectors import Space
 from llama_index_refine.qdrant.views.dense import DenseQuery
 from llama_index_refine.scheduling import run
 from llama_index_refine.similarity import METRICS, score_of_similarity, similarity
+from llama_index_refine.stores import open_store
 from tests.places import EACH, PLACES, SIZE, TOPICS, LabelGrader, open_place, points, question
 
 COSINE = models.VectorParams(size=SIZE, distance=models.Distance.COSINE)
@@ -192,10 +193,12 @@ def test_scores_tell_whether_vectors_and_distance_are_the_same(metric):
 
 
 def test_no_vectors_agree_with_no_scores():
-    assert agree(torch.empty(0, 8), [], torch.ones(8), "cosine")
+    assert DenseQuery(np.ones(8, dtype=np.float32)).agrees(Vectors(torch.empty(0, 8)), [], Space("", 8, "cosine"))
 
 
 def test_all_of_it_is_looked_at_in_turn():
-    background = Background(Vectors(torch.randn(12, 2)), [*range(12)], 100)
-    assert {point for turn in range(12) for point in background.a_few(turn).ids} == {*range(12)}
-    assert all(background.a_few(turn).ids for turn in range(50))
+    gateway = Gateway(open_store(QdrantClient(":memory:"), "c", "text"), SearchOptions(), 30, 60.0)
+    gateway.state.background = Background(Vectors(torch.randn(12, 2)), [*range(12)], 100)
+    turns = [gateway.probe() for _ in range(50)]
+    assert all(turn is not None and turn.ids for turn in turns)
+    assert {point for turn in turns[:12] for point in turn.ids} == {*range(12)}

@@ -12,6 +12,7 @@ import weakref
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import grpc
+import numpy as np
 import pytest
 from llama_index.core.schema import QueryBundle
 from qdrant_client import AsyncQdrantClient, QdrantClient, models
@@ -392,7 +393,7 @@ class Provider:
 async def test_a_client_whose_token_is_awaited_makes_its_calls_itself(grpc_server, provider):
     client = grpc_client(grpc_server, auth_token_provider=provider)
     collection = QdrantCollection(open_store(client, "c", "meta.abstract"))
-    query = DenseQuery.of(question(0).embedding)
+    query = DenseQuery(np.asarray(question(0).embedding, dtype=np.float32))
     (outcome,) = await arun([collection.search(query, 5, vectors=3)])
     assert len(outcome.get().ids) == 5
     assert _twins.of(client) is None
@@ -428,7 +429,7 @@ def test_calls_of_many_event_loops_are_in_flight_at_once(grpc_server):
     """None waits for another: each answer is held until all have been asked for."""
     client = grpc_client(grpc_server)
     collection = QdrantCollection(open_store(client, "c", "meta.abstract"))
-    query = DenseQuery.of(question(0).embedding)
+    query = DenseQuery(np.asarray(question(0).embedding, dtype=np.float32))
     asyncio.run(arun([collection.space()]))
     together = threading.Barrier(3, timeout=30)
     grpc_server.faults["query", 0] = Fault(before=together.wait)

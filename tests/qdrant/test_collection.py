@@ -22,7 +22,7 @@ from qdrant_client import QdrantClient, models
 
 from llama_index_refine import RefinedRetriever
 from llama_index_refine.qdrant.collection import QdrantCollection
-from llama_index_refine.qdrant.options import SearchOptions
+from llama_index_refine.qdrant.requests import SearchOptions
 from llama_index_refine.qdrant.views.dense import DenseQuery
 from llama_index_refine.scheduling import run
 from tests.places import EACH, SIZE, TOPICS, LabelGrader, hits, points, question, sparse_query, vectors

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from qdrant_client import QdrantClient, models
 
 from llama_index_refine import RefinedRetriever
-from llama_index_refine.qdrant.grouping import Grouping, diverse
+from llama_index_refine.qdrant.points import Grouping, diverse
 from tests.places import SIZE, LabelGrader, points, question, vectors
 
 GROUPED = {"group_by": "meta.year", "group_size": 2}

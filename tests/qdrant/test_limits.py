@@ -13,8 +13,8 @@ from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 
 from llama_index_refine import RefinedRetriever
 from llama_index_refine.graders.feedback import FeedbackGrader
-from llama_index_refine.qdrant.options import SearchOptions
-from llama_index_refine.qdrant.requests import PAGES, Limits, joined, read_limits
+from llama_index_refine.qdrant.limits import PAGES, Limits, joined, read_limits
+from llama_index_refine.qdrant.requests import SearchOptions
 from llama_index_refine.scheduling import run
 from tests.faults import Fault
 from tests.places import SIZE, LabelGrader, hits, points, question, sparse_query

@@ -14,8 +14,8 @@ from qdrant_client import AsyncQdrantClient, models
 
 from llama_index_refine import QueryRefiner, RefinedRetriever, RefinementMemory
 from llama_index_refine.classifier import RefinedClassifier
-from llama_index_refine.maxsim import maxsim
 from llama_index_refine.scheduling import run
+from llama_index_refine.similarity import maxsim
 from tests.places import (
     EACH,
     SIZE,

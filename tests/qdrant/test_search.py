@@ -11,8 +11,8 @@ from llama_index.core.schema import QueryBundle
 from qdrant_client import QdrantClient, models
 
 from llama_index_refine.qdrant.collection import LONG, QdrantCollection
-from llama_index_refine.qdrant.options import Hybrid, Multivector, SearchOptions
 from llama_index_refine.qdrant.points import Found
+from llama_index_refine.qdrant.requests import Hybrid, Multivector, SearchOptions
 from llama_index_refine.qdrant.views.dense import DenseQuery
 from llama_index_refine.scheduling import arun, run
 from llama_index_refine.stores import open_store

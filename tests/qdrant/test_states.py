@@ -11,9 +11,10 @@ import torch
 
 from llama_index_refine.qdrant.background import Background
 from llama_index_refine.qdrant.gateway import ENTRIES, CollectionState, States
-from llama_index_refine.qdrant.options import SearchOptions
-from llama_index_refine.qdrant.requests import Limits
-from llama_index_refine.qdrant.vectors import Space, Vectors
+from llama_index_refine.qdrant.limits import Limits
+from llama_index_refine.qdrant.points import Vectors
+from llama_index_refine.qdrant.requests import SearchOptions
+from llama_index_refine.qdrant.vectors import Space
 
 
 class Client:

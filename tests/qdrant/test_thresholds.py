@@ -9,17 +9,17 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from qdrant_client import QdrantClient, models
 
-from llama_index_refine.maxsim import maxsim
 from llama_index_refine.qdrant.background import Background
 from llama_index_refine.qdrant.collection import QdrantCollection
-from llama_index_refine.qdrant.options import Hybrid, SearchOptions
-from llama_index_refine.qdrant.vectors import Space, SparseVectors, Vectors
+from llama_index_refine.qdrant.points import Vectors
+from llama_index_refine.qdrant.requests import Hybrid, SearchOptions
+from llama_index_refine.qdrant.vectors import Space, SparseVectors
 from llama_index_refine.qdrant.views.dense import DenseQuery
 from llama_index_refine.qdrant.views.hybrid import HybridQuery
 from llama_index_refine.qdrant.views.matrices import MatrixQuery
 from llama_index_refine.qdrant.views.sparse import SparseQuery, Words
 from llama_index_refine.scheduling import run
-from llama_index_refine.similarity import METRICS, passes, score_of_similarity, similarity, similarity_of_score
+from llama_index_refine.similarity import METRICS, maxsim, passes, score_of_similarity, similarity, similarity_of_score
 from llama_index_refine.stores import open_store
 from tests.places import SIZE, points, question, vectors
 
@@ -185,7 +185,7 @@ def test_a_refined_search_keeps_to_the_threshold_that_it_carries(metric):
     client.upsert("c", points())
     store = open_store(client, "c", "meta.abstract")
     plain = QdrantCollection(store)
-    everything = run([plain.search(DenseQuery.of(question(0).embedding), 200)])[0].get()
+    everything = run([plain.search(DenseQuery(np.asarray(question(0).embedding, dtype=np.float32)), 200)])[0].get()
     collection = QdrantCollection(store, SearchOptions(score_threshold=everything.scores[40]))
     query = run([collection.query(question(0).embedding, question(0))])[0].get()
     first = run([collection.search(query, 200, vectors=10)])[0].get()

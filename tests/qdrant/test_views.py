@@ -11,9 +11,9 @@ from qdrant_client import QdrantClient, models
 
 from llama_index_refine import QueryRefiner
 from llama_index_refine.qdrant.background import Background
-from llama_index_refine.qdrant.options import Hybrid, SearchOptions
-from llama_index_refine.qdrant.requests import Requests
-from llama_index_refine.qdrant.vectors import Space, SparseVectors, Vectors
+from llama_index_refine.qdrant.points import Vectors
+from llama_index_refine.qdrant.requests import Hybrid, Requests, SearchOptions
+from llama_index_refine.qdrant.vectors import Space, SparseVectors
 from llama_index_refine.qdrant.views.dense import DenseQuery
 from llama_index_refine.qdrant.views.hybrid import Half, HybridQuery, Linear
 from llama_index_refine.qdrant.views.sparse import MOST_TERMS, SparseQuery, Words

@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llama_index_refine import QueryRefiner
-from llama_index_refine.maxsim import maxsim
-from llama_index_refine.similarity import METRICS
+from llama_index_refine.similarity import METRICS, maxsim
 from tests.refining.spoiling import put
 
 TOKENS, SIZE = 4, 16

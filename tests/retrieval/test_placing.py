@@ -11,8 +11,8 @@ from llama_index.core.schema import QueryBundle, TextNode
 
 from llama_index_refine.graders.account import Account
 from llama_index_refine.graders.base import Grades
-from llama_index_refine.qdrant.points import Found
-from llama_index_refine.qdrant.vectors import Space, Vectors
+from llama_index_refine.qdrant.points import Found, Vectors
+from llama_index_refine.qdrant.vectors import Space
 from llama_index_refine.qdrant.views.dense import DenseQuery
 from llama_index_refine.refining.trust import FixedTrust
 from llama_index_refine.retrieval.feedback import Feedback

@@ -10,8 +10,8 @@ from llama_index_refine import QueryRefiner, RefinedRetriever
 from llama_index_refine.display.moves import effect
 from llama_index_refine.graders.account import Account
 from llama_index_refine.graders.base import BaseGrader
-from llama_index_refine.qdrant.points import Found
-from llama_index_refine.qdrant.vectors import Space, Vectors
+from llama_index_refine.qdrant.points import Found, Vectors
+from llama_index_refine.qdrant.vectors import Space
 from llama_index_refine.qdrant.views.dense import DenseQuery
 from llama_index_refine.refining.trust import FixedTrust, Reliability
 from llama_index_refine.retrieval.feedback import Feedback

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from llama_index_refine.evaluation.peers.base import Floats
-from llama_index_refine.maxsim import maxsim
+from llama_index_refine.similarity import maxsim
 
 STEPS = 100
 """Adam steps, as published (arXiv 2605.12487)."""

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from qdrant_client import models
 from torch import Tensor
 
-from llama_index_refine.qdrant.vectors import Space, Vectors
+from llama_index_refine.qdrant.points import Vectors
+from llama_index_refine.qdrant.vectors import Space
 from llama_index_refine.qdrant.views.dense import Query, Row, View
 
 if TYPE_CHECKING:

@@ -13,15 +13,24 @@ from numpy.typing import NDArray
 from qdrant_client import models
 from torch import Tensor
 
-from llama_index_refine.maxsim import row_metric
-from llama_index_refine.qdrant.vectors import Space, Vectors, agree
-from llama_index_refine.similarity import Metric, passes, score_of_similarity, similarity, similarity_of_score
+from llama_index_refine.qdrant.points import Vectors
+from llama_index_refine.qdrant.vectors import Space
+from llama_index_refine.similarity import (
+    Metric,
+    passes,
+    row_metric,
+    score_of_similarity,
+    similarity,
+    similarity_of_score,
+)
 
 if TYPE_CHECKING:
     from llama_index_refine.qdrant.background import Background
 
 Row = NDArray[np.float32]
 
+# float16 keeps three digits. Another model moves a similarity by more than this part of its range.
+TOLERANCE = 0.005
 # Similarities that are apart by less than this part of their mean are all the same.
 ROUNDING = 1e-6
 
@@ -169,47 +178,47 @@ class View(ABC):
 
         :param row: (D,) the refined row.
         :param rows: (n, D) the documents.
-        :param threshold: that of the search.
+        :param threshold: that of the search, None for none.
         """
+        if threshold is None:
+            return [True] * len(rows)
         near = similarity(torch.as_tensor(row), rows, self.metric) / self.unit(row)
         admitted: list[bool] = passes(score_of_similarity(near, self.metric), threshold, self.metric).tolist()
         return admitted
 
     def _moved(self, similarities: Tensor, begin: Row, end: Row) -> Tensor:
         """Return what is as high for one row as similarities are for another."""
-        (mean, spread), (other, wide) = map(self._scale, (begin, end))
-        return other + (similarities - mean) / spread * wide if spread and wide else similarities
-
-    def _scale(self, row: Row) -> tuple[float, float]:
-        """Return the mean and the standard deviation of the sample's similarities; 0 where they are all the same."""
         if len(self._sample) < 2:
-            return 0.0, 0.0
-        near = self._similarities(row).double()
-        mean, spread = float(near.mean()), float(near.std(unbiased=False))
-        return mean, spread if spread > ROUNDING * abs(mean) else 0.0
+            return similarities
+        first, second = self._similarities(begin).double(), self._similarities(end).double()
+        mean, spread = float(first.mean()), float(first.std(unbiased=False))
+        other, wide = float(second.mean()), float(second.std(unbiased=False))
+        # Where similarities are all the same, nothing shows how far they are apart.
+        if not (spread > ROUNDING * abs(mean) and wide > ROUNDING * abs(other)):
+            return similarities
+        return other + (similarities - mean) / spread * wide
 
     def _similarities(self, row: Row) -> Tensor:
         """Return the sample's similarities to a row, in units of Qdrant's scores."""
-        (rows,) = self.rows(self._sample)
-        return similarity(torch.as_tensor(row), rows, self.metric)
+        # What Qdrant stores as whole numbers is searched by whole numbers.
+        return similarity(torch.as_tensor(stored(row, self._space)), self._sample.dense, self.metric)
 
 
-class Numbers(list[Any]):
-    """Numbers that nobody changes, so that a deep copy, as qdrant-client makes of each request, may share them."""
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Numbers:
-        return self
-
-
-def nearest_to(vector: np.ndarray | Tensor, space: Space) -> models.NearestQuery:
-    """Write a query vector as Qdrant reads it.
+def stored(vector: np.ndarray | Tensor, space: Space) -> np.ndarray:
+    """Return a query vector as Qdrant compares it.
 
     :param vector: (d,) in the collection's space; (T, d) for a multivector.
     :param space: what is searched.
-    :return: the query.
+    :return: the same; where Qdrant stores whole numbers from 0 to 255, within their range and rounded. Under cosine,
+        which lengths do not change, it is made shorter rather than cut off.
     """
-    # Checking each number would cost more than writing them.
-    return models.NearestQuery.model_construct(nearest=Numbers(space.stored(vector).tolist()))
+    numbers = np.asarray(vector)
+    if not space.whole:
+        return numbers
+    if space.metric == "cosine":
+        numbers = numbers.clip(0)
+        numbers = numbers * (255 / np.maximum(numbers.max(-1, keepdims=True), 255))
+    return numbers.round().clip(0, 255)
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,16 +232,6 @@ class DenseQuery(Query):
     vector: Row
     threshold: float | None = None
 
-    @classmethod
-    def of(cls, embedding: Any, threshold: float | None = None) -> DenseQuery:
-        """Read a query's embedding. :raises ValueError: it is no vector, or holds what is not finite."""
-        vector = np.asarray(embedding, dtype=np.float32)
-        if vector.ndim != 1:
-            raise ValueError(f"the query's embedding must be one vector, (d,), got the shape {vector.shape}")
-        if not np.isfinite(vector).all():
-            raise ValueError("the query's embedding holds NaN or infinity")
-        return cls(vector, threshold)
-
     @property
     def dense(self) -> Row:
         """(d,) the vector."""
@@ -240,11 +239,12 @@ class DenseQuery(Query):
 
     def fields(self, space: Space, restricted: dict[str, Any], depth: int) -> dict[str, Any]:
         """Write it. See `Query`."""
-        return {"query": nearest_to(self.vector, space), "using": space.name or None, **restricted}
+        nearest = models.NearestQuery(nearest=stored(self.vector, space).tolist())
+        return {"query": nearest, "using": space.name or None, **restricted}
 
     def vectors(self, space: Space) -> dict[str, Any]:
         """See `Query`."""
-        return {space.name or "": space.stored(self.vector)}
+        return {space.name or "": stored(self.vector, space)}
 
     def view(self, space: Space) -> DenseView:
         """See `Query`."""
@@ -252,11 +252,22 @@ class DenseQuery(Query):
 
     def agrees(self, vectors: Vectors, scores: Sequence[float], space: Space) -> bool:
         """Say whether the scores are those of the vectors."""
-        return agree(vectors.dense, scores, torch.as_tensor(space.stored(self.vector)), space.metric)
+        query = torch.as_tensor(stored(self.vector, space))
+        given = similarity_of_score(torch.tensor(scores, dtype=torch.float32), space.metric)
+        apart = (given - similarity(query, vectors.dense, space.metric)).abs()
+        if space.metric == "cosine":
+            return bool((apart <= TOLERANCE).all())
+        lengths, length = vectors.dense.norm(dim=-1), query.norm()
+        scale = lengths * length if space.metric == "dot" else (lengths.square() + length.square()) / 2
+        return bool((apart <= TOLERANCE * scale).all())
 
     def misfit(self, space: Space) -> str | None:
-        """Say whether the vector has another size."""
-        if self.vector.shape == (space.size,):
+        """Say whether it is no vector, has another size, or holds what is not finite."""
+        if self.vector.ndim != 1:
+            return f"the query's embedding must be one vector, (d,), got the shape {self.vector.shape}"
+        if not np.isfinite(self.vector).all():
+            return "the query's embedding holds NaN or infinity"
+        if len(self.vector) == space.size:
             return None
         return (
             f"the query's embedding has {len(self.vector)} dimensions, the vector {space.name!r} of the collection has "
@@ -281,7 +292,3 @@ class DenseView(View):
     def refined(self, row: Row, ahead: Row | None = None) -> Query:
         """Return the query for a vector."""
         return DenseQuery(row, self.threshold(row, self._first.threshold))
-
-    def _similarities(self, row: Row) -> Tensor:
-        """See `View`. What Qdrant stores as whole numbers is searched by whole numbers."""
-        return similarity(torch.as_tensor(self._space.stored(row)), self._sample.dense, self.metric)

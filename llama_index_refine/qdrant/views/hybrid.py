@@ -14,9 +14,10 @@ from qdrant_client import models
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from llama_index_refine.qdrant.options import Hybrid
-from llama_index_refine.qdrant.vectors import Space, Vectors
-from llama_index_refine.qdrant.views.dense import DenseQuery, Query, Row, View
+from llama_index_refine.qdrant.points import Vectors
+from llama_index_refine.qdrant.requests import Hybrid
+from llama_index_refine.qdrant.vectors import Space
+from llama_index_refine.qdrant.views.dense import DenseQuery, Query, Row, View, stored
 from llama_index_refine.qdrant.views.sparse import Terms, unmoved
 from llama_index_refine.similarity import Metric, passes, score_of_similarity, similarity
 
@@ -238,7 +239,7 @@ class HybridView(View):
     def _similarities(self, row: Row) -> Tensor:
         """Compare the dense half. See `View`."""
         first = unmoved(row, self.row)
-        dense = self._space.stored(self._first.dense if first else self._linear.vector(self._near(row)))
+        dense = stored(self._first.dense if first else self._linear.vector(self._near(row)), self._space)
         return similarity(torch.as_tensor(dense), self._sample.dense, self._space.metric)
 
     def _near(self, row: Row) -> Tensor:

@@ -11,10 +11,17 @@ import torch
 from qdrant_client import models
 from torch import Tensor
 
-from llama_index_refine.maxsim import document_rows, maxsim, query_row, row_metric, token_length
-from llama_index_refine.qdrant.vectors import TOLERANCE, Space, Vectors
-from llama_index_refine.qdrant.views.dense import DenseQuery, DenseView, Query, Row, View, nearest_to
-from llama_index_refine.similarity import similarity_of_score
+from llama_index_refine.qdrant.points import Vectors
+from llama_index_refine.qdrant.vectors import Space
+from llama_index_refine.qdrant.views.dense import TOLERANCE, DenseQuery, DenseView, Query, Row, View, stored
+from llama_index_refine.similarity import (
+    document_rows,
+    maxsim,
+    query_row,
+    row_metric,
+    similarity_of_score,
+    token_length,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +46,8 @@ class MatrixQuery(Query):
 
     def fields(self, space: Space, restricted: dict[str, Any], depth: int) -> dict[str, Any]:
         """Write it, the search that chooses as a prefetch. See `Query`."""
-        comparing = {"query": nearest_to(self.matrix, space), "using": space.name or None}
+        nearest = models.NearestQuery(nearest=stored(self.matrix, space).tolist())
+        comparing = {"query": nearest, "using": space.name or None}
         if self.near is None or space.prefetch is None:
             return {**comparing, **restricted}
         # A score threshold is MaxSim's.
@@ -51,7 +59,7 @@ class MatrixQuery(Query):
     def vectors(self, space: Space) -> dict[str, Any]:
         """See `Query`."""
         ahead = self.near.vectors(space.prefetch) if self.near is not None and space.prefetch is not None else {}
-        return {space.name or "": space.stored(self.matrix), **ahead}
+        return {space.name or "": stored(self.matrix, space), **ahead}
 
     def view(self, space: Space) -> MatrixView:
         """See `Query`."""
@@ -59,7 +67,7 @@ class MatrixQuery(Query):
 
     def agrees(self, vectors: Vectors, scores: Sequence[float], space: Space) -> bool:
         """Say whether the scores are those of the matrices."""
-        query = torch.as_tensor(space.stored(self.matrix))
+        query = torch.as_tensor(stored(self.matrix, space))
         expected = maxsim(query, vectors.matrices, space.metric)
         given = similarity_of_score(torch.tensor(scores, dtype=torch.float32), space.metric)
         scale = torch.tensor([_range(query, matrix, space.metric) for matrix in vectors.matrices])
@@ -83,7 +91,7 @@ class MatrixView(View):
 
     def __init__(self, first: MatrixQuery, space: Space) -> None:
         super().__init__(first, space)
-        self._matrix = torch.tensor(space.stored(first.matrix), dtype=torch.float32)
+        self._matrix = torch.tensor(stored(first.matrix, space), dtype=torch.float32)
         self.metric = row_metric(space.metric)
         if first.near is not None and space.prefetch is not None:
             self.ahead = DenseView(first.near, space.prefetch)
@@ -114,7 +122,7 @@ class MatrixView(View):
 
     def _similarities(self, row: Row) -> Tensor:
         """Match every token of the row anew."""
-        tokens = self._space.stored(row.reshape(self.shape))
+        tokens = stored(row.reshape(self.shape), self._space)
         return maxsim(torch.as_tensor(tokens), self._sample.matrices, self.distance)
 
 

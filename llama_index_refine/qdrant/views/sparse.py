@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from qdrant_client import models
 from torch import Tensor
 
-from llama_index_refine.qdrant.vectors import Space, SparseVectors, Vectors
+from llama_index_refine.qdrant.points import Vectors
+from llama_index_refine.qdrant.vectors import Space, SparseVectors
 from llama_index_refine.qdrant.views.dense import Query, Row, View
 
 if TYPE_CHECKING:
