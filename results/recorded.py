@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from llama_index_refine import BaseGrader, RefinedRetriever
 from llama_index_refine.evaluation.corpus import Corpus, filters_of, read_vectors
 from llama_index_refine.evaluation.datasets import Dataset, load_folder
-from llama_index_refine.evaluation.teachers import LabelledQuery
+from llama_index_refine.evaluation.teachers import LabelledQuery, read_grades
 from llama_index_refine.graders.account import Account
 
 GRADES = Path(__file__).with_name("llm") / "grades"
@@ -51,9 +51,7 @@ class Kept:
         asked = "" if prompt == PROMPT else f"--{prompt.replace(' ', '-')}"
         kept = cls(folder / f"{model}--{collection}{asked}.tsv.gz", prompt)
         if kept.path.is_file():
-            with gzip.open(kept.path, "rt", encoding="utf-8", newline="") as lines:
-                rows = csv.DictReader(lines, delimiter="\t")
-                kept.grades = {(r["query"], r["document"]): float(r["grade"]) for r in rows if r["prompt"] == prompt}
+            kept.grades = read_grades(kept.path)
         if kept._beside.is_file():
             told = json.loads(kept._beside.read_text(encoding="utf-8"))
             kept.cost, kept.about = told["cost"], told["about"]

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from results import llm, wordings
+from results import llm, sizes, wordings
 from results.recorded import GRADES, Kept, RecordedGrader
 from tests.chat_server import ChatServer, Question, error, yes
 from tests.toy_data import write_folder
@@ -181,3 +181,31 @@ def part_of(folder: Path, query: str, part: Path) -> Path:
     with np.load(folder / "minilm.npz") as vectors:
         np.savez(part / "minilm.npz", **{name: vectors[name][rows] for name, rows in kept.items()})
     return part
+
+
+def test_models_are_compared_on_the_queries_that_all_have_graded(monkeypatch, server, toy, tmp_path, capsys):
+    grades, page, picture = tmp_path / "grades", tmp_path / "sizes.md", tmp_path / "sizes.png"
+    record(monkeypatch, server, toy, grades)
+    capsys.readouterr()
+    large = Kept.load(grades, "toy-model", "toy")
+    small = Kept(large.path.with_name("coin--toy.tsv.gz"))
+    one = {pair for pair in large.grades if pair[0] == sorted(large.grades)[0][0]}
+    small.grades = {pair: 0.25 + 0.5 * (int(pair[1][-1]) % 2) for pair in one}
+    small.save()
+    models = ["--model", "coin", "--model", "toy-model", "--grades", grades, "--queries", "2"]
+    command = ["sizes", f"{toy}:toy", *models, "--out", page, "--plot", picture]
+    monkeypatch.setattr(sys, "argv", [*map(str, command)])
+    sizes.main()
+    text = page.read_text()
+    assert text.strip() == capsys.readouterr().out.strip()
+    assert "toy:toy 1." in text
+    rows = {line.split(" | ")[0].strip("| "): line.split(" | ")[1:] for line in text.splitlines() if " | " in line}
+    assert rows["toy-model"][0] == "1.00"
+    assert float(rows["coin"][0]) < 0.9
+    # The first search is the same for both.
+    assert rows["coin"][1] == rows["toy-model"][1]
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    monkeypatch.setattr(sys, "argv", [*map(str, command[:2]), "--model", "nobody", "--grades", str(grades)])
+    with pytest.raises(SystemExit):
+        sizes.main()
+    assert "no query of these collections was graded by all of nobody" in capsys.readouterr().err

@@ -48,7 +48,8 @@ _Teachers = Annotated[
         "--teacher",
         help="gold (human labels), noisy, weak, random or auc:0.85 (labels with noise of that area under ROC), good, "
         "strict, lenient, coin or naysayer (a bare yes or no, with errors more in one direction), "
-        "cross-encoder or cross-encoder:MODEL, llm. May be repeated.",
+        "recorded:FOLDER/MODEL (grades kept in FOLDER/MODEL--DATA.tsv.gz), cross-encoder or cross-encoder:MODEL, llm. "
+        "May be repeated.",
     ),
 ]
 _Peers = Annotated[

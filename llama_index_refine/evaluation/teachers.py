@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
 import hashlib
 import math
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import NormalDist
 
 import numpy as np
@@ -124,6 +127,45 @@ class YesNoTeacher(LabelTeacher):
         return float(_drawn(self.dataset.name, query, document).random() < self._rates[relevant])
 
 
+class RecordedTeacher(LabelTeacher):
+    """Gives the grades that a teacher gave before, as they are kept in a table; None where none is kept."""
+
+    def __init__(self, dataset: Dataset, path: Path) -> None:
+        """Read the table.
+
+        :param path: a file as `read_grades` reads it.
+        :raises ValueError: there is no such file, or it holds something else.
+        """
+        super().__init__(dataset)
+        try:
+            self._grades = read_grades(path)
+        except (OSError, KeyError, ValueError) as error:
+            raise ValueError(f"{path} holds no recorded grades ({error}); write recorded:FOLDER/MODEL") from error
+
+    def grade(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> list[float | None]:
+        """Look the grades up. :raises TypeError: the query is not a `LabelledQuery`."""
+        if not isinstance(query, LabelledQuery):
+            raise TypeError("recorded grades need a LabelledQuery, which carries the query's id in the data set")
+        return [self._grades.get((query.query_id, self._documents[node.node_id])) for node in nodes]
+
+    async def agrade(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> list[float | None]:
+        """Look the grades up; there is nothing to wait for."""
+        return self.grade(query, nodes)
+
+
+def read_grades(path: Path) -> dict[tuple[str, str], float]:
+    """Read kept grades: a table with tabs, compressed by gzip, with the columns query, document and grade.
+
+    :param path: the file.
+    :return: grades by query id and document id.
+    :raises OSError: there is no such file, or it is not compressed.
+    :raises KeyError: a column is missing.
+    """
+    with gzip.open(path, "rt", encoding="utf-8", newline="") as lines:
+        rows = csv.DictReader(lines, delimiter="\t")
+        return {(row["query"], row["document"]): float(row["grade"]) for row in rows}
+
+
 def _drawn(*pair: str) -> np.random.Generator:
     """A generator that is the same for the same pair of query and document."""
     digest = hashlib.blake2b("|".join(pair).encode(), digest_size=8).digest()
@@ -135,10 +177,11 @@ def make_teacher(name: str, dataset: Dataset, llm: LLM | None = None) -> BaseGra
 
     :param name: `gold` (the labels), `noisy`, `weak` or `random` (the labels with noise, area under ROC .93, .76 and
         .5), `good`, `strict`, `lenient`, `coin` or `naysayer` (a bare yes or no, see `YES_RATES`), `auc:0.85` (any
-        quality), `cross-encoder` or `cross-encoder:MODEL`, or `llm`.
+        quality), `recorded:FOLDER/MODEL` (the kept grades in FOLDER/MODEL--DATA.tsv.gz), `cross-encoder` or
+        `cross-encoder:MODEL`, or `llm`.
     :param dataset: whose labels to use.
     :param llm: the LLM of `llm`; None falls back to LlamaIndex's `Settings.llm`.
-    :raises ValueError: unknown name or a quality that is not a number in [0.5, 1).
+    :raises ValueError: unknown name, a quality that is not a number in [0.5, 1), or no kept grades.
     """
     kind, _, detail = name.partition(":")
     if kind == "gold":
@@ -152,6 +195,8 @@ def make_teacher(name: str, dataset: Dataset, llm: LLM | None = None) -> BaseGra
             return NoisyTeacher(dataset, float(detail))
         except ValueError as error:
             raise ValueError(f"teacher {name!r}: write the quality as in auc:0.85, in [0.5, 1)") from error
+    if kind == "recorded":
+        return RecordedTeacher(dataset, Path(f"{detail}--{dataset.name}.tsv.gz"))
     if kind == "cross-encoder":
         from llama_index_refine.graders.cross_encoder import CrossEncoderGrader
 
@@ -161,6 +206,6 @@ def make_teacher(name: str, dataset: Dataset, llm: LLM | None = None) -> BaseGra
 
         return LLMGrader(llm=llm)
     raise ValueError(
-        f"unknown teacher {name!r}: use gold, {', '.join([*QUALITIES, *YES_RATES])}, auc:0.85, cross-encoder, "
-        "cross-encoder:MODEL or llm"
+        f"unknown teacher {name!r}: use gold, {', '.join([*QUALITIES, *YES_RATES])}, auc:0.85, "
+        "recorded:FOLDER/MODEL, cross-encoder, cross-encoder:MODEL or llm"
     )

@@ -1,3 +1,4 @@
+import gzip
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,29 @@ def test_noise_has_the_quality_asked_for(name: str, auc: float) -> None:
     grades = make_teacher(name, MANY).grade(query, nodes_of(MANY))
     assert roc_auc_score([i % 2 == 0 for i in range(6000)], grades) == pytest.approx(auc, abs=0.012)
     assert 0 <= min(grades) < max(grades) <= 1
+
+
+async def test_grades_that_were_kept_are_given_again(toy: Path, tmp_path: Path) -> None:
+    data = load_folder(toy)
+    path = tmp_path / f"some-model--{data.name}.tsv.gz"
+    lines = ["query\tdocument\tgrade\tprompt", "q1\td1\t0.75\tyes_no", "q1\td0\t0.25\tyes_no", "q2\td2\t1\tyes_no"]
+    path.write_bytes(gzip.compress("\n".join(lines).encode()))
+    teacher = make_teacher(f"recorded:{tmp_path}/some-model", data)
+    query = LabelledQuery("anything", query_id="q1")
+    known = {document.id: node_id(document.id) for document in data.documents}
+    nodes = [TextNode(id_=known[name], text=name) for name in ("d0", "d1", "d2")]
+    assert teacher.grade(query, nodes) == await teacher.agrade(query, nodes) == [0.25, 0.75, None]
+    with pytest.raises(TypeError, match="LabelledQuery"):
+        teacher.grade(QueryBundle("anything"), nodes)
+
+
+@pytest.mark.parametrize("content", [None, b"no gzip", gzip.compress(b"query\tdocument\nq\td\n")])
+def test_a_file_without_grades_is_named(toy: Path, tmp_path: Path, content: bytes | None) -> None:
+    data = load_folder(toy)
+    if content is not None:
+        (tmp_path / f"some-model--{data.name}.tsv.gz").write_bytes(content)
+    with pytest.raises(ValueError, match=r"some-model--.* holds no recorded grades .*recorded:FOLDER/MODEL"):
+        make_teacher(f"recorded:{tmp_path}/some-model", data)
 
 
 def test_noise_is_the_same_for_the_same_pair() -> None:
