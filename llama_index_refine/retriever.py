@@ -68,8 +68,9 @@ class RefinedRetriever(BaseRetriever):
     :param similarity_top_k: the most nodes to return.
     :param feedback_top_k: the most nodes that may be graded for one query, over all rounds; at least 2.
     :param filters: metadata filters, for both searches and the background.
-    :param rounds: how many times the teacher is asked. More rounds choose better what is graded; each costs the time of
-        one more wave of LLM calls and one more search.
+    :param rounds: how many times the teacher is asked, at most. More rounds choose better what is graded; each costs
+        the time of one more wave of LLM calls and one more search. A teacher whose grades all lie near one half is
+        asked once, from its second query on.
     :param early_stop: whether to leave out grades that would hardly change the returned nodes. That saves a quarter to
         a third of the calls. It starts with a teacher's third query, and only if at most feedback_top_k nodes are
         returned.

@@ -484,6 +484,22 @@ def test_a_teacher_that_uses_a_small_part_of_the_scale_is_understood(store):
         assert own[0] < own[1]
 
 
+@pytest.mark.parametrize(("yes", "rounds"), [(1.0, 3), (0.9, 3), (0.6, 1)])
+def test_a_teacher_whose_grades_all_lie_near_one_half_is_asked_once(store, yes, rounds):
+    """From its second query on: what a new one is like is not known yet."""
+
+    class Soft(TopicGrader):
+        def grade(self, query, nodes):
+            return [1 - yes + (2 * yes - 1) * grade for grade in super().grade(query, nodes)]
+
+    refined = retriever(store, Soft(), rounds=3)
+    asked = [refined.refine(PLANTED.query(topic)) for topic in range(3)]
+    assert [one.rounds for one in asked] == [3, rounds, rounds]
+    assert [len(one.grades) for one in asked] == [20] * 3
+    known = retriever(store, Soft(), rounds=3, trust=0.9)
+    assert [known.refine(PLANTED.query(topic)).rounds for topic in range(2)] == [3, 3]
+
+
 def test_why_nodes_were_left_ungraded_is_told(store, chat_server):
     grader = OpenAIGrader("teacher", base_url=chat_server.url, api_key="key", retries=0)
     chat_server.reply = lambda question: error(401, "Incorrect API key provided")

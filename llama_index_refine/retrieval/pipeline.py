@@ -81,7 +81,7 @@ class Pipeline:
             nowhere = np.zeros((await self.collection.space()).size, dtype=np.float32)
             return replace(Refinement.unmoved(nowhere, query.query_str, []), reason="the query is empty"), None
         asked = await self.asked(query)
-        shares = split_budget(self.feedback_top_k, self.rounds)
+        shares = split_budget(self.feedback_top_k, self.rounds if self.teacher.decides() else 1)
         found = await self.collection.search(asked, max(self.similarity_top_k, shares[0]), vectors=shares[0])
         found = await self.collection.complete(found, asked)
         space = await self.collection.space()

@@ -191,6 +191,7 @@ def test_a_share_that_the_user_knows_answers_like_a_record_and_learns_nothing():
     assert known.foresee(np.eye(3), grades, grades) == (0.7, known.signal())
     assert known.trust() == known.sees() == 0.7
     assert known.known()
+    assert known.decides()
     assert known.varied
     assert known.signal() == TYPICAL_SIGNAL
     assert known.read(grades, grades).tolist() == Reliability().read(grades, grades).tolist()
