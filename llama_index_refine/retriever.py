@@ -600,15 +600,14 @@ class RefinedRetriever(BaseRetriever):
             teacher = FixedTrust(1.0) if grader.trusted else reliability_of(grader)
         if self._calibration is not None:
             teacher.rates = self._calibration.errors()
-        embedding = Embedding(lambda: self.embed_model)
         return Pipeline(
             collection,
-            embedding,
+            Embedding(self._embed_model),
             grader,
             Grading(grader),
             teacher,
             self._refining,
-            Remembering(memory, collection, grader, embedding.model, top_k) if memory is not None else None,
+            Remembering(memory, collection, grader, self._embed_model, top_k) if memory is not None else None,
             self._hybrid_top_k or self._similarity_top_k,
             top_k,
             self.rounds,

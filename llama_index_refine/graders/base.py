@@ -99,6 +99,14 @@ class BaseGrader(PromptMixin, ABC):
     A teacher that calls an LLM charges `current_account()` for its calls and tokens and stops when that says so.
     """
 
+    trusted: bool = False
+    """Whether its grades are followed in full from the first query; a subclass may say so.
+
+    Other teachers are followed as far as their record shows that they know.
+    """
+    image_folders: Sequence[Path] = ()
+    """The folders whose images it may read, and whoever shows what it was shown."""
+
     @abstractmethod
     def grade(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> Sequence[float | None]:
         """Grade the nodes.
@@ -133,19 +141,6 @@ class BaseGrader(PromptMixin, ABC):
         :return: the fingerprint, unless a subclass overrides it.
         """
         return self.fingerprint()
-
-    @property
-    def trusted(self) -> bool:
-        """Whether its grades are followed in full from the first query. False unless a subclass overrides it.
-
-        Other teachers are followed as far as their record shows that they know.
-        """
-        return False
-
-    @property
-    def image_folders(self) -> Sequence[Path]:
-        """The folders whose images it may read, and whoever shows what it was shown; none, unless a subclass says."""
-        return ()
 
     def judged(self, query: QueryBundle) -> Sequence[str]:
         """Name nodes whose grade is known before they are shown, so that they are graded wherever they rank.

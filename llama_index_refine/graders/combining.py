@@ -129,12 +129,12 @@ class CombiningGrader(BaseGrader):
         return await self._combine(query, nodes)
 
     @property
-    def trusted(self) -> bool:
+    def trusted(self) -> bool:  # type: ignore[override]
         """See `BaseGrader.trusted`: where all of the teachers are. People need none behind them."""
         return all(teacher.trusted for teacher in self._teachers.values())
 
     @property
-    def image_folders(self) -> list[Path]:
+    def image_folders(self) -> list[Path]:  # type: ignore[override]
         """See `BaseGrader.image_folders`: those of all the teachers."""
         return list(dict.fromkeys(folder for teacher in self._teachers.values() for folder in teacher.image_folders))
 

@@ -37,7 +37,7 @@ from llama_index_refine.qdrant.views.dense import DenseQuery, Query
 from llama_index_refine.qdrant.views.hybrid import HybridQuery
 from llama_index_refine.qdrant.views.matrices import MatrixQuery
 from llama_index_refine.qdrant.views.sparse import SparseQuery
-from llama_index_refine.scheduling import perform
+from llama_index_refine.scheduling import Operation, perform
 from llama_index_refine.similarity import similarity, similarity_of_score
 from llama_index_refine.stores import PayloadVectorStore
 
@@ -49,6 +49,8 @@ FEW_NUMBERS = 16_000
 # A ranking of which few points of a document count is read so many times as deep as they are many, as deep again where
 # that is not enough, and in the end no deeper than this.
 DEEPER, DEEPEST = 4, 64
+# Of how many times as many points as are returned the returned ones are chosen, where they should differ.
+CANDIDATES = 4
 # Where more points than these should bring their vectors, few of them will be needed: they are brought afterwards.
 LONG = 64
 
@@ -73,6 +75,8 @@ class QdrantCollection:
     ) -> None:
         self.store = store
         self.options = options or SearchOptions()
+        # How many points are ranked for each that is returned.
+        self.candidates = 1 if self.options.mmr_threshold is None else CANDIDATES
         self.background_size = background_size
         self.check_after = check_after
         self.refresh_share = refresh_share
@@ -96,28 +100,27 @@ class QdrantCollection:
             return await self._gateway.describe()
         return state.space
 
-    async def embeds(self) -> bool:
-        """Say whether a dense vector is searched, so that the query has to be embedded."""
-        matrices = self.options.multivector
-        return (await self.space()).size > 0 if matrices is None else matrices.prefetch is not None
+    async def query(self, bundle: QueryBundle, embedding: Operation) -> Query:
+        """Return what is searched for, having embedded and encoded the query for each search.
 
-    async def query(self, embedding: Any, bundle: QueryBundle) -> Query:
-        """Return what is searched for, having encoded the query's text for the searches that are not dense.
-
-        :param embedding: the query's embedding, (d,); where no dense vector is searched, the matrix that the query
-            brings, (T, d), or None.
-        :param bundle: the query.
+        :param bundle: the query. Its own embedding is taken for the dense vector, (d,), or, where none is searched, for
+            the matrix, (T, d).
+        :param embedding: embeds queries that bring no embedding.
         :return: the query, with the options' score threshold.
         :raises ValueError: there is nothing to search for, or it does not fit the collection.
         """
         threshold, matrices = self.options.score_threshold, self.options.multivector
+        embeds = (await self.space()).size > 0 if matrices is None else matrices.prefetch is not None
+        vector = bundle.embedding
+        if vector is None and embeds:
+            vector = await perform("embed", embedding, bundle)
         began, space = time.monotonic(), await self.space()
         near = None
-        if await self.embeds():
-            near = DenseQuery(np.asarray(embedding, dtype=np.float32), None if matrices else threshold)
+        if embeds:
+            near = DenseQuery(np.asarray(vector, dtype=np.float32), None if matrices else threshold)
         query: Query
         if matrices is not None:
-            matrix = await self._matrix(None if near else embedding, bundle)
+            matrix = await self._matrix(None if near else vector, bundle, near is not None)
             query = MatrixQuery(matrix, near, matrices.prefetch_limit, threshold)
         elif near is not None and space.sparse is None:
             query = near
@@ -287,18 +290,20 @@ class QdrantCollection:
             found = replace(found, vectors=found.vectors.beside(rows).at(order), placed=[every[at] for at in order])
         return found
 
-    async def diverse(self, ranking: list[tuple[PointId, float]], limit: int) -> list[tuple[PointId, float]]:
-        """Choose what is returned of a ranking: its first points, or those that differ, where the options ask for that.
+    async def diverse(
+        self, ranking: list[tuple[PointId, float]], threshold: float, limit: int
+    ) -> list[tuple[PointId, float]]:
+        """Choose those points of a ranking that differ.
 
         Qdrant's own maximal marginal relevance knows nothing of grades, and would bring back what they put down.
 
         :param ranking: points, best first, with their scores.
+        :param threshold: how much being near the query counts beside differing from other points, in [0, 1].
         :param limit: the most points.
         :return: those that are chosen, in the order in which they were.
         """
-        threshold = self.options.mmr_threshold
-        if threshold is None or not ranking:
-            return ranking[:limit]
+        if not ranking:
+            return []
         if not self._gateway.state.may_narrow:
             self._gateway.tell(
                 "nodes keep their ranking without mmr, whose vectors cannot be asked for (filter_max_conditions)"
@@ -358,13 +363,13 @@ class QdrantCollection:
         names = {same_id(point.id) for point in there}
         return {point for point in ids if same_id(point) not in names}
 
-    async def _matrix(self, embedding: Any, bundle: QueryBundle) -> Any:
+    async def _matrix(self, embedding: Any, bundle: QueryBundle, prefetched: bool) -> Any:
         """Return a query's matrix, made of its text unless it brings one."""
         if embedding is not None:
             return as_matrix("the query's embedding", embedding)
         texts = [text for text in bundle.embedding_strs if text.strip()]
         if not texts:
-            instead = "" if await self.embeds() else ": give the query its matrix as embedding"
+            instead = "" if prefetched else ": give the query its matrix as embedding"
             raise ValueError(f"the query has no text for multivector_query_fn{instead}")
         assert self._matrix_encoding is not None
         return await perform("embed", self._matrix_encoding, texts)

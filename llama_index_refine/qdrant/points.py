@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -127,22 +128,14 @@ class ReadNodes(Sequence[BaseNode]):
 class Vectors:
     """What n points have stored under the vectors that are searched. A `View` makes rows of it.
 
-    :param dense: (n, d) float32, (n, 0) where no dense vector is searched.
+    :param dense: (n, d) float32, (n, 0) where no dense vector is searched; of no points where nobody says.
     :param matrices: n multivectors, (n_i, d) float32 each; none where no multivector is searched.
     :param sparse: their sparse vectors, None where none is searched.
     """
 
-    dense: Tensor
+    dense: Tensor = field(default_factory=partial(torch.empty, 0, 0))
     matrices: tuple[Tensor, ...] = ()
     sparse: SparseVectors | None = None
-
-    @classmethod
-    def none(cls) -> Vectors:
-        """Return the vectors of no points, or of points that brought none."""
-        return cls(torch.empty(0, 0))
-
-    def __len__(self) -> int:
-        return len(self.dense)
 
     def at(self, places: Sequence[int]) -> Vectors:
         """Return those of some of the points."""
@@ -153,7 +146,7 @@ class Vectors:
 
     def beside(self, other: Vectors) -> Vectors:
         """Return these and then those of other points."""
-        some = [vectors for vectors in (self, other) if len(vectors)]
+        some = [vectors for vectors in (self, other) if len(vectors.dense)]
         if len(some) < 2:
             return (some or [self])[0]
         sparse = self.sparse.beside(other.sparse) if self.sparse and other.sparse else None
@@ -199,7 +192,7 @@ class Found:
     @classmethod
     def nothing(cls) -> Found:
         """Return what a search found that found no point."""
-        return cls([], [], [], Vectors.none())
+        return cls([], [], [], Vectors())
 
     def at(self, places: Sequence[int]) -> Found:
         """Return the points at some places, with whatever is there of nodes and vectors."""

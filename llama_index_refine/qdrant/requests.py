@@ -15,8 +15,6 @@ from llama_index_refine.qdrant.views.dense import Query
 FusionName = Literal["rrf", "dbsf"]
 MatrixEncoder = Callable[[list[str]], Sequence[Any]]
 
-# Of how many times as many nodes as are returned the returned ones are chosen, where they should differ.
-CANDIDATES = 4
 # How many of the points that a dense vector finds nearest are compared by MaxSim, where nobody says.
 PREFETCH = 100
 
@@ -100,10 +98,6 @@ class SearchOptions:
     grouping: Grouping = field(default_factory=Grouping)
     mmr_threshold: float | None = None
     boost: models.FormulaQuery | None = None
-
-    def candidates(self, limit: int) -> int:
-        """Return how many points are ranked for so many to be returned."""
-        return limit if self.mmr_threshold is None else CANDIDATES * limit
 
 
 @dataclass(frozen=True)

@@ -172,17 +172,20 @@ class BaseRefiner(ABC):
         if background is not None:
             shape = (None, size) if getattr(background, "ndim", 2) == 2 else (*batch, None, size)
             background = to_tensor("background", background, shape, place)
-        trust = _each("trust", trust, grades, lead)
-        certainty = _each("certainty", certainty, grades, lead)
+        shares = {"grades": grades}
+        for what, values in (("trust", trust), ("certainty", certainty)):
+            share = to_tensor(what, values, grades.shape[: np.ndim(values)], place)
+            # What was given for all grades of a query is each one's.
+            shares[what] = (share if share.ndim > lead else share[..., None]).expand(grades.shape)
         signal = to_tensor("signal", signal, tuple(batch)).reshape(-1).tolist()
         if scatter is not None:
             scatter = to_tensor("scatter", scatter, tuple(batch), place).double().reshape(-1, 1)
             if not float(scatter.min()) > 0:
                 raise ValueError(f"scatter must be above 0, got {float(scatter.min())}")
         if not lead:
-            given = (queries, documents, grades, trust, certainty)
-            queries, documents, grades, trust, certainty = (each[None] for each in given)
-        _check(documents, {"grades": grades, "trust": trust, "certainty": certainty}, background, population, signal)
+            queries, documents = queries[None], documents[None]
+            shares = {what: values[None] for what, values in shares.items()}
+        _check(documents, shares, background, population, signal)
         if background is None:
             background = documents[0, :0]
         graded, size = documents.shape[1], background.shape[-2]
@@ -193,9 +196,9 @@ class BaseRefiner(ABC):
             queries,
             *normal_form(queries, documents, background, self.metric),
             log_weights,
-            grades.clamp(0, 1).double(),
-            trust.double(),
-            certainty.double(),
+            shares["grades"].clamp(0, 1).double(),
+            shares["trust"].double(),
+            shares["certainty"].double(),
             signal,
             scatter,
         )
@@ -217,7 +220,7 @@ class BaseRefiner(ABC):
         numbers = {
             "kl": divergence(solution.target, solution.log_students).T,
             "tau": solution.tau,
-            "trust": trust.mean(-1),
+            "trust": shares["trust"].mean(-1),
             "iterations": solution.iterations,
             "converged": solution.converged,
         }
@@ -243,12 +246,6 @@ class BaseRefiner(ABC):
     @abstractmethod
     def _solve(self, problem: Problem) -> Solution:
         """Say where the queries should go."""
-
-
-def _each(name: str, values: Any, grades: Tensor, lead: int) -> Tensor:
-    """Give every grade its value, where one was given for all grades of a query."""
-    tensor = to_tensor(name, values, grades.shape[: np.ndim(values)], grades.device)
-    return (tensor if tensor.ndim > lead else tensor[..., None]).expand(grades.shape)
 
 
 def _check(

@@ -74,6 +74,7 @@ class Problem:
     :param rows: (B, M + 1, d) float32, vectors less `origin`.
     :param lengths: (B, M + 1) float64 as all that follow, what each row is divided by.
     :param kernel: (B, M + 1, M + 1) inner products of the rows over their lengths.
+    :param start: (B, M) scores of all documents at the query.
     :param log_weights: (M,) how many documents each one stands for, as a logarithm.
     :param grades: (B, K) in [0, 1].
     :param trust: (B, K) in [0, 1].
@@ -87,6 +88,7 @@ class Problem:
     rows: Tensor
     lengths: Tensor
     kernel: Tensor
+    start: Tensor
     log_weights: Tensor
     grades: Tensor
     trust: Tensor
@@ -94,32 +96,27 @@ class Problem:
     signal: list[float]
     scatter: Tensor | None
 
-    def start(self) -> Tensor:
-        """(B, M) scores of all documents at the query."""
-        if self.metric == "euclid":
-            return self.kernel.diagonal(dim1=-2, dim2=-1)[:, :-1] / -2
-        return self.kernel[:, -1, :-1]
-
     def moved(self, weights: Tensor) -> Tensor:
         """(B, d) the query in the collection's space, x moved by weights, (B, M), of the rows."""
         scaled = (weights * (self.lengths[:, -1:] / self.lengths[:, :-1])).float()
         return torch.baddbmm(self.query[:, None], scaled[:, None], self.rows[:, :-1])[:, 0]
 
-    def constant(self, vectors: Tensor) -> Tensor | float:
-        """(B, 1) what similarities have beside unit times score."""
-        if self.metric != "euclid":
-            return 0.0
-        return (vectors - self.query).square().sum(-1, keepdim=True) / -2
+    def scale(self, vectors: Tensor) -> tuple[Tensor, Tensor | float]:
+        """(B, 1) each: similarity in the collection's units per score, for queries in its space, (B, d), and the rest.
 
-    def unit(self, vectors: Tensor) -> Tensor:
-        """(B, 1) similarity in the collection's units per score, for queries in its space, (B, d)."""
+        The rest is what the similarity has beside that, the same for all documents.
+        """
+        length = self.lengths[:, -1:]
+        if self.metric == "euclid":
+            return length.square(), (vectors - self.query).square().sum(-1, keepdim=True) / -2
         if self.metric == "cosine":
-            norms: Tensor = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
-            return self.lengths[:, -1:] / norms
-        return self.lengths[:, -1:] if self.metric == "dot" else self.lengths[:, -1:].square()
+            length = length / torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+        return length, 0.0
 
 
-def normal_form(query: Tensor, documents: Tensor, background: Tensor, metric: Metric) -> tuple[Tensor, Tensor, Tensor]:
+def normal_form(
+    query: Tensor, documents: Tensor, background: Tensor, metric: Metric
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Write the collection's similarity as rows.x / lengths + offset.
 
     cosine: documents at unit length, so that the order by rows.x is the order by cosine. dot: as it is. In both the
@@ -131,7 +128,7 @@ def normal_form(query: Tensor, documents: Tensor, background: Tensor, metric: Me
     :param documents: (B, K, d), not zero for cosine.
     :param background: (N, d) or (B, N, d), N may be 0.
     :param metric: the collection's distance.
-    :return: rows, lengths and kernel of a `Problem`.
+    :return: rows, lengths, kernel and start of a `Problem`.
     :raises ValueError: a zero vector that has no direction.
     """
     count = documents.shape[1]
@@ -152,4 +149,5 @@ def normal_form(query: Tensor, documents: Tensor, background: Tensor, metric: Me
             raise ValueError(f"{name} holds a zero vector, which has no direction")
     kernel /= lengths[:, :, None]
     kernel /= lengths[:, None]
-    return rows, lengths, kernel
+    start = kernel.diagonal(dim1=-2, dim2=-1)[:, :-1] / -2 if metric == "euclid" else kernel[:, -1, :-1]
+    return rows, lengths, kernel, start

@@ -96,7 +96,7 @@ class QueryRefiner(BaseRefiner):
     @torch.inference_mode()
     def _solve(self, problem: Problem) -> Solution:
         graded, pull = problem.grades.shape[1], 1 / self.reach**2
-        kernel, start = problem.kernel[:, :-1, :-1], problem.start()
+        kernel, start = problem.kernel[:, :-1, :-1], problem.start
         # What all documents have in common changes no softmax.
         centre = _centring(len(problem.log_weights), kernel.device)
         gram = centre @ kernel @ centre
@@ -104,8 +104,7 @@ class QueryRefiner(BaseRefiner):
         spread = spread.maximum(RESOLUTION * squares.clamp_min(TINY))  # R^2
         gram /= spread[:, None]
         means = problem.grades.mean(-1).tolist()
-        tau = self._scatter(start, spread, problem)
-        tau = tau / tau.new_tensor([[self.prior or _prior(*each)] for each in zip(problem.signal, means, strict=True)])
+        tau = self._temperature(problem, spread, means)
         logits = start / tau + problem.log_weights
         target = logits.clone()
         target[:, :graded].addcmul_(problem.trust, problem.grades, value=1 / self.temperature)
@@ -116,8 +115,8 @@ class QueryRefiner(BaseRefiner):
         weights = minimum.weights * (tau / spread)
         vectors = problem.moved(weights)
         scores = torch.baddbmm(start[:, :graded, None], kernel[:, :graded], weights[:, :, None]).squeeze(-1)
-        unit = problem.unit(vectors)
-        near, tau = unit * scores + problem.constant(vectors), unit * tau
+        unit, rest = problem.scale(vectors)
+        near, tau = unit * scores + rest, unit * tau
         return Solution(
             vectors,
             tau.squeeze(-1),
@@ -147,26 +146,26 @@ class QueryRefiner(BaseRefiner):
         own = unseen + push.maximum(rare * push)
         return own.addcmul(verdict, ((fitted - own) * verdict.sign()).clamp_min(0))
 
-    def _scatter(self, start: Tensor, spread: Tensor, problem: Problem) -> Tensor:
-        """(B, 1) how the similarities scatter over the collection, in scores."""
-        background = start[:, problem.grades.shape[1] :]
+    def _temperature(self, problem: Problem, spread: Tensor, means: list[float]) -> Tensor:
+        """(B, 1) tau, the score that counts as one nat: how scores scatter over the collection, over the prior."""
+        background = problem.start[:, problem.grades.shape[1] :]
         if problem.scatter is not None:
-            return problem.scatter / problem.unit(problem.query)
-        if background.shape[1] < 2:
-            return BANDWIDTH * spread.sqrt()
-        return background.var(-1, correction=0, keepdim=True).maximum(RESOLUTION * spread).sqrt()
+            scatter = problem.scatter / problem.scale(problem.query)[0]
+        elif background.shape[1] < 2:
+            scatter = BANDWIDTH * spread.sqrt()
+        else:
+            scatter = background.var(-1, correction=0, keepdim=True).maximum(RESOLUTION * spread).sqrt()
+        priors = []
+        for signal, mean in zip(problem.signal, means, strict=True):
+            nats = FIRST_RANKING * signal**-OF_SIGNAL * math.exp(OF_MEAN * (USUAL_MEAN - mean))
+            priors.append([self.prior or min(max(nats, LEAST_PRIOR), MOST_PRIOR)])
+        return scatter / scatter.new_tensor(priors)
 
 
 @lru_cache(maxsize=16)
 def _centring(count: int, device: torch.device) -> Tensor:
     """(count, count) what takes the mean off."""
     return torch.eye(count, dtype=torch.float64, device=device) - 1 / count
-
-
-def _prior(signal: float, mean_grade: float) -> float:
-    """Return nats for one standard deviation, from the teacher's signal-to-noise ratio and the mean grade."""
-    nats: float = FIRST_RANKING * signal**-OF_SIGNAL * math.exp(OF_MEAN * (USUAL_MEAN - mean_grade))
-    return min(max(nats, LEAST_PRIOR), MOST_PRIOR)
 
 
 def rarity(mean_grade: float) -> float:

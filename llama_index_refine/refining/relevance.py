@@ -236,8 +236,17 @@ def fit_relevance(
     midpoints, slopes = (axis.ravel() for axis in np.meshgrid(places, SLOPES, indexing="ij"))
     rates = rates or Errors.usual(trust)
     curves = Relevance(centre, scale, midpoints, slopes, np.ones(len(slopes)), np.empty((0, 0)), np.empty(0), rates)
-    numbers = _numbers(ranking, curves)
-    logs = _prior(curves, numbers, places) + log_odds(numbers)
+    similarities, counts = ranking.similarities, ranking.weights
+    if len(similarities) > BINS:
+        counts, edges = np.histogram(similarities, BINS, weights=counts)
+        similarities = (edges[1:] + edges[:-1]) / 2
+    numbers: Array = curves.each(similarities) @ counts
+    # What is believed before any grade.
+    logarithm = np.log(np.maximum(numbers, 1e-9)).reshape(len(places), len(SLOPES))
+    density = np.abs(np.gradient(logarithm, places, axis=0)).ravel()
+    slope = ((np.log(slopes) - np.log(USUAL_SLOPE)) / SLOPE_SPREAD) ** 2 / 2
+    none = np.where(numbers >= 0.5, 0.0, -2.0)
+    logs = np.log(density + 1e-12) + none - slope + log_odds(numbers)
     logs += BACKGROUND * np.log1p(-curves.each(background) * (1 - 1e-9)).sum(1)
     relevant, irrelevant = (answer[:, None] for answer in rates.answers(grades))
     likelihood = irrelevant + curves.each(graded) * (relevant - irrelevant)
@@ -249,26 +258,6 @@ def fit_relevance(
     kept = weights.sum(0) > NEGLIGIBLE
     weights = weights[:, kept] / weights[:, kept].sum()
     return Relevance(centre, scale, midpoints[kept], slopes[kept], weights.sum(0), weights, numbers[kept], rates)
-
-
-def _numbers(ranking: Ranking, curves: Relevance) -> Array:
-    """(T,) how many documents are relevant by each curve."""
-    similarities, counts = ranking.similarities, ranking.weights
-    if len(similarities) > BINS:
-        counts, edges = np.histogram(similarities, BINS, weights=counts)
-        similarities = (edges[1:] + edges[:-1]) / 2
-    numbers: Array = curves.each(similarities) @ counts
-    return numbers
-
-
-def _prior(curves: Relevance, numbers: Array, places: Array) -> Array:
-    """(T,) logarithm of each curve's probability before any grade."""
-    logarithm = np.log(np.maximum(numbers, 1e-9)).reshape(len(places), len(SLOPES))
-    density = np.abs(np.gradient(logarithm, places, axis=0)).ravel()
-    slope = ((np.log(curves.slopes) - np.log(USUAL_SLOPE)) / SLOPE_SPREAD) ** 2 / 2
-    none = np.where(numbers >= 0.5, 0.0, -2.0)
-    logs: Array = np.log(density + 1e-12) + none - slope
-    return logs
 
 
 @dataclass(frozen=True)
@@ -302,7 +291,7 @@ class Abundance:
         """
         usual = 1 / len(self.counts)
         shares = (BEFOREHAND * usual + self.counts) / (BEFOREHAND + self.counts.sum())
-        odds: Array = np.log(shares / usual)[_places(numbers)]
+        odds: Array = np.log(shares / usual)[np.digitize(np.asarray(numbers, dtype=np.float64), EDGES)]
         return odds
 
     def after(self, numbers: ArrayLike, weights: ArrayLike) -> Abundance:
@@ -312,9 +301,6 @@ class Abundance:
         :param weights: (n,) their probabilities; they add up to 1, or less where the grades may be a guesser's.
         :return: the same and one more query.
         """
-        more = np.bincount(_places(numbers), np.asarray(weights, dtype=np.float64), minlength=len(self.counts))
+        places = np.digitize(np.asarray(numbers, dtype=np.float64), EDGES)
+        more = np.bincount(places, np.asarray(weights, dtype=np.float64), minlength=len(self.counts))
         return Abundance((1 - CHANGE) * self.counts + more)
-
-
-def _places(numbers: ArrayLike) -> NDArray[np.intp]:
-    return np.digitize(np.asarray(numbers, dtype=np.float64), EDGES)

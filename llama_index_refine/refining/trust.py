@@ -25,6 +25,7 @@ Vector = NDArray[np.float64]
 # if they are exact.
 CHANCE, INVERTED = 0.25, 0.01
 SHARES = np.array([0.5, 0.25, 0.15, 0.1])
+PRIOR = np.r_[CHANCE, np.full(len(RATIOS), INVERTED / len(RATIOS)), (1 - CHANCE - INVERTED) * SHARES]
 # The least that a teacher's odds are lowered to for saying itself that it knows little.
 LEAST_CLAIM = 0.25
 # Bits of information in a grade, below which grades do not say what to grade next: .09 in those of a model of 1.5
@@ -40,24 +41,18 @@ NARROW = 0.1
 
 @dataclass(frozen=True)
 class Belief:
-    """What is believed about a teacher.
+    """What is believed about a teacher, at first one that nobody has seen.
 
     :param hypotheses: (9,) probabilities of chance, of each of RATIOS upside down, of each of RATIOS upright.
     :param claim: mean information of a grade in bits, over `queries`.
     :param variance: mean variance of a query's grades, over the `varied` queries in which they differed.
     """
 
-    hypotheses: Vector
+    hypotheses: Vector = field(default_factory=PRIOR.copy)
     claim: float = 0.0
     queries: float = 0.0
     variance: float = 0.0
     varied: float = 0.0
-
-    @classmethod
-    def prior(cls) -> Belief:
-        """Return what is believed of a teacher nobody has seen."""
-        many = len(RATIOS)
-        return cls(np.r_[CHANCE, np.full(many, INVERTED / many), (1 - CHANCE - INVERTED) * SHARES])
 
     def valid(self) -> bool:
         """Whether these are probabilities and counts, as they must be where they come from a file."""
@@ -102,7 +97,7 @@ class Belief:
         keep = 1 - CHANGE
         belief = replace(
             self,
-            hypotheses=keep * self.hypotheses + CHANGE * Belief.prior().hypotheses,
+            hypotheses=keep * self.hypotheses + CHANGE * PRIOR,
             queries=keep * self.queries + 1,
         )
         inside = np.clip(grades, 1e-9, 1 - 1e-9)
@@ -129,7 +124,7 @@ class Reliability:
     Its `rates` are what people's labels say of its errors, None where there are none.
     """
 
-    belief: Belief = field(default_factory=Belief.prior)
+    belief: Belief = field(default_factory=Belief)
     abundance: Abundance = field(default_factory=Abundance.unknown)
     rates: Errors | None = field(default=None, repr=False, compare=False)
     _lock: Lock = field(default_factory=Lock, repr=False, compare=False)
@@ -154,13 +149,11 @@ class Reliability:
 
     def trust(self) -> float:
         """Say how far to follow the teacher by all that was taken in so far, in [0, 1]."""
-        with self._lock:
-            return self.belief.trust()
+        return self.belief.trust()
 
     def sees(self) -> float:
         """Say how likely it is that the teacher sees relevance, upright: 1 less guessing and less upside down."""
-        with self._lock:
-            return float(self.belief.hypotheses[1 + len(RATIOS) :].sum())
+        return float(self.belief.hypotheses[1 + len(RATIOS) :].sum())
 
     def foresee(self, documents: ArrayLike, grades: ArrayLike, similarities: ArrayLike) -> tuple[float, float]:
         """Say what would follow from the grades of one query, without taking them in: it is not over.
@@ -168,14 +161,12 @@ class Reliability:
         :return: the trust, as of `observe`, and how well the vectors explain the teacher's grades, as of `signal`.
         """
         arrays = [np.asarray(values, dtype=np.float64) for values in (documents, grades, similarities)]
-        with self._lock:
-            belief = self.belief.after(*arrays)
+        belief = self.belief.after(*arrays)
         return belief.trust(), belief.signal()
 
     def known(self) -> bool:
         """Say whether enough was seen of the teacher to go by a part of a query's grades."""
-        with self._lock:
-            return self.belief.queries >= WATCHED
+        return self.belief.queries >= WATCHED
 
     def decides(self) -> bool:
         """Say whether its grades say enough to choose by them what is graded next.
@@ -188,8 +179,7 @@ class Reliability:
 
     def signal(self) -> float:
         """Say how well the vectors explain the teacher's grades so far: a signal-to-noise ratio, 0.1 to 3."""
-        with self._lock:
-            return self.belief.signal()
+        return self.belief.signal()
 
     def save(self, path: str | Path) -> None:
         """Write the record as JSON, for another process to begin with: see `load`.

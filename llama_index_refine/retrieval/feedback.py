@@ -78,13 +78,13 @@ class Feedback:
     groups: dict[PointId, str | None] = field(default_factory=dict)
     ids: list[PointId] = field(default_factory=list)
     nodes: list[NodeWithScore] = field(default_factory=list)
-    documents: Vectors = field(default_factory=Vectors.none)
+    documents: Vectors = field(default_factory=Vectors)
     grades: list[float] = field(default_factory=list)
     spread: list[float | None] = field(default_factory=list)
     believed: list[float | None] = field(default_factory=list)
     shown: set[PointId] = field(default_factory=set)
     candidates: list[PointId] = field(default_factory=list)
-    brought: Vectors = field(default_factory=Vectors.none)
+    brought: Vectors = field(default_factory=Vectors)
     recalled: set[PointId] = field(default_factory=set)
     passed: set[str] = field(default_factory=set)
     settled: bool = False
@@ -127,9 +127,10 @@ class Feedback:
 
     def new(self, found: Found) -> list[int]:
         """Return the places of points that nobody has been shown, nor left out on purpose."""
-        return [
-            at for at, point in enumerate(found.ids) if point not in self.shown and same_id(point) not in self.passed
-        ]
+        new = [at for at, point in enumerate(found.ids) if point not in self.shown]
+        if self.passed:
+            new = [at for at in new if same_id(found.ids[at]) not in self.passed]
+        return new
 
     def left(self, feedback_top_k: int) -> int:
         """Return how many nodes may still be shown to the teacher.

@@ -34,16 +34,9 @@ GRADING_THREADS = 16
 # A teacher that keeps the deadline itself, and the teachers that it asks, hand over what they have a moment after.
 GRACE_SECONDS = 1.0
 
-_records: OfEach[Reliability] = OfEach(Reliability)
-
-
-def reliability_of(grader: BaseGrader) -> Reliability:
-    """Return the teacher's record, which all its retrievers share.
-
-    :param grader: the teacher.
-    :return: its record, kept as long as the teacher is.
-    """
-    return _records.of(grader)
+# The record of a teacher, which all its retrievers share, kept as long as the teacher is.
+_records = OfEach(Reliability)
+reliability_of = _records.of
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,10 @@ from llama_index_refine.retrieval.events import RefiningEvent
 from llama_index_refine.retrieval.feedback import Feedback
 from llama_index_refine.retrieval.remembering import within
 from llama_index_refine.scheduling import perform, tell
-from llama_index_refine.similarity import Metric
+from llama_index_refine.similarity import METRICS, Metric
+
+# How queries move where nobody says how.
+USUAL = {metric: QueryRefiner(metric) for metric in METRICS}
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class Refining:
         :raises ValueError: the one given is for another collection's distance.
         """
         if self.refiner is None:
-            return QueryRefiner(metric)
+            return USUAL[metric]
         if self.refiner.metric != distance:
             raise ValueError(
                 f"refiner is for {self.refiner.metric}, the collection is {distance}: use "
@@ -129,7 +132,7 @@ async def move(refining: Refining, teacher: Teacher, feedback: Feedback, backgro
     :return: the refinement.
     """
     feedback.doing = "refining"
-    view, others, population = feedback.view, Vectors.none(), None
+    view, others, population = feedback.view, Vectors(), None
     # Graded documents would count twice.
     known = feedback.shown | {loan.point for loan in feedback.loans}
     keep = [at for at, point in enumerate(background.ids) if point not in known] if background else []
@@ -139,7 +142,10 @@ async def move(refining: Refining, teacher: Teacher, feedback: Feedback, backgro
     borrowed = feedback.loans if keep else []
     documents, rest, *loans = view.rows(feedback.documents, others, *[loan.vectors for loan in borrowed])
     grades, certain = _read(feedback)
-    feedback.trust, signal = follow(teacher, feedback)
+    if places := heard(teacher, feedback):
+        feedback.trust, signal = teacher.foresee(*feedback.evidence(places))
+    else:
+        feedback.trust, signal = teacher.trust(), teacher.signal()
     lesson = Lesson(
         view.row,
         documents,
@@ -167,38 +173,21 @@ async def move(refining: Refining, teacher: Teacher, feedback: Feedback, backgro
         refinement = within(refinement, np.asarray(wider.vector))
     if view.ahead is not None:
         feedback.ahead = await _ahead(refining, view.ahead, lesson, feedback.documents, others)
-    if (unit := view.unit(np.asarray(refinement.vector))) != 1:
+    # The tokens of a matrix alone have a length of their own.
+    if view.shape is not None and (unit := view.unit(np.asarray(refinement.vector))) != 1:
         refinement = in_units(refinement, unit)
     feedback.path.append(refinement.vector)
     return refinement
 
 
-def follow(teacher: Teacher, feedback: Feedback) -> tuple[float, float]:
-    """Say how far to follow the teacher, and how well the vectors explain its grades.
-
-    :param teacher: what is known of it.
-    :param feedback: what it has graded.
-    :return: the trust in [0, 1] and the signal-to-noise ratio, in the light of these grades and all before.
-    """
-    if heard := _heard(teacher, feedback):
-        return teacher.foresee(*feedback.evidence(heard))
-    return teacher.trust(), teacher.signal()
-
-
-def learn_of(teacher: Teacher, feedback: Feedback) -> None:
-    """Take a query's grades into the teacher's record, once, when all of them are in.
-
-    :param teacher: what is known of it.
-    :param feedback: what it has graded.
-    """
-    if heard := _heard(teacher, feedback):
-        teacher.observe(*feedback.evidence(heard))
-
-
-def _heard(teacher: Teacher, feedback: Feedback) -> list[int]:
-    """Return the places of grades that tell of the teacher.
+def heard(teacher: Teacher, feedback: Feedback) -> list[int]:
+    """Say which grades tell of the teacher.
 
     What was graded before has told what it can, unless nothing has been heard of the teacher here.
+
+    :param teacher: what is known of it.
+    :param feedback: what it has graded.
+    :return: the places of these grades.
     """
     said = feedback.said()
     return [at for at in said if feedback.ids[at] not in feedback.recalled] or ([] if teacher.varied else said)
@@ -212,8 +201,8 @@ def _read(feedback: Feedback) -> tuple[Tensor, NDArray[np.float32]]:
     """
     grades, certain = np.array(feedback.grades, dtype=np.float64), np.ones(len(feedback.grades), dtype=np.float32)
     if said := feedback.said():
-        given = grades[said]
-        shrunk = shrink(given.tolist(), [feedback.spread[at] for at in said])
+        given, spread = grades[said], [feedback.spread[at] for at in said]
+        shrunk = shrink(given.tolist(), spread) if any(spread) else given
         grades[said] = stretch(shrunk, given)
         certain[said] = feedback.certainty = certainty(given)
     return torch.tensor(grades, dtype=torch.float32), certain
@@ -222,7 +211,7 @@ def _read(feedback: Feedback) -> tuple[Tensor, NDArray[np.float32]]:
 async def _ahead(refining: Refining, view: View, lesson: Lesson, documents: Vectors, others: Vectors) -> np.ndarray:
     """Refine the search that chooses what is compared, by the same grades."""
     rows, rest = view.rows(documents, others)
-    background = rest if len(others) else None
+    background = rest if len(others.dense) else None
     own = replace(lesson, query=view.row, documents=rows, background=background, metric=view.metric)
     refinement: Refinement = await perform("refine", refining, own)
     return np.asarray(refinement.vector)
@@ -232,12 +221,12 @@ def as_matrices(refinement: Refinement, view: View) -> Refinement:
     """Write a refinement's rows as the matrices that they are.
 
     :param refinement: how the query moved.
-    :param view: what made its rows.
+    :param view: what made its rows, which knows their shape.
     :return: the same for whoever asked.
     """
 
     def cut(rows: Any) -> NDArray[np.float32]:
-        return np.asarray(rows).reshape(*np.shape(rows)[:-1], *view.shape)
+        return np.asarray(rows).reshape(*np.shape(rows)[:-1], *(view.shape or ()))
 
     return replace(
         refinement,

@@ -22,7 +22,7 @@ from llama_index_refine.refining.base import BaseRefiner
 from llama_index_refine.refining.trust import Teacher
 from llama_index_refine.retrieval.feedback import Feedback, NotRefinedError
 from llama_index_refine.retrieval.grading import Grading, Sheet, take_examples, with_judged
-from llama_index_refine.retrieval.moving import Refining, as_matrices, learn_of, move
+from llama_index_refine.retrieval.moving import Refining, as_matrices, heard, move
 from llama_index_refine.retrieval.queries import Embedding, QueryWithExamples
 from llama_index_refine.retrieval.ranking import RefinedRanking
 from llama_index_refine.retrieval.remembering import NO_MEMORY, Remembering
@@ -124,10 +124,7 @@ class Pipeline:
         :return: what is searched for.
         :raises ValueError: it does not fit the collection, or there is a memory, which needs a dense vector.
         """
-        embedding = query.embedding
-        if embedding is None and await self.collection.embeds():
-            embedding = await perform("embed", self.embedding, query)
-        asked = await self.collection.query(embedding, query)
+        asked = await self.collection.query(query, self.embedding)
         if self.remembering is not None and asked.dense is None:
             raise ValueError(NO_MEMORY)
         return asked
@@ -151,12 +148,12 @@ class Pipeline:
         if memory is not None and recollection is not None:
             await memory.lend(feedback, recollection)
         ranking = await self._later_rounds(feedback, shares, background, refiner)
-        learn_of(self.teacher, feedback)
         refinement, query = ranking.refinement, ranking.query
         if query is feedback.first and ranking.unmoved():
             ranking = replace(ranking, found=before)
-        placed = ranking.place(before, self.collection.options.candidates(self.similarity_top_k))
-        placed = await self.collection.diverse(placed, self.similarity_top_k)
+        placed = ranking.place(before, self.collection.candidates * self.similarity_top_k)
+        if (mmr_threshold := self.collection.options.mmr_threshold) is not None:
+            placed = await self.collection.diverse(placed, mmr_threshold, self.similarity_top_k)
         if before.ids and not placed:
             raise NotRefinedError("no node reaches score_threshold for the refined query: lower it")
         refinement.nodes = await self._nodes(feedback, query, placed, [before, ranking.found])
@@ -202,7 +199,7 @@ class Pipeline:
             saves = chooses and weighs and self.early_stop and refiner.own_grade > 0 and self.teacher.known()
             feedback.doing = "the ranking between rounds" if count else "the second search"
             try:
-                deepest = depth + self.collection.options.candidates(limit) - limit
+                deepest = depth + (self.collection.candidates - 1) * limit
                 vectors = depth if count else 0
                 found = await self.collection.search(query, deepest, vectors=vectors, beside=feedback.ids)
                 feedback.meet(found)
@@ -220,6 +217,9 @@ class Pipeline:
                 feedback.saved = feedback.spare(self.feedback_top_k)
             if not chosen and depth >= limit:
                 break
+        # All grades are in: what they say of the teacher is taken in, once.
+        if places := heard(self.teacher, feedback):
+            self.teacher.observe(*feedback.evidence(places))
         return ranking
 
     async def _ask(self, feedback: Feedback, query: Query, chosen: Found) -> Found:
@@ -246,7 +246,7 @@ class Pipeline:
             if len(found.nodes):
                 nodes |= {point: found.nodes[at] for at, point in enumerate(found.ids) if point in wanted - {*nodes}}
         if missing := [point for point, _ in ranking if point not in nodes]:
-            fetched = await self.collection.complete(Found(missing, [0.0] * len(missing), [], Vectors.none()), query)
+            fetched = await self.collection.complete(Found(missing, [0.0] * len(missing), [], Vectors()), query)
             nodes |= zip(fetched.ids, fetched.nodes, strict=True)
         return [NodeWithScore(node=nodes[point], score=score) for point, score in ranking if point in nodes]
 
@@ -274,7 +274,7 @@ class Pipeline:
             failures=tuple(feedback.account.failures),
             **feedback.account.bill(),
         )
-        return told if len(view.shape) == 1 else as_matrices(told, view)
+        return told if view.shape is None else as_matrices(told, view)
 
 
 def is_empty(query: QueryBundle) -> bool:

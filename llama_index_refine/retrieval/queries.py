@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeGuard
 
+from llama_index.core import Settings
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.embeddings.multi_modal_base import MultiModalEmbedding
 from llama_index.core.schema import QueryBundle, QueryType
@@ -80,13 +81,15 @@ class Embedding:
 
     A query's image is embedded where the model embeds images, unless `custom_embedding_strs` say what is to be; else
     its text.
+
+    :param model: embeds texts, and perhaps images; None for `Settings.embed_model`.
     """
 
-    model: Callable[[], BaseEmbedding]
+    model: BaseEmbedding | None
 
     def run(self, items: Sequence[QueryBundle]) -> Sequence[Any]:
         """Embed one after the other."""
-        model = self.model()
+        model = self.model or Settings.embed_model
         results: list[Any] = []
         for query in items:
             try:
@@ -100,7 +103,7 @@ class Embedding:
 
     async def arun(self, items: Sequence[QueryBundle]) -> Sequence[Any]:
         """Embed side by side."""
-        model = self.model()
+        model = self.model or Settings.embed_model
         return await asyncio.gather(*(_aembedded(model, item) for item in items), return_exceptions=True)
 
 

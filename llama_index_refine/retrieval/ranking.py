@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -132,15 +131,17 @@ class RefinedRanking:
             met = similarity(torch.as_tensor(row), feedback.brought.dense, view.metric)
             values = dict(zip(feedback.candidates, met.tolist(), strict=True))
         values |= zip(found.ids, others.tolist(), strict=True)
-        admitted, there = view.passes(row, documents, query.threshold), {*found.ids}
-        for point, value, inside in zip(feedback.ids, graded.tolist(), admitted, strict=True):
-            values[point] = value if inside or point in there else -math.inf
-        admitted_ones = [(point, value) for point, value in values.items() if value > -math.inf]
-        ranked = sorted(admitted_ones, key=lambda entry: -entry[1])
+        values |= zip(feedback.ids, graded.tolist(), strict=True)
+        if query.threshold is not None:
+            admitted = view.passes(row, documents, query.threshold)
+            outside = {point for point, inside in zip(feedback.ids, admitted, strict=True) if not inside}
+            outside -= {*found.ids}
+            values = {point: value for point, value in values.items() if point not in outside}
+        ranked = sorted(values.items(), key=lambda entry: -entry[1])
         kept = feedback.grouping.first([feedback.groups.get(point) for point, _ in ranked])
         ranked = [ranked[at] for at in kept[:limit]]
         similarities = torch.tensor([value for _, value in ranked], dtype=torch.float32)
-        if not query.fuses:
+        if query.threshold is not None and not query.fuses:
             near = passes(score_of_similarity(similarities, view.metric), query.threshold, view.metric)
             ranked, similarities = ranked[: int(near.sum())], similarities[near]
         scores = view.scores(row, similarities)

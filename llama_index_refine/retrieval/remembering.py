@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from unicodedata import normalize
 
 import numpy as np
 import torch
+from llama_index.core import Settings
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.schema import QueryBundle
 
@@ -69,14 +70,14 @@ class Remembering:
     :param memory: the memory.
     :param collection: what is searched.
     :param grader: the teacher.
-    :param embed_model: returns the model that embeds queries.
+    :param embed_model: embeds queries; None for `Settings.embed_model`.
     :param feedback_top_k: the most nodes that may be graded for one query.
     """
 
     memory: RefinementMemory
     collection: QdrantCollection
     grader: BaseGrader
-    embed_model: Callable[[], BaseEmbedding]
+    embed_model: BaseEmbedding | None
     feedback_top_k: int
 
     async def recall(self, feedback: Feedback, teacher: Teacher, background: Background | None) -> Recollection:
@@ -225,7 +226,9 @@ class Remembering:
     async def _scope(self, query: QueryBundle) -> str:
         """Name what a grade holds for. Nothing that is remembered in one scope is ever used in another."""
         space = await self.collection.space()
-        model = "given with the query" if query.embedding is not None else _model(self.embed_model())
+        model = "given with the query"
+        if query.embedding is None:
+            model = _model(self.embed_model or Settings.embed_model)
         store = self.collection.store
         filters = f"{self._filters()} {self.collection.options.shard_key!r}"
         return key_of(store.collection_name, space.name or "", model, self.grader.memory_fingerprint(), filters)

@@ -14,6 +14,7 @@ from llama_index_refine.qdrant.collection import LONG, QdrantCollection
 from llama_index_refine.qdrant.points import Found
 from llama_index_refine.qdrant.requests import Hybrid, Multivector, SearchOptions
 from llama_index_refine.qdrant.views.dense import DenseQuery
+from llama_index_refine.retrieval.queries import Embedding
 from llama_index_refine.scheduling import arun, run
 from llama_index_refine.stores import open_store
 from tests.faults import Fault
@@ -57,8 +58,10 @@ def done(work):
 
 def asked(collection: QdrantCollection, topic: int = 0):
     bundle = question(topic)
-    embedding = bundle.embedding if done(collection.embeds()) else None
-    return done(collection.query(embedding, QueryBundle(bundle.query_str)))
+    # The matrix is made of the text.
+    matrices = collection.options.multivector
+    bundle.embedding = None if matrices and not matrices.prefetch else bundle.embedding
+    return done(collection.query(bundle, Embedding(None)))
 
 
 def refined(collection: QdrantCollection, query, found: Found):
@@ -75,10 +78,10 @@ def test_the_first_search_brings_the_vectors_of_the_first_points(place, kind):
     found = done(collection.search(asked(collection), 12, vectors=5))
     assert len(found.ids) == len(found.scores) == len(found.nodes) == 12
     assert [*found.placed][:5] == [*range(5)]
-    assert len(found.vectors) == len(found.placed)
+    assert len(found.vectors.dense) == len(found.placed)
     assert [str(point) for point in found.ids] == [node.node_id for node in found.nodes]
     bare = done(collection.search(asked(collection), 12, payload=False))
-    assert (len(bare.ids), len(bare.nodes), len(bare.vectors)) == (12, 0, 0)
+    assert (len(bare.ids), len(bare.nodes), len(bare.vectors.dense)) == (12, 0, 0)
     # Many points of the others have as many words in common with the query.
     assert kind in ("sparse", "hybrid") or bare.ids == found.ids
     assert len(done(collection.search(asked(collection), 3, vectors=9)).ids) == 3
@@ -251,7 +254,7 @@ def test_a_text_that_cannot_be_encoded_fails_alone(place):
     collection = made(place, "sparse")
     collection.store._sparse_query_fn = words
     bundles = [QueryBundle("0"), QueryBundle("bad"), QueryBundle("1")]
-    first, second, third = run([collection.query(None, bundle) for bundle in bundles])
+    first, second, third = run([collection.query(bundle, Embedding(None)) for bundle in bundles])
     assert (first.get().words.indices, third.get().words.indices) == ([0], [1])
     with pytest.raises(RuntimeError, match="too long"):
         second.get()
@@ -265,7 +268,7 @@ def test_a_matrix_that_cannot_be_made_fails_alone(place):
 
     collection = made(place, "matrices", SearchOptions(multivector=Multivector(matrices)))
     bundles = [QueryBundle("0"), QueryBundle("bad"), QueryBundle("1")]
-    first, second, third = run([collection.query(None, bundle) for bundle in bundles])
+    first, second, third = run([collection.query(bundle, Embedding(None)) for bundle in bundles])
     assert first.get().matrix.shape == third.get().matrix.shape == (2, SIZE)
     with pytest.raises(RuntimeError, match="too long"):
         second.get()
@@ -363,6 +366,6 @@ def test_lists_keep_what_they_have_of_nodes_and_vectors(place):
     assert [*both.placed] == [1, 2, 3]
     assert both.with_vectors(3).ids == [found.ids[3], found.ids[0]]
     assert both.with_vectors().ids == [found.ids[at] for at in (3, 0, 1)]
-    assert len(found.at([]).vectors) == 0
+    assert len(found.at([]).vectors.dense) == 0
     assert Found.nothing().beside(found).ids == found.ids
     assert [node.node_id for node in both.nodes] == [str(point) for point in both.ids]

@@ -18,6 +18,7 @@ from llama_index_refine.qdrant.views.dense import DenseQuery
 from llama_index_refine.qdrant.views.hybrid import HybridQuery
 from llama_index_refine.qdrant.views.matrices import MatrixQuery
 from llama_index_refine.qdrant.views.sparse import SparseQuery, Words
+from llama_index_refine.retrieval.queries import Embedding
 from llama_index_refine.scheduling import run
 from llama_index_refine.similarity import METRICS, maxsim, passes, score_of_similarity, similarity, similarity_of_score
 from llama_index_refine.stores import open_store
@@ -187,7 +188,7 @@ def test_a_refined_search_keeps_to_the_threshold_that_it_carries(metric):
     plain = QdrantCollection(store)
     everything = run([plain.search(DenseQuery(np.asarray(question(0).embedding, dtype=np.float32)), 200)])[0].get()
     collection = QdrantCollection(store, SearchOptions(score_threshold=everything.scores[40]))
-    query = run([collection.query(question(0).embedding, question(0))])[0].get()
+    query = run([collection.query(question(0), Embedding(None))])[0].get()
     first = run([collection.search(query, 200, vectors=10)])[0].get()
     assert len(first.ids) == 40
     view = query.view(run([collection.space()])[0].get())

@@ -29,9 +29,10 @@ def test_scores_are_the_collections_similarity(seed, metric):
     query, documents, background = vectors(seed)
     problem = posed(query, documents, background, metric)
     weights = 0.1 * torch.randn(2, 10, generator=torch.Generator().manual_seed(seed + 1), dtype=torch.float64)
-    scores = problem.start() + (problem.kernel[:, :-1, :-1] @ weights[:, :, None]).squeeze(-1)
+    scores = problem.start + (problem.kernel[:, :-1, :-1] @ weights[:, :, None]).squeeze(-1)
     vectors_after = problem.moved(weights)
-    near = problem.unit(vectors_after) * scores + problem.constant(vectors_after)
+    unit, rest = problem.scale(vectors_after)
+    near = unit * scores + rest
     everything = torch.cat([documents, background.expand(2, *background.shape[-2:])], dim=1)
     for moved, found, rows in zip(vectors_after, near.float(), everything, strict=True):
         torch.testing.assert_close(found, similarity(moved, rows, metric), atol=2e-4, rtol=2e-3)

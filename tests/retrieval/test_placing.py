@@ -22,7 +22,7 @@ from llama_index_refine.similarity import similarity
 
 def found(**scores: float) -> Found:
     nodes = [TextNode(id_=name, text=name) for name in scores]
-    return Found(list(scores), list(scores.values()), nodes, Vectors.none())
+    return Found(list(scores), list(scores.values()), nodes, Vectors())
 
 
 @dataclass

@@ -88,7 +88,7 @@ class AskingGrader(BaseGrader):
         return await arun(self._grade(query, nodes))
 
     @property
-    def image_folders(self) -> Sequence[Path]:
+    def image_folders(self) -> Sequence[Path]:  # type: ignore[override]
         """See `BaseGrader.image_folders`."""
         return self._sight.image_folders
 

@@ -85,7 +85,7 @@ class BoostedView(View):
         super().__init__(first, space)
         self._near = first.near.view(space)
         self.metric, self.distance, self.heavy = self._near.metric, self._near.distance, self._near.heavy
-        self.ahead = self._near.ahead
+        self.ahead, self.shape = self._near.ahead, self._near.shape
 
     def meet(self, shown: Vectors, background: Background | None) -> None:
         """See `View`."""
@@ -96,11 +96,6 @@ class BoostedView(View):
     def row(self) -> Row:
         """(D,) the first query of the search."""
         return self._near.row
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape in which a row is written."""
-        return self._near.shape
 
     def rows(self, *some: Vectors) -> list[Tensor]:
         """Return the search's rows."""

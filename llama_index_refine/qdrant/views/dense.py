@@ -104,6 +104,8 @@ class View(ABC):
     lasts = True
     # The standard deviation of the first similarity over the collection, None for that over the background.
     scatter: float | None = None
+    # The shape of the matrix that a row stands for, None where it is what it is.
+    shape: tuple[int, ...] | None = None
     # How the search sees the collection that chooses what this one compares, None where there is none.
     ahead: View | None = None
 
@@ -114,7 +116,7 @@ class View(ABC):
         self.metric: Metric = space.metric
         self.distance: Metric = space.metric
         # What shows the scale of similarities.
-        self._sample = Vectors.none()
+        self._sample = Vectors()
 
     def meet(self, shown: Vectors, background: Background | None) -> None:
         """Take in what decides the scale of rows and scores, before the first rows are made.
@@ -122,17 +124,12 @@ class View(ABC):
         :param shown: the documents that the first search found.
         :param background: a sample of the collection, None for none.
         """
-        self._sample = background.vectors if background and len(background.vectors) > 1 else shown
+        self._sample = background.vectors if background and len(background.vectors.dense) > 1 else shown
 
     @property
     @abstractmethod
     def row(self) -> Row:
         """(D,) the first query, as wide as the rows that were last made."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape in which a row is written for whoever reads the refinement."""
-        return self.row.shape
 
     @abstractmethod
     def rows(self, *some: Vectors) -> list[Tensor]:
@@ -188,7 +185,7 @@ class View(ABC):
 
     def _moved(self, similarities: Tensor, begin: Row, end: Row) -> Tensor:
         """Return what is as high for one row as similarities are for another."""
-        if len(self._sample) < 2:
+        if len(self._sample.dense) < 2:
             return similarities
         first, second = self._similarities(begin).double(), self._similarities(end).double()
         mean, spread = float(first.mean()), float(first.std(unbiased=False))

@@ -176,13 +176,13 @@ class HybridView(View):
     def meet(self, shown: Vectors, background: Background | None) -> None:
         """See `View`."""
         super().meet(shown, background)
-        others = background.vectors if background else Vectors.none()
+        others = background.vectors if background else Vectors()
         # What the scatter would be, did both similarities rise and fall together: the sum of their shares. They do not,
         # and where they agree says more for it. A few documents would show it badly: most have none of the query's
         # terms. The dense one alone is like any other.
-        self.scatter = 1.0 if len(others) > 1 and self._share < 1 else None
-        self._population = background.population if background else len(shown)
-        self._linear.meet(torch.cat([shown.dense, others.dense]) if len(others) else shown.dense)
+        self.scatter = 1.0 if len(others.dense) > 1 and self._share < 1 else None
+        self._population = background.population if background else len(shown.dense)
+        self._linear.meet(torch.cat([shown.dense, others.dense]) if len(others.dense) else shown.dense)
         self._terms.words = background.words if background else None
         near, rest = (self._linear.rows(vectors.dense) for vectors in (shown, others))
         words, more = self._terms.rows(shown, others)

@@ -93,6 +93,7 @@ class MatrixView(View):
         super().__init__(first, space)
         self._matrix = torch.tensor(stored(first.matrix, space), dtype=torch.float32)
         self.metric = row_metric(space.metric)
+        self.shape = first.matrix.shape
         if first.near is not None and space.prefetch is not None:
             self.ahead = DenseView(first.near, space.prefetch)
 
@@ -100,11 +101,6 @@ class MatrixView(View):
     def row(self) -> Row:
         """(T * d,) the tokens."""
         return np.asarray(query_row(self._matrix, self.distance))
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(T, d)."""
-        return self._first.matrix.shape
 
     def rows(self, *some: Vectors) -> list[Tensor]:
         """Stack the matches."""
@@ -114,7 +110,7 @@ class MatrixView(View):
         """Return the query for a matrix, and for the vector that chooses."""
         near = self._first.near if ahead is None else DenseQuery(ahead)
         threshold = self.threshold(row, self._first.threshold)
-        return replace(self._first, matrix=row.reshape(self.shape), near=near, threshold=threshold)
+        return replace(self._first, matrix=row.reshape(self._first.matrix.shape), near=near, threshold=threshold)
 
     def unit(self, row: Row) -> float:
         """Return the tokens' mean length where Qdrant makes each of length 1."""
@@ -122,7 +118,7 @@ class MatrixView(View):
 
     def _similarities(self, row: Row) -> Tensor:
         """Match every token of the row anew."""
-        tokens = stored(row.reshape(self.shape), self._space)
+        tokens = stored(row.reshape(self._first.matrix.shape), self._space)
         return maxsim(torch.as_tensor(tokens), self._sample.matrices, self.distance)
 
 
