@@ -56,7 +56,7 @@ class LabelTeacher(BaseGrader):
         self.dataset = dataset
         self._documents = {node_id(document.id): document.id for document in dataset.documents}
 
-    def grade(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> list[float]:
+    def grade(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> list[float | None]:
         """Grade the nodes by their labels.
 
         :raises TypeError: the query is not a `LabelledQuery`.
@@ -67,7 +67,7 @@ class LabelTeacher(BaseGrader):
         documents = [self._documents[node.node_id] for node in nodes]
         return [self._grade(query.query_id, document, labels.get(document, 0) > 0) for document in documents]
 
-    async def agrade(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> list[float]:
+    async def agrade(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> list[float | None]:
         """Grade the nodes; there is nothing to wait for."""
         return self.grade(query, nodes)
 

@@ -74,8 +74,14 @@ async def retrieve_parts(pipeline: Pipeline, questions: Questions, query: QueryB
     parts = await _parts(pipeline, questions, query, account)
     if len(parts) < 2:
         return (await pipeline.retrieve(query, account))[0]
-    share = pipeline.feedback_top_k // len(parts)
-    of_a_part = replace(pipeline, feedback_top_k=share, rounds=min(pipeline.rounds, share // 2))
+    share, memory = pipeline.feedback_top_k // len(parts), pipeline.remembering
+    of_a_part = replace(
+        pipeline,
+        feedback_top_k=share,
+        rounds=min(pipeline.rounds, share // 2),
+        # Who asks the part by itself later has more grades to ask for.
+        remembering=memory and replace(memory, feedback_top_k=share),
+    )
     outcomes = await gather("parts", [of_a_part.retrieve(part, account) for part in parts])
     found = [replace(outcome.get()[0], timings=outcome.seconds) for outcome in outcomes]
     return _fused(query, found, account, pipeline.similarity_top_k)

@@ -138,8 +138,10 @@ class RefinedRanking:
             outside -= {*found.ids}
             values = {point: value for point, value in values.items() if point not in outside}
         ranked = sorted(values.items(), key=lambda entry: -entry[1])
-        kept = feedback.grouping.first([feedback.groups.get(point) for point, _ in ranked])
-        ranked = [ranked[at] for at in kept[:limit]]
+        if feedback.grouping.by is not None:
+            kept = feedback.grouping.first([feedback.groups.get(point) for point, _ in ranked])
+            ranked = [ranked[at] for at in kept]
+        ranked = ranked[:limit]
         similarities = torch.tensor([value for _, value in ranked], dtype=torch.float32)
         if query.threshold is not None and not query.fuses:
             near = passes(score_of_similarity(similarities, view.metric), query.threshold, view.metric)

@@ -12,8 +12,9 @@ from llama_index.core.embeddings import MockEmbedding
 from llama_index.core.llms.mock import MockLLM
 from llama_index.core.question_gen.types import BaseQuestionGenerator, SubQuestion
 from llama_index.core.schema import QueryBundle
+from llama_index.core.storage.kvstore import SimpleKVStore
 
-from llama_index_refine import Budget, FeedbackGrader, QueryWithExamples, RefinedRetriever
+from llama_index_refine import Budget, FeedbackGrader, QueryWithExamples, RefinedRetriever, RefinementMemory
 from llama_index_refine.retrieval.decomposing import fused
 from tests.planted import Planted, TopicGrader
 
@@ -181,3 +182,19 @@ def test_lists_are_fused_by_reciprocal_rank():
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         retriever(**arguments)
+
+
+def test_a_part_that_is_asked_by_itself_later_is_graded_on():
+    """Of two parts each gets half of the grades: what a memory keeps of one is not all that the question may have."""
+    grader, memory = TopicGrader(), RefinementMemory(SimpleKVStore())
+    refined = retriever(grader, memory=memory)
+    refined.refine("topic 1 and topic 5")
+    assert len(shown(grader)) == 20
+    grader.shown.clear()
+    alone = refined.refine("topic 1")
+    assert alone.remembered == 10
+    assert len(alone.grades) == 20
+    assert len(shown(grader)) == 10
+    grader.shown.clear()
+    assert len(refined.refine("topic 1").grades) == 20
+    assert len(shown(grader)) < 10
