@@ -256,15 +256,6 @@ class Reliability:
         with self._lock:
             self.abundance = self.abundance.after(numbers, weights)
 
-    def read(self, grades: ArrayLike, among: ArrayLike) -> Vector:
-        """Put grades on the scale that error rates are of: labels measured them on the teacher's own.
-
-        :param grades: (n,) in [0, 1].
-        :param among: (K,) all grades of their query.
-        :return: (n,) in [0, 1]; without such rates, on the whole scale, as of `stretch`.
-        """
-        return stretch(grades, among) if self.rates is None else np.asarray(grades, dtype=np.float64)
-
 
 class FixedTrust:
     """A teacher that is followed by a share that the user knows: a `Reliability` that learns nothing.
@@ -309,10 +300,6 @@ class FixedTrust:
     def signal(self) -> float:
         """Return the signal-to-noise ratio that is typical."""
         return TYPICAL_SIGNAL
-
-    def read(self, grades: ArrayLike, among: ArrayLike) -> Vector:
-        """Return grades on the whole scale, as of `stretch`."""
-        return stretch(grades, among)
 
     def count(self, numbers: ArrayLike, weights: ArrayLike) -> None:
         """Take nothing in."""

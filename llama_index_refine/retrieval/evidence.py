@@ -131,7 +131,7 @@ class Evidence:
     def fit(self) -> Relevance:
         """Weigh the curves of relevance by the grades."""
         known, trust = list(self.judged.values()), self.teacher.sees()
-        places, grades = [one.place for one in known], self._read(known)
+        places, grades = [one.place for one in known], [one.grade for one in known]
         usual, rates = self.teacher.abundance.log_odds, self.teacher.rates
         return fit_relevance(self.ranking(), places, grades, trust, usual, rates=rates)
 
@@ -192,11 +192,8 @@ class Evidence:
         values = relevance.probability(similarities)
         graded = [at for at, one in enumerate(judged) if one is not None]
         known = [one for one in judged if one is not None]
-        values[graded] = relevance.of_graded([one.place for one in known], self._read(known))
+        values[graded] = relevance.of_graded([one.place for one in known], [one.grade for one in known])
         return values
-
-    def _read(self, known: Sequence[Judged]) -> Array:
-        return self.teacher.read([one.grade for one in known], [one.grade for one in self.judged.values()])
 
     def threshold_of(self, names: Sequence[str | int]) -> float:
         """Return Qdrant's score half way between the last ungraded document that is selected and the next that is not.

@@ -95,7 +95,7 @@ class RefinedRanking:
         if own_grade is None:
             worth = likely * (1 - likely)
         else:
-            steps = own_grade * rarity(float(chances.grades.mean())), own_grade
+            steps = own_grade * rarity(float(np.mean(refinement.grades))), own_grade
             placed = chances.held_out + torch.from_numpy(refinement.fused - refinement.held_out) / refinement.tau
             worth = expected_gains(placed, chances.grades, places, likely, steps, limit)
         best = np.argsort(-worth, kind="stable")[:count]
@@ -187,7 +187,8 @@ class RefinedRanking:
         least = others[-1] if len(others) else graded.min()
         there = torch.cat([others, graded[graded >= least]]).sort(descending=True).values
         ranking = Ranking.of(there, sample, self.population)
-        grades = np.asarray(refinement.grades, dtype=np.float64)
+        # As they were given: stretched to the whole scale, they would find something relevant for every query.
+        grades = np.asarray(self.feedback.grades, dtype=np.float64)
         teacher = self.teacher
         usual = teacher.abundance.log_odds
         model = fit_relevance(ranking, held_out, grades, teacher.sees(), usual, rates=teacher.rates)

@@ -39,6 +39,17 @@ def test_it_is_likely_where_documents_are_there_and_not_where_they_are_filtered_
         assert without < 0.2
 
 
+def test_grades_that_are_all_low_do_not_answer_because_some_are_a_little_higher():
+    """What moves the query is how a grade stands among the others; what answers it is the grade as it was given."""
+
+    class Doubtful(TopicGrader):
+        def grade(self, query, nodes):
+            return [0.02 + 0.1 * (at % 3) for at, _ in enumerate(nodes)]
+
+    for topic in range(3):
+        assert refined(topic, False, grader=Doubtful()).answerable < 0.5
+
+
 def test_below_the_least_probability_nothing_is_returned_and_the_reason_says_so():
     found, kept = refined(1, False, answerable=0.3), refined(1, True, answerable=0.3)
     assert found.nodes == []

@@ -67,7 +67,8 @@ def test_what_is_graded_next_is_what_would_change_the_list_and_not_what_is_surel
     # One ahead of all that was graded relevant, the others close together between these and what was not.
     between = (scores[:4].mean() + scores[4:].mean()) / 2 + refinement.tau * np.linspace(1, -1, 13)
     found = Found([*range(14)], [scores.max() + 3 * refinement.tau, *between], [], Vectors())
-    feedback = Feedback(QueryBundle("q"), DenseQuery(query), DenseQuery(query).view(Space("", 32, "cosine")), Account())
+    view = DenseQuery(query).view(Space("", 32, "cosine"))
+    feedback = Feedback(QueryBundle("q"), DenseQuery(query), view, Account(), grades=[1.0] * 4 + [0.0] * 4)
 
     ranking = RefinedRanking(feedback, refinement, DenseQuery(refinement.vector), found, 400, FixedTrust(1.0))
 
