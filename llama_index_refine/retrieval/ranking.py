@@ -89,13 +89,13 @@ class RefinedRanking:
             others = [at for at, point in enumerate(ids) if point not in feedback.shown]
             return sorted({*new} & {*others[: limit // 2]})[:count]
         new = new[:depth]
-        chances = self.chances()
+        chances = self.chances(refinement.grades)
         places = chances.found[new]
         likely = chances.model.probability(places)
         if own_grade is None:
             worth = likely * (1 - likely)
         else:
-            steps = own_grade * rarity(float(np.mean(refinement.grades))), own_grade
+            steps = own_grade * rarity(float(chances.grades.mean())), own_grade
             placed = chances.held_out + torch.from_numpy(refinement.fused - refinement.held_out) / refinement.tau
             worth = expected_gains(placed, chances.grades, places, likely, steps, limit)
         best = np.argsort(-worth, kind="stable")[:count]
@@ -157,7 +157,8 @@ class RefinedRanking:
         :param returned: the points that are returned.
         :return: in [0, 1].
         """
-        chances = self.chances()
+        # By the grades as they were given: stretched to the whole scale, they find something relevant for every query.
+        chances = self.chances(self.feedback.grades)
         graded = {point: at for at, point in enumerate(self.feedback.ids)}
         places = dict(zip(self.found.ids, chances.found.tolist(), strict=True))
         least = min(places.values(), default=float(chances.graded.min()))
@@ -165,9 +166,10 @@ class RefinedRanking:
         rest = [places.get(point, least) for point in returned if point not in graded]
         return chances.model.of_any(rest, chances.held_out[judged], chances.grades[judged])
 
-    def chances(self) -> Chances:
+    def chances(self, graded_by: ArrayLike) -> Chances:
         """Fit the model of relevance.
 
+        :param graded_by: (K,) the grades, in [0, 1].
         :return: the model, and where documents stand in it.
         """
         refinement, found = self.refinement, self.found
@@ -187,8 +189,7 @@ class RefinedRanking:
         least = others[-1] if len(others) else graded.min()
         there = torch.cat([others, graded[graded >= least]]).sort(descending=True).values
         ranking = Ranking.of(there, sample, self.population)
-        # As they were given: stretched to the whole scale, they would find something relevant for every query.
-        grades = np.asarray(self.feedback.grades, dtype=np.float64)
+        grades = np.asarray(graded_by, dtype=np.float64)
         teacher = self.teacher
         usual = teacher.abundance.log_odds
         model = fit_relevance(ranking, held_out, grades, teacher.sees(), usual, rates=teacher.rates)
