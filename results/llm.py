@@ -28,7 +28,7 @@ from llama_index_refine.evaluation.corpus import Corpus
 from llama_index_refine.evaluation.metrics import CUTOFF, area_under_roc, score_rankings
 from llama_index_refine.graders.openai import OpenAIGrader
 from llama_index_refine.refining.published import PublishedRefiner
-from results.recorded import GRADES, K, Kept, RecordedGrader, graded, nearest, opened, retriever
+from results.recorded import GRADES, K, Kept, RecordedGrader, graded, graded_rows, nearest, opened, retriever
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "refined": {},
@@ -110,6 +110,12 @@ class Measured:
         """For each query the grades of the first documents, and whether they are relevant."""
         return [graded(self.corpus, self.kept, row) for row in self.rows]
 
+    @property
+    def area_within(self) -> float:
+        """Mean area under the ROC curve within a query; NaN where no query has relevant and other documents."""
+        areas = [area_under_roc(g[y], g[~y]) for g, y in self.first if 0 < y.sum() < len(y)]
+        return float(np.mean(areas)) if areas else float("nan")
+
 
 def measure(spec: str, folder: Path, model: str, many: int, rows: Sequence[int] | None = None) -> Measured:
     """Measure all methods by the kept grades.
@@ -123,7 +129,7 @@ def measure(spec: str, folder: Path, model: str, many: int, rows: Sequence[int] 
     corpus = opened(spec, many)
     kept = Kept.load(folder, model, corpus.dataset.name)
     if rows is None:
-        rows = [row for row in range(len(corpus.queries)) if not np.isnan(graded(corpus, kept, row)[0]).any()]
+        rows = graded_rows(corpus, kept)
     measured = Measured(corpus, kept, list(rows), {}, {}, {})
     ids = [document.id for document in corpus.dataset.documents]
     for row in rows:
@@ -151,7 +157,6 @@ def teacher_row(spec: str, measured: Measured) -> list[str]:
     """What the grades of the first documents are worth."""
     first = measured.first
     grades, relevant = (np.concatenate(parts) for parts in zip(*first, strict=True))
-    within = [area_under_roc(g[y], g[~y]) for g, y in first if 0 < y.sum() < len(y)]
     offsets = np.var([g.mean() for g, _ in first]) / grades.var()
     return [
         spec,
@@ -160,7 +165,7 @@ def teacher_row(spec: str, measured: Measured) -> list[str]:
         f"{grades.mean():.2f}",
         f"{100 * (grades[relevant] > 0.5).mean():.0f} %" if relevant.any() else "",
         f"{100 * (grades[~relevant] > 0.5).mean():.0f} %",
-        f"{np.mean(within):.2f}" if within else "",
+        "" if np.isnan(measured.area_within) else f"{measured.area_within:.2f}",
         f"{area_under_roc(grades[relevant], grades[~relevant]):.2f}",
         f"{offsets:.2f}",
         f"{np.square(grades - relevant).mean():.2f}",

@@ -153,6 +153,11 @@ def retriever(corpus: Corpus, store: object, row: int, grader: BaseGrader, **opt
     return RefinedRetriever(store, embed_model, grader, filters=filters_of(corpus.queries[row]), **options)
 
 
+def graded_rows(corpus: Corpus, kept: Kept) -> list[int]:
+    """Return the rows of the queries whose first K documents are graded."""
+    return [row for row in range(len(corpus.queries)) if not np.isnan(graded(corpus, kept, row)[0]).any()]
+
+
 def graded(corpus: Corpus, kept: Kept, row: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Grades of the first K documents of a query, NaN where one is not kept, and whether they are relevant."""
     query, relevant = corpus.queries[row], corpus.dataset.relevant(corpus.queries[row])

@@ -15,9 +15,8 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 
-from llama_index_refine.evaluation.metrics import area_under_roc
 from results.llm import SETTINGS, Measured, measure, table
-from results.recorded import GRADES, Kept, graded, opened
+from results.recorded import GRADES, Kept, graded_rows, opened
 
 PLAIN = ("no feedback", "reranked", "published")
 DRAWN = ("reranked", "published", "refined", "refined, one round")
@@ -26,19 +25,13 @@ DRAWN = ("reranked", "published", "refined", "refined, one round")
 def shared_rows(spec: str, models: Sequence[str], grades: Path, many: int) -> list[int]:
     """Return the rows of the queries whose first documents every model has graded."""
     corpus = opened(spec, many)
-    kept = [Kept.load(grades, model, corpus.dataset.name) for model in models]
-    rows = range(len(corpus.queries))
-    return [row for row in rows if not any(np.isnan(graded(corpus, one, row)[0]).any() for one in kept)]
+    rows = [graded_rows(corpus, Kept.load(grades, model, corpus.dataset.name)) for model in models]
+    return sorted(set[int].intersection(*map(set, rows)))
 
 
 def area_within(measured: Sequence[Measured]) -> float:
     """Return the area under the ROC curve within a query, mean of the collections."""
-    means = []
-    for one in measured:
-        areas = [area_under_roc(g[y], g[~y]) for g, y in one.first if 0 < y.sum() < len(y)]
-        if areas:
-            means.append(np.mean(areas))
-    return float(np.mean(means))
+    return float(np.nanmean([one.area_within for one in measured]))
 
 
 def gains(measured: Sequence[Measured], method: str) -> list[float]:

@@ -71,7 +71,7 @@ class LabelTeacher(BaseGrader):
         """Grade the nodes; there is nothing to wait for."""
         return self.grade(query, nodes)
 
-    def _grade(self, query: str, document: str, relevant: bool) -> float:
+    def _grade(self, query: str, document: str, relevant: bool) -> float | None:
         return float(relevant)
 
 
@@ -142,15 +142,8 @@ class RecordedTeacher(LabelTeacher):
         except (OSError, KeyError, ValueError) as error:
             raise ValueError(f"{path} holds no recorded grades ({error}); write recorded:FOLDER/MODEL") from error
 
-    def grade(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> list[float | None]:
-        """Look the grades up. :raises TypeError: the query is not a `LabelledQuery`."""
-        if not isinstance(query, LabelledQuery):
-            raise TypeError("recorded grades need a LabelledQuery, which carries the query's id in the data set")
-        return [self._grades.get((query.query_id, self._documents[node.node_id])) for node in nodes]
-
-    async def agrade(self, query: QueryBundle, nodes: Sequence[BaseNode]) -> list[float | None]:
-        """Look the grades up; there is nothing to wait for."""
-        return self.grade(query, nodes)
+    def _grade(self, query: str, document: str, relevant: bool) -> float | None:
+        return self._grades.get((query, document))
 
 
 def read_grades(path: Path) -> dict[tuple[str, str], float]:
