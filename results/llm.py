@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import entropy
 
 from llama_index_refine.evaluation.corpus import Corpus
 from llama_index_refine.evaluation.metrics import CUTOFF, area_under_roc, score_rankings
@@ -169,6 +170,7 @@ def teacher_row(spec: str, measured: Measured) -> list[str]:
         f"{area_under_roc(grades[relevant], grades[~relevant]):.2f}",
         f"{offsets:.2f}",
         f"{np.square(grades - relevant).mean():.2f}",
+        f"{1 - entropy(np.stack([grades, 1 - grades]), base=2).mean():.2f}",
     ]
 
 
@@ -233,7 +235,8 @@ def page(model: str, measured: Mapping[str, Measured]) -> str:
         f"`grades/` without a model by `python -m results.llm tables {data} --model {model}`.",
         "## The teacher",
         table(
-            [*about, "area over all", "variance between queries", "Brier score"], [*map(teacher_row, *_pairs(measured))]
+            [*about, "area over all", "variance between queries", "Brier score", "bits a grade"],
+            [*map(teacher_row, *_pairs(measured))],
         ),
         "Share of relevant documents by grade, with the number of grades:",
         table(["data", *(f"{n / 5} to {(n + 1) / 5}" for n in range(5))], [*map(calibration_row, *_pairs(measured))]),

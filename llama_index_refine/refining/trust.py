@@ -28,8 +28,8 @@ SHARES = np.array([0.5, 0.25, 0.15, 0.1])
 PRIOR = np.r_[CHANCE, np.full(len(RATIOS), INVERTED / len(RATIOS)), (1 - CHANCE - INVERTED) * SHARES]
 # The least that a teacher's odds are lowered to for saying itself that it knows little.
 LEAST_CLAIM = 0.25
-# Bits of information in a grade, below which grades do not say what to grade next: .09 in those of a model of 1.5
-# billion parameters, .05 of half a billion, 1 in bare verdicts. results/llm has what one round and three make of both.
+# Bits of information in a grade, below which grades do not say what to grade next. results/llm has those of two small
+# models, which are below it on most collections; a bare verdict has 1.
 UNDECIDED = 0.15
 # A teacher is known after two queries; a little of each is forgotten.
 WATCHED = 1.5
@@ -174,8 +174,8 @@ class Reliability:
         A model whose grades all lie near one half errs where documents look alike. What is chosen by such grades lies
         where it erred, and gets the same grades again.
         """
-        with self._lock:
-            return not self.belief.queries or self.belief.claim >= UNDECIDED
+        belief = self.belief
+        return not belief.queries or belief.claim >= UNDECIDED
 
     def signal(self) -> float:
         """Say how well the vectors explain the teacher's grades so far: a signal-to-noise ratio, 0.1 to 3."""
