@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import math
 import uuid
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,7 +140,7 @@ class RecordedTeacher(LabelTeacher):
         super().__init__(dataset)
         try:
             self._grades = read_grades(path)
-        except (OSError, KeyError, ValueError) as error:
+        except (OSError, EOFError, zlib.error, KeyError, ValueError) as error:
             raise ValueError(f"{path} holds no recorded grades ({error}); write recorded:FOLDER/MODEL") from error
 
     def _grade(self, query: str, document: str, relevant: bool) -> float | None:
@@ -152,6 +153,7 @@ def read_grades(path: Path) -> dict[tuple[str, str], float]:
     :param path: the file.
     :return: grades by query id and document id.
     :raises OSError: there is no such file, or it is not compressed.
+    :raises EOFError: the file ends too early; `zlib.error` where it is damaged.
     :raises KeyError: a column is missing.
     """
     with gzip.open(path, "rt", encoding="utf-8", newline="") as lines:

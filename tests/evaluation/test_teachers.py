@@ -59,7 +59,11 @@ async def test_grades_that_were_kept_are_given_again(toy: Path, tmp_path: Path) 
         teacher.grade(QueryBundle("anything"), nodes)
 
 
-@pytest.mark.parametrize("content", [None, b"no gzip", gzip.compress(b"query\tdocument\nq\td\n")])
+WITHOUT_GRADES = gzip.compress(b"query\tdocument\nq\td\n")
+DAMAGED = WITHOUT_GRADES[:12] + bytes(byte ^ 255 for byte in WITHOUT_GRADES[12:])
+
+
+@pytest.mark.parametrize("content", [None, b"no gzip", WITHOUT_GRADES, WITHOUT_GRADES[:-9], DAMAGED])
 def test_a_file_without_grades_is_named(toy: Path, tmp_path: Path, content: bytes | None) -> None:
     data = load_folder(toy)
     if content is not None:
