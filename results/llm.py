@@ -305,6 +305,7 @@ def command(
     recording.add_argument("--base-url", required=True)
     recording.add_argument("--server", default="llama.cpp")
     recording.add_argument("--machine")
+    recording.add_argument("--concurrency", type=int, default=2, help="documents asked about at once")
     measuring.add_argument("--out", type=Path)
     return parser, recording
 
@@ -317,7 +318,6 @@ def main() -> None:
     recording.add_argument(
         "--settings", nargs="*", choices=SETTINGS, default=list(SETTINGS)[:2], help="whose later rounds to grade"
     )
-    recording.add_argument("--concurrency", type=int, default=2)
     arguments = parser.parse_args()
     arguments.run(arguments)
 

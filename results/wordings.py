@@ -45,14 +45,20 @@ PROMPTS = {
 }
 
 
-def ways(model: str, base_url: str, collection: str) -> dict[str, Callable[[], BaseGrader]]:
+def ways(model: str, base_url: str, collection: str, concurrency: int) -> dict[str, Callable[[], BaseGrader]]:
     """Every way of asking, by its name."""
 
     def yes_or_no(template: str | None = None, instruction: str | None = None) -> BaseGrader:
         prompt = None if template is None else PromptTemplate(template)
         one_token = {"max_tokens": 1}
         return OpenAIGrader(
-            model, base_url, instruction=instruction, prompt=prompt, llm_kwargs=one_token, timeout=3600, concurrency=2
+            model,
+            base_url,
+            instruction=instruction,
+            prompt=prompt,
+            llm_kwargs=one_token,
+            timeout=3600,
+            concurrency=concurrency,
         )
 
     llm = OpenAILike(model=model, api_base=base_url, api_key="none", is_chat_model=True, timeout=3600)
@@ -61,7 +67,7 @@ def ways(model: str, base_url: str, collection: str) -> dict[str, Callable[[], B
         PROMPT: yes_or_no,
         **{name: (lambda template=template: yes_or_no(template)) for name, template in PROMPTS.items()},
         **task,
-        "scale of four": lambda: ScaleGrader(llm, timeout=3600, concurrency=2),
+        "scale of four": lambda: ScaleGrader(llm, timeout=3600, concurrency=concurrency),
     }
 
 
@@ -69,7 +75,8 @@ def record(arguments: argparse.Namespace) -> None:
     """Ask in every way about the first documents of each query."""
     for spec in arguments.data:
         corpus = opened(spec, arguments.queries)
-        for name, make in ways(arguments.model, arguments.base_url, Path(spec).name).items():
+        asked = ways(arguments.model, arguments.base_url, Path(spec).name, arguments.concurrency)
+        for name, make in asked.items():
             if arguments.only and name not in arguments.only:
                 continue
             kept = Kept.load(arguments.grades, arguments.model, corpus.dataset.name, name)
