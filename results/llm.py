@@ -87,6 +87,7 @@ class Measured:
     :param rankings: method to query id to document ids.
     :param asked: method to how many grades it asked for in all.
     :param missing: method to how many of them are not kept.
+    :param trust: by query, how far the defaults follow the teacher.
     """
 
     corpus: Corpus
@@ -95,6 +96,7 @@ class Measured:
     rankings: dict[str, dict[str, list[str]]]
     asked: dict[str, int]
     missing: dict[str, int]
+    trust: list[float]
 
     @cached_property
     def scores(self) -> dict[str, dict[str, float]]:
@@ -131,7 +133,7 @@ def measure(spec: str, folder: Path, model: str, many: int, rows: Sequence[int] 
     kept = Kept.load(folder, model, corpus.dataset.name)
     if rows is None:
         rows = graded_rows(corpus, kept)
-    measured = Measured(corpus, kept, list(rows), {}, {}, {})
+    measured = Measured(corpus, kept, list(rows), {}, {}, {}, [])
     ids = [document.id for document in corpus.dataset.documents]
     for row in rows:
         query, order, grades = corpus.queries[row].id, nearest(corpus, row), graded(corpus, kept, row)[0]
@@ -147,9 +149,11 @@ def measure(spec: str, folder: Path, model: str, many: int, rows: Sequence[int] 
     for name, options in SETTINGS.items():
         grader = RecordedGrader(kept)
         for row in rows:
-            found = retriever(corpus, store, row, grader, **options).retrieve(corpus.bundle(row))
-            ranked = [str(entry.node.metadata["document"]) for entry in found]
+            found = retriever(corpus, store, row, grader, **options).refine(corpus.bundle(row))
+            ranked = [str(entry.node.metadata["document"]) for entry in found.nodes]
             measured.rankings.setdefault(name, {})[corpus.queries[row].id] = ranked
+            if not options:
+                measured.trust.append(found.trust)
         measured.asked[name], measured.missing[name] = len(grader.asked), grader.missing
     return measured
 
@@ -171,6 +175,7 @@ def teacher_row(spec: str, measured: Measured) -> list[str]:
         f"{offsets:.2f}",
         f"{np.square(grades - relevant).mean():.2f}",
         f"{1 - entropy(np.stack([grades, 1 - grades]), base=2).mean():.2f}",
+        *(f"{measured.trust[at]:.2f}" if at < len(first) else "" for at in (0, 9)),
     ]
 
 
@@ -229,13 +234,14 @@ def page(model: str, measured: Mapping[str, Measured]) -> str:
         if many
     }
     about = ["data", "queries", "relevant", "mean grade", "yes to relevant", "yes to others", "area within a query"]
+    trust = ["trust at the first query", "at the tenth"]
     parts = [
         f"# {model} as the teacher",
         f"The first {K} documents of each query, graded yes or no; grades recorded with: {'; '.join(told)}. Made from "
         f"`grades/` without a model by `python -m results.llm tables {data} --model {model}`.",
         "## The teacher",
         table(
-            [*about, "area over all", "variance between queries", "Brier score", "bits a grade"],
+            [*about, "area over all", "variance between queries", "Brier score", "bits a grade", *trust],
             [*map(teacher_row, *_pairs(measured))],
         ),
         "Share of relevant documents by grade, with the number of grades:",

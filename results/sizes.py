@@ -80,9 +80,7 @@ def draw(sizes: Mapping[str, Sequence[Measured]], path: Path) -> None:
     right.set_ylabel("gain of nDCG@10 over no feedback")
     right.legend(fontsize="small")
     for axes in (left, right):
-        axes.set_xticks(
-            places, [model.replace("-instruct", "").rsplit("-q", 1)[0] for model in sizes], fontsize="small"
-        )
+        axes.set_xticks(places, list(map(short_name, sizes)), fontsize="small")
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)
     plt.close(figure)

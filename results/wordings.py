@@ -17,7 +17,7 @@ import numpy as np
 from llama_index.core.prompts import PromptTemplate
 from llama_index.llms.openai_like import OpenAILike
 
-from llama_index_refine import BaseGrader, ScaleGrader
+from llama_index_refine import BaseGrader, ListwiseGrader, ScaleGrader
 from llama_index_refine.evaluation.metrics import area_under_roc
 from llama_index_refine.graders.asking.prompts import YES_NO
 from llama_index_refine.graders.openai import OpenAIGrader
@@ -68,6 +68,7 @@ def ways(model: str, base_url: str, collection: str, concurrency: int) -> dict[s
         **{name: (lambda template=template: yes_or_no(template)) for name, template in PROMPTS.items()},
         **task,
         "scale of four": lambda: ScaleGrader(llm, timeout=3600, concurrency=concurrency),
+        "list of twenty": lambda: ListwiseGrader(llm, timeout=3600, concurrency=concurrency),
     }
 
 
@@ -90,7 +91,7 @@ def record(arguments: argparse.Namespace) -> None:
 def tables(arguments: argparse.Namespace) -> None:
     """Write the area under the ROC curve within a query, for the first half of the queries and for the second."""
     rows, told = [], set[str]()
-    for name in (PROMPT, *PROMPTS, "with the task", "scale of four"):
+    for name in (PROMPT, *PROMPTS, "with the task", "scale of four", "list of twenty"):
         halves: list[list[float]] = [[], []]
         cells, calls, seconds = [], 0.0, 0.0
         for spec in arguments.data:
