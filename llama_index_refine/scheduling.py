@@ -189,6 +189,8 @@ class _Task:
 
 
 async def _run(works: Sequence[Work[Any]], blocks: bool) -> list[Outcome]:
+    # What is awaited may be cancelled by whoever waits for it; what blocks, by nobody but itself.
+    failures: tuple[type[BaseException], ...] = (Exception, asyncio.CancelledError) if blocks else (Exception,)
     tasks = [_Task(work) for work in works]
     for task in tasks:
         task.go_on()
@@ -206,7 +208,7 @@ async def _run(works: Sequence[Work[Any]], blocks: bool) -> list[Outcome]:
                     work.__qualname__ = f"FeedbackLoop.{stage}"  # type: ignore[attr-defined]
                     work = dispatcher.span(work)
                 results = work(items) if blocks else await work(items)
-            except Exception as error:
+            except failures as error:
                 results = [error] * len(members)
             seconds = time.perf_counter() - began
             for member, result in zip(members, results, strict=True):

@@ -340,6 +340,26 @@ class TestFallback:
         assert len(shown) == len(set(shown)) == 20
 
 
+def test_a_blocking_part_that_cancels_itself_fails_its_own_query_only(store):
+    def cancelled(nodes):
+        raise asyncio.CancelledError
+
+    found = retriever(store, AnswerGrader(cancelled)).refine(PLANTED.query(0))
+    assert found.reason == "grading failed: RuntimeError: the request was cancelled"
+    assert len(found.nodes) == 10
+
+    class Cancelling(MockEmbedding):
+        def _get_query_embedding(self, query):
+            if query == "cancelled":
+                raise asyncio.CancelledError
+            return PLANTED.queries[1].tolist()
+
+    refined = RefinedRetriever(store, embed_model=Cancelling(embed_dim=SIZE), grader=TopicGrader())
+    failed, answered = refined.refine_batch(["cancelled", "topic 1"], return_exceptions=True)
+    assert str(failed) == "the request was cancelled"
+    assert answered.refined
+
+
 def test_misuse_is_refused_before_anything_is_searched(store):
     for arguments, name in [
         ({"similarity_top_k": 0}, "similarity_top_k"),

@@ -133,3 +133,13 @@ def test_what_breaks_by_itself_is_its_own_outcome(runner):
     assert isinstance(outcomes[0].result, KeyError)
     assert (outcomes[1].get(), outcomes[1].seconds) == ("done", {})
     assert runner([]) == []
+
+
+def test_what_blocks_and_cancels_itself_has_failed_and_ends_nothing_else():
+    class Cancelling(Doubling):
+        def run(self, items: Sequence[Any]) -> Sequence[Any]:
+            raise asyncio.CancelledError
+
+    outcomes = run([doubled(Cancelling(), 1), doubled(Doubling(), 2)])
+    assert str(outcomes[0].result) == "the request was cancelled"
+    assert outcomes[1].get() == 4

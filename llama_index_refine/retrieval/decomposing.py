@@ -50,7 +50,7 @@ class Questions:
     def _split(self, query: QueryBundle) -> Any:
         try:
             return _texts(self._made().generate([TOOL], query))
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
             return error
 
     async def _asplit(self, query: QueryBundle) -> list[str]:

@@ -97,7 +97,7 @@ class Embedding:
                     results.append(model.get_image_embedding(query.image_path))
                 else:
                     results.append(model.get_agg_embedding_from_queries(query.embedding_strs))
-            except Exception as error:
+            except (Exception, asyncio.CancelledError) as error:
                 results.append(error)
         return results
 
