@@ -230,6 +230,20 @@ async def test_asynchronous_client_alone_serves_aretrieve_and_says_so_to_retriev
         refined.retrieve(PLANTED.query(0))
 
 
+async def test_an_embedding_model_with_the_blocking_half_only_serves_asynchronously_too(store):
+    class Blocking(MockEmbedding):
+        def _get_query_embedding(self, query):
+            return PLANTED.queries[int(query.split()[-1])].tolist()
+
+        async def _aget_query_embedding(self, query):
+            raise NotImplementedError
+
+    refined = RefinedRetriever(store, embed_model=Blocking(embed_dim=SIZE), grader=TopicGrader())
+    found, failed = await refined.arefine_batch(["topic 2", "topic 99"], return_exceptions=True)
+    assert found.refined
+    assert isinstance(failed, IndexError)
+
+
 async def test_grading_does_not_block_the_event_loop(store):
     """Two queries whose teachers wait for each other: one alone would wait for ever."""
     meeting = asyncio.Barrier(2) if hasattr(asyncio, "Barrier") else None

@@ -53,8 +53,12 @@ class Questions:
         except (Exception, asyncio.CancelledError) as error:
             return error
 
-    async def _asplit(self, query: QueryBundle) -> list[str]:
-        return _texts(await self._made().agenerate([TOOL], query))
+    async def _asplit(self, query: QueryBundle) -> Any:
+        try:
+            return _texts(await self._made().agenerate([TOOL], query))
+        except NotImplementedError:
+            # Some generators, and some LLMs, have the blocking half only.
+            return await asyncio.to_thread(self._split, query)
 
     def _made(self) -> BaseQuestionGenerator:
         return self.generator or LLMQuestionGenerator.from_defaults()

@@ -103,14 +103,17 @@ class Embedding:
 
     async def arun(self, items: Sequence[QueryBundle]) -> Sequence[Any]:
         """Embed side by side."""
+        return await asyncio.gather(*map(self._aembedded, items), return_exceptions=True)
+
+    async def _aembedded(self, query: QueryBundle) -> Any:
         model = self.model or Settings.embed_model
-        return await asyncio.gather(*(_aembedded(model, item) for item in items), return_exceptions=True)
-
-
-async def _aembedded(model: BaseEmbedding, query: QueryBundle) -> Any:
-    if query.image_path and _embeds_image(model, query):
-        return await model.aget_image_embedding(query.image_path)
-    return await model.aget_agg_embedding_from_queries(query.embedding_strs)
+        try:
+            if query.image_path and _embeds_image(model, query):
+                return await model.aget_image_embedding(query.image_path)
+            return await model.aget_agg_embedding_from_queries(query.embedding_strs)
+        except NotImplementedError:
+            # Some models have the blocking half only.
+            return (await asyncio.to_thread(self.run, [query]))[0]
 
 
 def _embeds_image(model: BaseEmbedding, query: QueryBundle) -> TypeGuard[MultiModalEmbedding]:

@@ -104,6 +104,15 @@ async def test_each_part_is_answered_and_each_node_says_which(caplog):
         found.plot()
 
 
+async def test_a_generator_with_the_blocking_half_only_splits_asynchronously_too():
+    class Blocking(AndGenerator):
+        async def agenerate(self, tools, query):
+            raise NotImplementedError
+
+    found = await retriever(decompose=Blocking()).arefine("topic 1 and topic 5")
+    assert len(found.parts) == 2
+
+
 @pytest.mark.parametrize("feedback_top_k", [4, 7, 20])
 def test_the_parts_share_what_may_be_graded(feedback_top_k):
     grader = TopicGrader()
