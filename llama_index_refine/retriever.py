@@ -586,7 +586,7 @@ class RefinedRetriever(BaseRetriever):
 
     async def _finished(self, refinement: Refinement) -> Refinement:
         if self._docstore is not None:
-            refinement = await self._docstore.complete(refinement)
+            refinement = await self._docstore.complete(refinement, self.on_error)
         return annotated(refinement) if self.node_metadata else refinement
 
     def _pipeline(self) -> Pipeline:

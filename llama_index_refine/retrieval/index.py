@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -15,7 +16,9 @@ from llama_index.core.storage.docstore import BaseDocumentStore
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 
 from llama_index_refine.refinement import Refinement
-from llama_index_refine.scheduling import perform
+from llama_index_refine.scheduling import at_once, each, perform
+
+logger = logging.getLogger(__name__)
 
 Modality = Literal["text", "image"]
 
@@ -82,24 +85,43 @@ class Docstore:
     docstore: BaseDocumentStore
 
     def run(self, items: Sequence[list[str]]) -> Sequence[Any]:
-        """Return the nodes that are there, for each item."""
-        return [self.docstore.get_nodes(ids, raise_error=False) for ids in items]
+        """Return the nodes that are there, or the exception, for each item."""
+
+        async def fetched(ids: list[str]) -> Any:
+            return self.docstore.get_nodes(ids, raise_error=False)
+
+        return at_once(each(items, fetched))
 
     async def arun(self, items: Sequence[list[str]]) -> Sequence[Any]:
         """Return the same without blocking the event loop."""
-        return await asyncio.gather(*(self.docstore.aget_nodes(ids, raise_error=False) for ids in items))
+        return await asyncio.gather(*map(self._afetched, items), return_exceptions=True)
 
-    async def complete(self, refinement: Refinement) -> Refinement:
+    async def _afetched(self, ids: list[str]) -> Any:
+        try:
+            return await self.docstore.aget_nodes(ids, raise_error=False)
+        except NotImplementedError:
+            # Some key-value stores have the blocking half only.
+            return await asyncio.to_thread(self.docstore.get_nodes, ids, False)
+
+    async def complete(self, refinement: Refinement, on_error: Literal["fallback", "raise"]) -> Refinement:
         """Put the docstore's nodes in the place of the collection's, as `VectorIndexRetriever` does.
 
         :param refinement: what was found in the collection.
-        :return: the same with whole nodes.
+        :param on_error: whether a docstore that fails raises.
+        :return: the same with whole nodes; as it is where the docstore fails.
         """
         lists = (refinement.nodes, refinement.nodes_before, refinement.graded_nodes)
         wanted = dict.fromkeys(entry.node_id for entries in lists for entry in entries if not _is_text(entry.node))
         if not wanted:
             return refinement
-        fetched: list[BaseNode] = await perform("docstore", self, list(wanted))
+        try:
+            fetched: list[BaseNode] = await perform("docstore", self, list(wanted))
+        except Exception as error:
+            if on_error == "raise":
+                raise
+            # Its text may show the docstore's address, with what is in it.
+            logger.warning("Returning nodes as the collection has them: the docstore failed (%s)", type(error).__name__)
+            return refinement
         whole = {node.node_id: node for node in fetched}
         return replace(
             refinement,

@@ -10,6 +10,8 @@ from llama_index.core import SummaryIndex, VectorStoreIndex
 from llama_index.core.callbacks import CallbackManager, LlamaDebugHandler
 from llama_index.core.callbacks.schema import CBEventType
 from llama_index.core.schema import ImageNode, IndexNode, MetadataMode, NodeWithScore, QueryBundle, TextNode
+from llama_index.core.storage.docstore import SimpleDocumentStore
+from llama_index.core.storage.kvstore import SimpleKVStore
 from llama_index.core.vector_stores.types import MetadataFilter, MetadataFilters
 
 from llama_index_refine import RefinedRetriever
@@ -128,6 +130,34 @@ async def test_the_docstore_is_asked_asynchronously_too():
     found = await RefinedRetriever.from_index(index, grader=SubjectGrader()).aretrieve(QUERY)
     assert len(found) == 4
     assert all(entry.text.endswith(", as stored") for entry in found)
+
+
+@pytest.mark.parametrize("failure", [NotImplementedError, ConnectionError])
+async def test_a_docstore_without_an_asynchronous_half_or_without_its_server_loses_no_answer(failure):
+    class Store(SimpleKVStore):
+        async def aget(self, *args, **kwargs):
+            raise failure
+
+        aget_all = aget
+
+    nodes = [IndexNode(id_=node_id(str(n)), text=f"the owl number {n} would sleep", index_id="x") for n in range(4)]
+    index, store = make_index(nodes), Store()
+    docstore = SimpleDocumentStore(store)
+    docstore.add_documents([IndexNode(**{**node.model_dump(), "text": node.text + ", as stored"}) for node in nodes])
+    refined = RefinedRetriever.from_index(index, grader=SubjectGrader(), docstore=docstore)
+    whole = failure is NotImplementedError
+    for found in (await refined.aretrieve(QUERY), *await refined.aretrieve_batch([QUERY, "owl"])):
+        assert [entry.text.endswith(", as stored") for entry in found] == [whole] * 4
+    refined.on_error = "raise"
+    if not whole:
+        with pytest.raises(ConnectionError):
+            await refined.aretrieve(QUERY)
+
+    def unreachable(*args, **kwargs):
+        raise ConnectionError
+
+    refined.on_error, store.get = "fallback", unreachable
+    assert len(refined.retrieve(QUERY)) == 4
 
 
 def test_another_vector_store_is_refused_with_what_to_do():
