@@ -366,8 +366,15 @@ class RefinedRetriever(BaseRetriever):
         results: list[Any] = []
         for batch in in_batches(queries, batch_size):
             for query, refinement in zip(batch, self.refine_batch(batch, batch_size, return_exceptions), strict=True):
-                failed = isinstance(refinement, Exception)
-                results.append(refinement if failed else self._handle_recursive_retrieval(query, [*refinement.nodes]))
+                result: Any = refinement
+                if not isinstance(refinement, Exception):
+                    try:
+                        result = self._handle_recursive_retrieval(query, [*refinement.nodes])
+                    except Exception as error:
+                        if not return_exceptions:
+                            raise
+                        result = error
+                results.append(result)
         return results
 
     async def aretrieve_batch(
@@ -379,10 +386,15 @@ class RefinedRetriever(BaseRetriever):
         for batch in in_batches(queries, batch_size):
             refinements = await self.arefine_batch(batch, batch_size, return_exceptions)
             for query, refinement in zip(batch, refinements, strict=True):
-                if isinstance(refinement, Exception):
-                    results.append(refinement)
-                else:
-                    results.append(await self._ahandle_recursive_retrieval(query, [*refinement.nodes]))
+                result: Any = refinement
+                if not isinstance(refinement, Exception):
+                    try:
+                        result = await self._ahandle_recursive_retrieval(query, [*refinement.nodes])
+                    except Exception as error:
+                        if not return_exceptions:
+                            raise
+                        result = error
+                results.append(result)
         return results
 
     @span

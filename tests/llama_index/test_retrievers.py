@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 from llama_index.core import StorageContext, VectorStoreIndex
+from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.node_parser import HierarchicalNodeParser, get_leaf_nodes
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.retrievers import AutoMergingRetriever, QueryFusionRetriever, RecursiveRetriever, RouterRetriever
 from llama_index.core.retrievers.fusion_retriever import FUSION_MODES
-from llama_index.core.schema import Document, IndexNode, TextNode
+from llama_index.core.schema import Document, IndexNode, NodeWithScore, TextNode
 from llama_index.core.selectors import LLMSingleSelector
 from llama_index.core.tools import RetrieverTool
 
@@ -77,6 +78,27 @@ async def test_objects_behind_index_nodes(index, retriever, overview, llm):
         )
         for found in (root.retrieve(QUERY), await root.aretrieve(QUERY), root.retrieve_batch([QUERY])[0]):
             assert [entry.text[: len(want)] for entry, want in zip(found, expected, strict=True)] == expected
+
+
+async def test_an_object_that_fails_fails_its_own_query_of_a_batch(overview):
+    class Broken(BaseRetriever):
+        def _retrieve(self, query_bundle):
+            if "broken" in query_bundle.query_str:
+                raise RuntimeError("the object is broken")
+            return [NodeWithScore(node=TextNode(text="one owl"))]
+
+    root = RefinedRetriever.from_index(
+        overview, grader=SubjectGrader("owls"), similarity_top_k=1, object_map=dict.fromkeys(SUBJECTS, Broken())
+    )
+    queries = [QUERY, f"{QUERY} broken"]
+    for found in (
+        root.retrieve_batch(queries, return_exceptions=True),
+        await root.aretrieve_batch(queries, return_exceptions=True),
+    ):
+        assert [entry.text for entry in found[0]] == ["one owl"]
+        assert str(found[1]) == "the object is broken"
+    with pytest.raises(RuntimeError, match="the object is broken"):
+        root.retrieve_batch(queries)
 
 
 def test_objects_of_an_index(index, retriever):
