@@ -396,6 +396,14 @@ def test_misuse_is_refused_before_anything_is_searched(store):
         retriever(store, refiner=QueryRefiner("euclid"), on_error="raise").retrieve(PLANTED.query(0))
 
 
+@pytest.mark.parametrize("query", ["topic 1", QueryBundle("topic 1")])
+def test_one_query_is_no_batch(store, query):
+    refined = retriever(store)
+    for batch in (refined.refine_batch, refined.retrieve_batch, refined.select_batch):
+        with pytest.raises(ValueError, match="queries must be a list of queries, got one: 'topic 1'"):
+            batch(query)
+
+
 def test_prompts_of_the_teacher_are_within_reach(store):
     refined = retriever(store, LLMGrader())
     (name,) = [key for key in refined.get_prompts() if key.startswith("grader:")][:1]

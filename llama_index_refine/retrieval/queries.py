@@ -67,8 +67,10 @@ def in_batches(queries: Sequence[QueryType], size: int) -> Iterator[list[QueryBu
     :param queries: texts and bundles.
     :param size: how many at a time.
     :return: the batches.
-    :raises ValueError: a size below 1.
+    :raises ValueError: a size below 1, or a query alone, which would be taken letter by letter.
     """
+    if isinstance(queries, (str, QueryBundle)):
+        raise ValueError(f"queries must be a list of queries, got one: {str(queries)[:40]!r}")
     if size < 1:
         raise ValueError(f"batch_size must be at least 1, got {size}")
     for start in range(0, len(queries), size):
