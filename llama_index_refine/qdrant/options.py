@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isfinite
+from numbers import Real
 from typing import Any, Literal, TypedDict
 
 from llama_index.core.vector_stores.types import MetadataFilters, VectorStoreQueryMode
@@ -90,7 +92,7 @@ def read_options(
     params = given.get("search_params")
     return SearchOptions(
         filter=read_filter(store, filters, node_ids, doc_ids, given.get("qdrant_filters")),
-        score_threshold=given.get("score_threshold"),
+        score_threshold=_threshold(given.get("score_threshold")),
         search_params=models.SearchParams(**params) if isinstance(params, dict) else params,
         shard_key=_shard_key(store, given.get("shard_identifier"), given.get("shard_key_selector")),
         consistency=_consistency(given.get("consistency")),
@@ -171,6 +173,12 @@ def read_multivector(
     if limit is not None and not (isinstance(limit, int) and limit >= 1):
         raise ValueError(f"prefetch_limit must be at least 1, got {limit!r}")
     return Multivector(query_fn, prefetch, limit or PREFETCH)
+
+
+def _threshold(given: Any) -> float | None:
+    if given is not None and (isinstance(given, bool) or not isinstance(given, Real) or not isfinite(given)):
+        raise ValueError(f"score_threshold must be a finite number, or None for no threshold, got {given!r}")
+    return None if given is None else float(given)
 
 
 def _grouping(given: Mapping[str, Any]) -> Grouping:

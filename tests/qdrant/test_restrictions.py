@@ -270,6 +270,10 @@ def filters(*parts, condition=FilterCondition.AND) -> MetadataFilters:
         ({"node_ids": [None]}, "node_ids has an empty id"),
         ({"doc_ids": ["a", None]}, "doc_ids has an empty id"),
         ({"doc_ids": []}, "doc_ids is empty"),
+        *(
+            ({"vector_store_kwargs": {"score_threshold": given}}, "score_threshold must be a finite number")
+            for given in (float("nan"), float("inf"), "0.5", True, [0.5])
+        ),
         ({"vector_store_kwargs": {"shard_key_selector": []}}, "shard_key_selector must name a shard"),
         ({"vector_store_kwargs": {"shard_key_selector": ["a", ""]}}, "shard_key_selector must name a shard"),
         ({"vector_store_kwargs": {"shard_identifier": ""}}, "shard_identifier must name a shard"),
