@@ -536,6 +536,8 @@ class RefinedRetriever(BaseRetriever):
         :raises ValueError: filters that hold no condition, or one that Qdrant does not know.
         :raises NotImplementedError: an operator that the store does not know.
         """
+        if filters is None:
+            raise ValueError("filters is None, which would exclude nothing: use the retriever itself")
         ours, copied = self._collection, copy.copy(self)
         options = replace(ours.options, filter=narrowed(ours.options.filter, read_filter(ours.store, filters)))
         copied._collection = QdrantCollection(ours.store, options, ours.background_size)

@@ -396,6 +396,11 @@ def test_misuse_is_refused_before_anything_is_searched(store):
         retriever(store, refiner=QueryRefiner("euclid"), on_error="raise").retrieve(PLANTED.query(0))
 
 
+def test_filters_that_say_nothing_are_named(store):
+    with pytest.raises(ValueError, match="filters is None, which would exclude nothing"):
+        retriever(store).with_filters(None)
+
+
 @pytest.mark.parametrize("query", ["topic 1", QueryBundle("topic 1")])
 def test_one_query_is_no_batch(store, query):
     refined = retriever(store)
