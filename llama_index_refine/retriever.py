@@ -248,8 +248,7 @@ class RefinedRetriever(BaseRetriever):
 
     @similarity_top_k.setter
     def similarity_top_k(self, similarity_top_k: int) -> None:
-        if similarity_top_k < 1:
-            raise ValueError(f"similarity_top_k must be at least 1, got {similarity_top_k}")
+        check_numbers(similarity_top_k=similarity_top_k)
         self._similarity_top_k = similarity_top_k
 
     @property

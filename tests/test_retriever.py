@@ -396,6 +396,13 @@ def test_misuse_is_refused_before_anything_is_searched(store):
         retriever(store, refiner=QueryRefiner("euclid"), on_error="raise").retrieve(PLANTED.query(0))
 
 
+@pytest.mark.parametrize("name", ["similarity_top_k", "feedback_top_k", "rounds", "background_size"])
+@pytest.mark.parametrize("value", [2.5, "5", True, None])
+def test_what_counts_is_a_whole_number(store, name, value):
+    with pytest.raises(ValueError, match=f"{name} must be a whole number, got {value!r}"):
+        retriever(store, **{name: value})
+
+
 def test_filters_that_say_nothing_are_named(store):
     with pytest.raises(ValueError, match="filters is None, which would exclude nothing"):
         retriever(store).with_filters(None)

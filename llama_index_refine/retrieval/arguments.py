@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, Literal
 
 from llama_index.core.vector_stores.types import VectorStoreQueryMode
@@ -17,16 +18,18 @@ from llama_index_refine.retrieval.remembering import NO_MEMORY
 
 # Grades beyond those that refine the query, as a multiple of them: where no target is set, and where one is.
 MORE, MORE_FOR_TARGET = 1, 4
-_LEAST = {"feedback_top_k": 2, "rounds": 1, "background_size": 0}
+_LEAST = {"similarity_top_k": 1, "feedback_top_k": 2, "rounds": 1, "background_size": 0}
 
 
-def check_numbers(**counts: int) -> None:
-    """See that numbers are in their range.
+def check_numbers(**counts: Any) -> None:
+    """See that numbers are whole, and in their range.
 
-    :param counts: feedback_top_k, rounds and background_size.
+    :param counts: similarity_top_k, feedback_top_k, rounds and background_size.
     :raises ValueError: one is not.
     """
     for name, value in counts.items():
+        if isinstance(value, bool) or not isinstance(value, Integral):
+            raise ValueError(f"{name} must be a whole number, got {value!r}")
         if value < _LEAST[name]:
             raise ValueError(f"{name} must be at least {_LEAST[name]}, got {value}")
 
