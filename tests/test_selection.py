@@ -4,6 +4,7 @@ import asyncio
 
 import numpy as np
 import pytest
+import torch
 from llama_index.core.embeddings import MockEmbedding
 from llama_index.core.postprocessor import SimilarityPostprocessor
 from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
@@ -15,6 +16,7 @@ from llama_index_refine.graders.base import GraderError
 from llama_index_refine.graders.feedback import FeedbackGrader
 from llama_index_refine.refining.trust import Reliability
 from llama_index_refine.retrieval import evidence
+from llama_index_refine.similarity import similarity, similarity_of_score
 from tests.places import SIZE as PLACE_SIZE
 from tests.places import LabelGrader, open_place, points, question
 from tests.planted import PER_TOPIC, SIZE, TOPICS, AnswerGrader, Planted, TopicGrader, point_id
@@ -163,6 +165,37 @@ def test_what_a_selection_cannot_match_is_told(store, tmp_path):
     broken.write_bytes(b"{}")
     with pytest.raises(ValueError, match=r"is not a file that Selection.save wrote"):
         Selection.load(broken)
+
+
+@pytest.mark.parametrize("distance", ["Cosine", "Dot", "Euclid"])
+def test_whole_numbers_are_matched_as_they_are_selected(distance):
+    client = QdrantClient(":memory:")
+    params = models.VectorParams(size=SIZE, distance=models.Distance(distance), datatype=models.Datatype.UINT8)
+    client.create_collection("c", params)
+    rows = (PLANTED.vectors * 300 + 100).round().clip(0, 255)
+    client.upsert(
+        "c",
+        [
+            models.PointStruct(id=at, vector=row.tolist(), payload={"text": "a", "topic": int(topic)})
+            for at, (row, topic) in enumerate(zip(rows, PLANTED.labels, strict=True))
+        ],
+    )
+    grader = TopicGrader()
+    made = RefinedRetriever.from_collection(client, "c", "text", grader=grader, trust=1.0)
+    query = QueryBundle("topic 0", embedding=(PLANTED.queries[0] * 300 + 100).clip(0, 255).tolist())
+    selection = made.select(query)
+    assert 0 <= selection.vector.min() <= selection.vector.max() <= 255
+    graded = {node_id for shown in grader.shown for node_id in shown}
+    every = [TextNode(id_=str(at), text="a", embedding=row.tolist()) for at, row in enumerate(rows)]
+    matched = {entry.node_id for entry in selection.match(every)}
+    assert {entry.node_id for entry in selection.nodes} - graded == matched - graded
+    # Graded documents stand beside the others by what Qdrant compares.
+    found = made.refine(query)
+    assert 0 <= found.vector.min() <= found.vector.max() <= 255
+    scores = {str(point.id): point.score for point in client.query_points("c", found.vector.tolist(), limit=400).points}
+    own = similarity(torch.tensor(found.vector), torch.tensor(found.documents), found.metric)
+    said = similarity_of_score(torch.tensor([scores[entry.node_id] for entry in found.graded_nodes]), found.metric)
+    assert own.numpy() == pytest.approx(said.numpy(), rel=1e-3)
 
 
 def test_selects_on_disk(tmp_path):

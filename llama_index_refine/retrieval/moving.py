@@ -15,7 +15,7 @@ from torch import Tensor
 
 from llama_index_refine.qdrant.background import Background
 from llama_index_refine.qdrant.points import Vectors
-from llama_index_refine.qdrant.views.dense import View
+from llama_index_refine.qdrant.views.dense import View, stored
 from llama_index_refine.refinement import Refinement
 from llama_index_refine.refining.base import BaseRefiner
 from llama_index_refine.refining.matrices import in_units
@@ -23,7 +23,7 @@ from llama_index_refine.refining.refiner import QueryRefiner
 from llama_index_refine.refining.trust import Teacher, certainty, shrink, stretch
 from llama_index_refine.retrieval.events import RefiningEvent
 from llama_index_refine.retrieval.feedback import Feedback
-from llama_index_refine.retrieval.remembering import within
+from llama_index_refine.retrieval.remembering import moved_to, within
 from llama_index_refine.scheduling import perform, tell
 from llama_index_refine.similarity import METRICS, Metric
 
@@ -176,6 +176,8 @@ async def move(refining: Refining, teacher: Teacher, feedback: Feedback, backgro
     # The tokens of a matrix alone have a length of their own.
     if view.shape is not None and (unit := view.unit(np.asarray(refinement.vector))) != 1:
         refinement = in_units(refinement, unit)
+    if view.whole:
+        refinement = moved_to(refinement, stored(np.asarray(refinement.vector), view.space))
     feedback.path.append(refinement.vector)
     return refinement
 

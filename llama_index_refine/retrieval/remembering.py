@@ -248,7 +248,17 @@ def within(refinement: Refinement, towards: np.ndarray) -> Refinement:
     before, query = np.asarray(refinement.vector), np.asarray(refinement.query)
     rows = np.asarray(refinement.background, dtype=np.float64)
     led_to = led(before.astype(float), np.asarray(towards, dtype=float), query.astype(float), rows, refinement.metric)
-    after = _floats(led_to)
+    return moved_to(refinement, led_to)
+
+
+def moved_to(refinement: Refinement, vector: np.ndarray) -> Refinement:
+    """Put a refinement at another vector; its grades place its documents by as much as they did.
+
+    :param refinement: how a query moved.
+    :param vector: (d,) where it is to be instead.
+    :return: the refinement at that vector.
+    """
+    before, after = np.asarray(refinement.vector), _floats(vector)
     known = torch.from_numpy(np.concatenate([refinement.documents, refinement.background]))
     old, new = (similarity(torch.from_numpy(vector), known, refinement.metric) for vector in (before, after))
     logits = torch.as_tensor(refinement.student_after).clamp_min(TINY).log() + (new - old) / refinement.tau

@@ -85,7 +85,7 @@ class BoostedView(View):
         super().__init__(first, space)
         self._near = first.near.view(space)
         self.metric, self.distance, self.heavy = self._near.metric, self._near.distance, self._near.heavy
-        self.ahead, self.shape = self._near.ahead, self._near.shape
+        self.ahead, self.shape, self.whole = self._near.ahead, self._near.shape, self._near.whole
 
     def meet(self, shown: Vectors, background: Background | None) -> None:
         """See `View`."""

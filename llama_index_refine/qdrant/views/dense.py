@@ -111,7 +111,9 @@ class View(ABC):
 
     def __init__(self, first: Any, space: Space) -> None:
         self._first = first
-        self._space = space
+        self.space = space
+        # Whether a refined row is searched for as whole numbers, which may not be what it is.
+        self.whole = space.whole
         # The distance between rows, and the collection's.
         self.metric: Metric = space.metric
         self.distance: Metric = space.metric
@@ -198,7 +200,7 @@ class View(ABC):
     def _similarities(self, row: Row) -> Tensor:
         """Return the sample's similarities to a row, in units of Qdrant's scores."""
         # What Qdrant stores as whole numbers is searched by whole numbers.
-        return similarity(torch.as_tensor(stored(row, self._space)), self._sample.dense, self.metric)
+        return similarity(torch.as_tensor(stored(row, self.space)), self._sample.dense, self.metric)
 
 
 def stored(vector: np.ndarray | Tensor, space: Space) -> np.ndarray:
@@ -207,14 +209,14 @@ def stored(vector: np.ndarray | Tensor, space: Space) -> np.ndarray:
     :param vector: (d,) in the collection's space; (T, d) for a multivector.
     :param space: what is searched.
     :return: the same; where Qdrant stores whole numbers from 0 to 255, within their range and rounded. Under cosine,
-        which lengths do not change, it is made shorter rather than cut off.
+        which lengths do not change, it is as long as it can be there rather than cut off.
     """
     numbers = np.asarray(vector)
     if not space.whole:
         return numbers
     if space.metric == "cosine":
         numbers = numbers.clip(0)
-        numbers = numbers * (255 / np.maximum(numbers.max(-1, keepdims=True), 255))
+        numbers = numbers * (255 / np.maximum(numbers.max(-1, keepdims=True), 1e-30))
     return numbers.round().clip(0, 255)
 
 

@@ -164,7 +164,7 @@ class HybridView(View):
 
     def __init__(self, first: HybridQuery, space: Space) -> None:
         super().__init__(first, space)
-        self.metric = "dot"
+        self.metric, self.whole = "dot", False
         self._linear = Linear(first.dense, space.metric)
         self._terms = Terms(first.words, space.idf)
         alpha = first.how.alpha
@@ -219,7 +219,7 @@ class HybridView(View):
         query = self._terms.query(words)
         weight = self._of_rows[0] * self._linear.length(near)
         scores = self._linear.scores(near, self._linear.rows(self._sample.dense)).double().numpy()
-        dense = Half(self._linear.expression("$score[0]", weight), scores, self._space.metric == "euclid")
+        dense = Half(self._linear.expression("$score[0]", weight), scores, self.space.metric == "euclid")
         expression = models.MultExpression(mult=[self._of_rows[1], "$score[1]"])
         sparse = Half(expression, self._terms.sample(query))
         total = Sum((dense, sparse), self._population, weight * self._linear.constant(near))
@@ -233,14 +233,14 @@ class HybridView(View):
     def passes(self, row: Row, rows: Tensor, threshold: float | None) -> list[bool]:
         """Compare the dense half. See `View`."""
         scores = self._linear.scores(self._near(row), rows[:, : self._linear.width] / (self._of_rows[0] or 1.0))
-        admitted: list[bool] = passes(scores, threshold, self._space.metric).tolist()
+        admitted: list[bool] = passes(scores, threshold, self.space.metric).tolist()
         return admitted
 
     def _similarities(self, row: Row) -> Tensor:
         """Compare the dense half. See `View`."""
         first = unmoved(row, self.row)
-        dense = stored(self._first.dense if first else self._linear.vector(self._near(row)), self._space)
-        return similarity(torch.as_tensor(dense), self._sample.dense, self._space.metric)
+        dense = stored(self._first.dense if first else self._linear.vector(self._near(row)), self.space)
+        return similarity(torch.as_tensor(dense), self._sample.dense, self.space.metric)
 
     def _near(self, row: Row) -> Tensor:
         """Return the dense half; one that counts for nothing has no direction any more, and stays the first query's."""

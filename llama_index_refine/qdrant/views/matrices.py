@@ -94,6 +94,8 @@ class MatrixView(View):
         self._matrix = torch.tensor(stored(first.matrix, space), dtype=torch.float32)
         self.metric = row_metric(space.metric)
         self.shape = first.matrix.shape
+        # Under cosine rows are unit vectors.
+        self.whole = space.whole and space.metric != "cosine"
         if first.near is not None and space.prefetch is not None:
             self.ahead = DenseView(first.near, space.prefetch)
 
@@ -114,11 +116,11 @@ class MatrixView(View):
 
     def unit(self, row: Row) -> float:
         """Return the tokens' mean length where Qdrant makes each of length 1."""
-        return token_length(torch.as_tensor(row), self._space.size, self.distance)
+        return token_length(torch.as_tensor(row), self.space.size, self.distance)
 
     def _similarities(self, row: Row) -> Tensor:
         """Match every token of the row anew."""
-        tokens = stored(row.reshape(self._first.matrix.shape), self._space)
+        tokens = stored(row.reshape(self._first.matrix.shape), self.space)
         return maxsim(torch.as_tensor(tokens), self._sample.matrices, self.distance)
 
 
