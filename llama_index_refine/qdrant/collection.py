@@ -125,6 +125,10 @@ class QdrantCollection:
         elif near is not None and space.sparse is None:
             query = near
         else:
+            if near is None and self.options.mmr_threshold is not None:
+                raise ValueError(
+                    "vector_store_query_mode='mmr' compares dense vectors, but this searches a sparse one: leave it out"
+                )
             words = models.SparseVector(indices=[], values=[])
             # A query that is an image has no words.
             if bundle.query_str.strip():

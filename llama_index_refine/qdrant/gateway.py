@@ -154,8 +154,6 @@ class Gateway:
         info = await perform("describe", self._call_once, ("get_collection", {}))
         options, limits = self._options, read_limits(info)
         space = read_space(info, self._store.collection_name, self._wanted)
-        if options.hybrid and options.hybrid.fusion == "dbsf" and space.metric == "euclid":
-            raise ValueError("fusion='dbsf' adds up scores, but Euclid gives distances: use 'rrf'")
         kept, given_up = limits.keep(options)
         self.state.learn(space, kept, limits, info.points_count or 0)
         for sentence in given_up:

@@ -12,6 +12,8 @@ from qdrant_client import QdrantClient, models
 
 from llama_index_refine import RefinedRetriever
 from llama_index_refine.qdrant.points import Grouping, diverse
+from llama_index_refine.retrieval.queries import Embedding
+from llama_index_refine.scheduling import run
 from tests.places import SIZE, LabelGrader, points, question, vectors
 
 GROUPED = {"group_by": "meta.year", "group_size": 2}
@@ -98,6 +100,52 @@ def test_nodes_that_differ_are_chosen_after_the_refined_search(place):
 def test_what_has_no_meaning_is_refused(kwargs, options, told):
     with pytest.raises(ValueError, match=told):
         RefinedRetriever.from_collection(QdrantClient(":memory:"), "c", "text", vector_store_kwargs=kwargs, **options)
+
+
+def sparse(texts):
+    return [[1, 2]] * len(texts), [[1.0, 1.0]] * len(texts)
+
+
+def test_what_a_kind_of_vector_cannot_do_is_refused_by_every_retriever():
+    client = QdrantClient(":memory:")
+    words = {"s": models.SparseVectorParams()}
+    client.create_collection("words", {}, sparse_vectors_config=words)
+    made = RefinedRetriever.from_collection(
+        client, "words", "text", sparse_query_fn=sparse, vector_store_query_mode="mmr", grader=LabelGrader()
+    )
+    with pytest.raises(ValueError, match="'mmr' compares dense vectors, but this searches a sparse one"):
+        made.retrieve("a")
+    params = models.VectorParams(size=SIZE, distance=models.Distance.EUCLID)
+    client.create_collection("both", {"d": params}, sparse_vectors_config=words)
+    for fusion in ("rrf", "dbsf"):
+        made = RefinedRetriever.from_collection(
+            client,
+            "both",
+            "text",
+            "d",
+            sparse_query_fn=sparse,
+            vector_store_query_mode="hybrid",
+            vector_store_kwargs={"fusion": fusion},
+            grader=LabelGrader(),
+        )
+        if fusion == "rrf":
+            assert made.retrieve(question(0)) == []
+    with pytest.raises(ValueError, match="fusion='dbsf' adds up scores"):
+        made.retrieve(question(0))
+
+
+def test_points_that_are_asked_for_know_their_group_whether_or_not_they_bring_nodes(place):
+    made = retriever(place, filled(place), vector_store_kwargs={"group_by": "topic"})
+    collection = made._collection
+
+    async def found(payload):
+        query = await collection.query(question(0), Embedding(None))
+        return await collection.those(query, [1, 2], payload=payload)
+
+    bare, whole = (one.get() for one in run([found(False), found(True)]))
+    assert len(bare.nodes) == 0
+    assert bare.groups == whole.groups
+    assert None not in bare.groups
 
 
 @settings(deadline=None, max_examples=30)

@@ -147,7 +147,9 @@ class HybridQuery(Query):
         return HybridView(self, space)
 
     def misfit(self, space: Space) -> str | None:
-        """Say whether the dense vector has another size."""
+        """Say whether the dense vector has another size, or scores cannot be added."""
+        if self.how.fusion == "dbsf" and space.metric == "euclid":
+            return "fusion='dbsf' adds up scores, but Euclid gives distances: use 'rrf'"
         return self.near.misfit(space)
 
 
