@@ -248,18 +248,19 @@ class QdrantCollection:
             )
             return Found.nothing()
         payload = payload and not self._images
+        brought = payload or self._grouped
         points: list[Any] = []
         if query.finds_all:
             requests = self._gateway.state.requests
 
             def write(some: Sequence[PointId]) -> models.QueryRequest:
-                return requests.nearest(query, len(some), payload=payload, vectors=vectors, among=some)
+                return requests.nearest(query, len(some), payload=brought, vectors=vectors, among=some)
 
             points = await self._gateway.in_parts(ids, write)
         names = [same_id(point) for point in ids]
         there = {same_id(point.id) for point in points}
         missing = [point for point, name in zip(ids, names, strict=True) if name not in there]
-        points += await self._listed(missing, payload, vectors)
+        points += await self._listed(missing, brought, vectors)
         points = list({point.id: point for point in points}.values())
         rank = {name: at for at, name in reversed([*enumerate(names)])}
         points.sort(key=lambda point: rank[same_id(point.id)])
