@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +15,8 @@ from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle
 from llama_index.core.tools.types import ToolMetadata
 
 from llama_index_refine.graders.account import Account
+from llama_index_refine.ids import same_id
+from llama_index_refine.qdrant.points import Grouping
 from llama_index_refine.refinement import Refinement
 from llama_index_refine.retrieval.notes import with_parts
 from llama_index_refine.retrieval.pipeline import Pipeline
@@ -87,8 +89,11 @@ async def retrieve_parts(pipeline: Pipeline, questions: Questions, query: QueryB
         remembering=memory and replace(memory, feedback_top_k=share),
     )
     outcomes = await gather("parts", [of_a_part.retrieve(part, account) for part in parts])
-    found = [replace(outcome.get()[0], timings=outcome.seconds) for outcome in outcomes]
-    return _fused(query, found, account, pipeline.similarity_top_k)
+    results = [(*outcome.get(), outcome.seconds) for outcome in outcomes]
+    found = [replace(refinement, timings=seconds) for refinement, _, seconds in results]
+    groups = {same_id(point): group for _, feedback, _ in results for point, group in feedback.groups.items()}
+    grouping = pipeline.collection.options.grouping
+    return _fused(query, found, account, lambda lists: fused(lists, pipeline.similarity_top_k, grouping, groups))
 
 
 async def _parts(pipeline: Pipeline, questions: Questions, query: QueryBundle, account: Account) -> list[QueryBundle]:
@@ -126,11 +131,18 @@ def questions_of(decompose: bool | BaseQuestionGenerator, score: str) -> Questio
     return Questions(None if decompose is True else decompose)
 
 
-def fused(lists: Sequence[Sequence[NodeWithScore]], limit: int) -> list[NodeWithScore]:
+def fused(
+    lists: Sequence[Sequence[NodeWithScore]],
+    limit: int,
+    grouping: Grouping | None = None,
+    groups: Mapping[str, str | None] | None = None,
+) -> list[NodeWithScore]:
     """Fuse lists by reciprocal rank: a node's score is the sum of 1 / (60 + its rank) over the lists that have it.
 
     :param lists: nodes, best first.
     :param limit: the most nodes.
+    :param grouping: how many nodes of one document; None for any number.
+    :param groups: the document of each node, by its id.
     :return: the nodes, best first; of equal ones that of the first list.
     """
     scores: dict[str, float] = {}
@@ -139,18 +151,26 @@ def fused(lists: Sequence[Sequence[NodeWithScore]], limit: int) -> list[NodeWith
         for rank, entry in enumerate(rows, 1):
             scores[entry.node_id] = scores.get(entry.node_id, 0.0) + 1 / (CONSTANT + rank)
             nodes.setdefault(entry.node_id, entry.node)
-    best = sorted(scores, key=lambda node_id: -scores[node_id])[:limit]
+    best = sorted(scores, key=lambda node_id: -scores[node_id])
+    if grouping is not None and groups is not None:
+        best = [best[at] for at in grouping.first([groups.get(same_id(node_id)) for node_id in best])]
+    best = best[:limit]
     return [NodeWithScore(node=nodes[node_id], score=scores[node_id]) for node_id in best]
 
 
-def _fused(query: QueryBundle, parts: Sequence[Refinement], account: Account, limit: int) -> Refinement:
-    before = fused([part.nodes_before for part in parts], limit)
+def _fused(
+    query: QueryBundle,
+    parts: Sequence[Refinement],
+    account: Account,
+    fuse: Callable[[Sequence[Sequence[NodeWithScore]]], list[NodeWithScore]],
+) -> Refinement:
+    before = fuse([part.nodes_before for part in parts])
     whole = Refinement.unmoved(np.asarray(parts[0].query), query.query_str, before)
     reasons = list(dict.fromkeys(part.reason for part in parts if part.reason))
     graded = [part for part in parts if part.refined]
     return replace(
         whole,
-        nodes=with_parts(fused([part.nodes for part in parts], limit), parts),
+        nodes=with_parts(fuse([part.nodes for part in parts]), parts),
         parts=tuple(parts),
         metric=parts[0].metric,
         grades=np.concatenate([whole.grades, *(np.asarray(part.grades) for part in graded)]),

@@ -121,6 +121,16 @@ def test_the_parts_share_what_may_be_graded(feedback_top_k):
     assert len(found.parts) == min(4, feedback_top_k // 2)
 
 
+def test_the_parts_together_return_so_many_nodes_of_a_document():
+    found = retriever(similarity_top_k=6, vector_store_kwargs={"group_by": "half", "group_size": 2}).refine(
+        "topic 1 and topic 5"
+    )
+    assert len(found.parts) == 2
+    for nodes in (found.nodes, found.nodes_before):
+        halves = [entry.node.metadata["half"] for entry in nodes]
+        assert sorted(halves) == [0, 0, 1, 1]
+
+
 def test_a_question_that_is_one_stays_whole():
     grader = TopicGrader()
     found = retriever(grader).refine("topic 4")
