@@ -69,6 +69,8 @@ class RefinedClassifier:
         retriever = copy.copy(self._given())
         # What would hardly change the first few nodes still tells labels apart.
         retriever.early_stop = False
+        # A label is one query, and nobody reads what it finds.
+        retriever.answerable = retriever._questions = None
         if budget is not None:
             if budget < 2:
                 raise ValueError(f"budget must be at least 2 documents for each label, got {budget}")

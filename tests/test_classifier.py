@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from llama_index.core import Settings
 from llama_index.core.embeddings import MockEmbedding
+from llama_index.core.question_gen.types import BaseQuestionGenerator
 from llama_index.core.schema import NodeWithScore, TextNode
 from qdrant_client import QdrantClient, models
 from safetensors.numpy import save_file
 
 from llama_index_refine import RefinedClassifier, RefinedRetriever
-from tests.planted import SIZE, TOPICS, Planted, TopicGrader, unit
+from tests.planted import SIZE, TOPICS, AnswerGrader, Planted, TopicGrader, unit
 
 PLANTED = Planted()
 LABELS = [f"topic {topic}" for topic in range(TOPICS)]
@@ -96,6 +97,33 @@ def test_definitions_are_what_is_searched_for(retriever):
     classifier = RefinedClassifier(retriever).fit({"first": "topic 0", "second": "topic 1"})
     assert classifier.classes_.tolist() == ["first", "second"]
     assert classifier.predict_nodes(nodes()[:2]).tolist() == ["first", "first"]
+
+
+def test_a_label_is_taught_whatever_its_nodes_may_answer_and_is_never_split():
+    class Splitting(BaseQuestionGenerator):
+        def _get_prompts(self):
+            return {}
+
+        def _update_prompts(self, prompts):
+            pass
+
+        def generate(self, tools, query):
+            raise AssertionError("a label was split")
+
+        async def agenerate(self, tools, query):
+            return self.generate(tools, query)
+
+    grader = AnswerGrader(lambda nodes: [0.02 * (at % 3) for at in range(len(nodes))])
+    made = RefinedRetriever(
+        PLANTED.store(),
+        PlantedEmbedding(embed_dim=SIZE),
+        grader,
+        answerable=1.0,
+        decompose=Splitting(),
+        on_error="raise",
+    )
+    assert len(RefinedClassifier(made).fit(LABELS).predict(["document 3 on topic 0"])) == 1
+    assert made.answerable == 1.0
 
 
 def test_the_budget_is_kept_for_each_label():
