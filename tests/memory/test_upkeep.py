@@ -56,6 +56,9 @@ def test_nodes_documents_and_users_can_be_forgotten(place: Place, kind):
         memory.forget()
     with pytest.raises(ValueError, match="must be lists of ids"):
         memory.forget(node_ids="5")
+    for nobody in ({"doc_ids": [None]}, {"doc_ids": ["a", " "]}, {"node_ids": [""]}, {"user": ""}):
+        with pytest.raises(ValueError, match=f"{next(iter(nobody))} has an empty name"):
+            memory.forget(**nobody)
 
 
 class BrokenStore(SimpleKVStore):
