@@ -5,6 +5,7 @@ import copy
 import json
 import logging
 import pickle
+import threading
 
 import numpy as np
 import pytest
@@ -372,6 +373,24 @@ def test_a_blocking_part_that_cancels_itself_fails_its_own_query_only(store):
     failed, answered = refined.refine_batch(["cancelled", "topic 1"], return_exceptions=True)
     assert str(failed) == "the request was cancelled"
     assert answered.refined
+
+
+def test_a_blocking_teacher_that_never_returns_is_given_up_at_the_deadline(store):
+    released = threading.Event()
+
+    def hanging(nodes):
+        released.wait(60)
+        return [1.0] * len(nodes)
+
+    try:
+        refined = retriever(store, AnswerGrader(hanging), budget=Budget(seconds=0.2))
+        found, others = refined.refine(PLANTED.query(0)), refined.refine_batch([PLANTED.query(1), PLANTED.query(2)])
+        assert not released.is_set()
+        for one in (found, *others):
+            assert "AnswerGrader had not answered by the deadline" in one.reason
+            assert len(one.nodes) == 10
+    finally:
+        released.set()
 
 
 def test_misuse_is_refused_before_anything_is_searched(store):

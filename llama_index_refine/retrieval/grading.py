@@ -17,6 +17,7 @@ from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRan
 from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle
 
 from llama_index_refine.graders.account import Account
+from llama_index_refine.graders.asking.loop import in_thread, run
 from llama_index_refine.graders.base import BaseGrader, Grades, in_time, on_scale
 from llama_index_refine.ids import same_id
 from llama_index_refine.locks import OfEach
@@ -73,10 +74,17 @@ class Grading:
         tell(partial(_shown, self.grader, sheet), llama_index)
         before, began = sheet.account.bill(), time.perf_counter()
         with sheet.account.active():
-            grades = checked(self.grader.grade(sheet.query, sheet.nodes), len(sheet.nodes))
+            timed = sheet.account.budget.seconds is not None
+            given = run(self._in_thread(sheet)) if timed else self.grader.grade(sheet.query, sheet.nodes)
+        grades = checked(given, len(sheet.nodes))
         tell(partial(_graded, sheet, grades, before, time.perf_counter() - began))
         tell(partial(_ordered, sheet, grades), llama_index)
         return grades
+
+    async def _in_thread(self, sheet: Sheet) -> Sequence[float | None]:
+        """Have a blocking teacher grade that can be given up, should it never return."""
+        asked, count = in_thread(self.grader.grade, sheet.query, sheet.nodes), len(sheet.nodes)
+        return await in_time(asked, type(self.grader).__name__, count, GRACE_SECONDS)
 
     async def _agrade(self, sheet: Sheet) -> Grades:
         tell(partial(_shown, self.grader, sheet), llama_index)
