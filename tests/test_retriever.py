@@ -14,11 +14,12 @@ from llama_index.core.embeddings import MockEmbedding
 from llama_index.core.llms import MockLLM
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.schema import QueryBundle
+from llama_index.core.storage.kvstore import SimpleKVStore
 from llama_index.core.vector_stores import ExactMatchFilter, MetadataFilters, VectorStoreQuery
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 from qdrant_client import AsyncQdrantClient, QdrantClient
 
-from llama_index_refine import Budget, Grades, LLMGrader, QueryRefiner, RefinedRetriever
+from llama_index_refine import Budget, Grades, LLMGrader, QueryRefiner, RefinedRetriever, RefinementMemory
 from llama_index_refine.graders.base import GraderError
 from llama_index_refine.graders.ensembles import AverageGrader
 from llama_index_refine.graders.feedback import FeedbackGrader
@@ -391,6 +392,27 @@ def test_a_blocking_teacher_that_never_returns_is_given_up_at_the_deadline(store
             assert len(one.nodes) == 10
     finally:
         released.set()
+
+
+def test_judgements_that_cannot_be_looked_up_are_named_and_cost_no_grade_that_is_there(store):
+    lookups = []
+
+    def look_up(query):
+        lookups.append(query)
+        if len(lookups) > fails_after:
+            raise ConnectionError("the database is away")
+        return {}
+
+    fails_after = 0
+    failed = retriever(store, FeedbackGrader(look_up, TopicGrader())).refine(PLANTED.query(0))
+    assert failed.reason == "looking up what people have judged failed: ConnectionError: the database is away"
+    lookups.clear()
+    memory, fails_after = RefinementMemory(SimpleKVStore()), 100
+    retriever(store, FeedbackGrader(look_up, TopicGrader()), memory=memory).refine(PLANTED.query(0))
+    fails_after = len(lookups) - 1
+    lookups.clear()
+    memory = RefinementMemory(SimpleKVStore())
+    assert retriever(store, FeedbackGrader(look_up, TopicGrader()), memory=memory).refine(PLANTED.query(0)).refined
 
 
 def test_misuse_is_refused_before_anything_is_searched(store):

@@ -166,6 +166,7 @@ class Pipeline:
     async def _first_round(self, feedback: Feedback, shown: Found, background: Background | None) -> None:
         """Grade what the first search found at the top, as far as nobody knows it yet."""
         shown = shown.at(feedback.new(shown)[: self.feedback_top_k - feedback.asked])
+        feedback.doing = "looking up what people have judged"
         if judged := self.grader.judged(feedback.query):
             shown = await self.collection.complete(shown, feedback.first, vectors=True)
             shown = await with_judged(self.collection, judged, feedback, shown, self.feedback_top_k)

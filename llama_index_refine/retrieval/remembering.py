@@ -160,18 +160,18 @@ class Remembering:
         most = feedback.asked if feedback.account.exhausted() else self.feedback_top_k
         first = [*before.ids[: self.feedback_top_k], *found.ids]
         seen = dict.fromkeys([*(same_id(point) for point in first), *feedback.passed])
-        query = RememberedQuery(
-            scope=recollection.scope,
-            query_str=recollection.name,
-            vector=_vector(feedback.first),
-            grades=(*recollection.kept, *self._given(feedback)),
-            time=self.memory.clock(),
-            asked=most,
-            seen=tuple(seen)[:SEEN],
-            filters=self._filters(),
-            follows=follows(*feedback.evidence(said)[1:]) if (said := feedback.said()) else 0.0,
-        )
         try:
+            query = RememberedQuery(
+                scope=recollection.scope,
+                query_str=recollection.name,
+                vector=_vector(feedback.first),
+                grades=(*recollection.kept, *self._given(feedback)),
+                time=self.memory.clock(),
+                asked=most,
+                seen=tuple(seen)[:SEEN],
+                filters=self._filters(),
+                follows=follows(*feedback.evidence(said)[1:]) if (said := feedback.said()) else 0.0,
+            )
             await self.memory.remember(query, recollection.gone)
             if isinstance(teacher, Reliability):
                 await self.memory.note(self.grader.memory_fingerprint(), teacher)
