@@ -337,7 +337,9 @@ def _how(refinement: Refinement) -> str:
     if refinement.reason is None:
         return f"Refined by {len(refinement.grades)} grades."
     said = in_a_line(refinement.reason, MOST_SAID)
-    return f"Not refined, so these are the first search's: {said}." if refinement.nodes else f"Nothing is shown: {said}."
+    return (
+        f"Not refined, so these are the first search's: {said}." if refinement.nodes else f"Nothing is shown: {said}."
+    )
 
 
 def _answers(refinement: Refinement) -> str:

@@ -244,6 +244,18 @@ def test_a_score_threshold_holds_for_what_is_selected(store):
     assert (heights(selection.vector, vectors) > least - 0.02).all()
 
 
+def test_a_recall_is_certified_where_all_that_a_score_threshold_admits_was_graded(store):
+    scores = np.sort(PLANTED.vectors @ PLANTED.queries[0])[::-1]
+    made = retriever(
+        store,
+        trust=1.0,
+        feedback_top_k=40,
+        vector_store_kwargs={"score_threshold": float(scores[20] + scores[21]) / 2},
+    )
+    selection = made.select(PLANTED.query(0), recall=0.9, budget=60)
+    assert selection.certified, selection.reason
+
+
 def test_never_grades_more_than_the_budget(store):
     for budget, kwargs in ((12, {}), (40, {"precision": 0.8}), (30, {"recall": 0.5}), (25, {})):
         grader = TopicGrader()

@@ -172,7 +172,9 @@ class Selecting:
             if cut < len(evidence.open_places()) or evidence.complete:
                 break
             await evidence.next_page()
-        size = max(evidence.population - len(evidence.judged), cut)
+        # What a score threshold leaves out cannot be selected, however many there are.
+        rest = len(evidence.open_places()) if evidence.complete else evidence.population - len(evidence.judged)
+        size = max(rest, cut)
         hits = float(expected.weights @ expected.hits[:, expected.at(known + cut)]) - known
         missed = float(expected.weights @ expected.totals) - known - hits
         inside, outside, bound = share_out(cut, size, known, (hits, missed), confidence, self.left)
