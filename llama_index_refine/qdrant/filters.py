@@ -115,8 +115,8 @@ def says_nothing(condition: Any) -> bool:
     if isinstance(condition, models.NestedCondition):
         return says_nothing(condition.nested.filter)
     if isinstance(condition, models.Filter):
-        parts = _parts(condition)
-        return not parts or any(map(says_nothing, parts))
+        parts, least = _parts(condition), condition.min_should
+        return not parts or (least is not None and least.min_count < 1) or any(map(says_nothing, parts))
     if not isinstance(condition, models.FieldCondition):
         return False
     said = condition.model_dump(exclude_none=True, exclude={"key"})

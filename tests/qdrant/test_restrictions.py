@@ -249,6 +249,18 @@ def filters(*parts, condition=FilterCondition.AND) -> MetadataFilters:
             },
             "qdrant_filters has no condition, or a part without one",
         ),
+        (
+            {
+                "vector_store_kwargs": {
+                    "qdrant_filters": models.Filter(
+                        min_should=models.MinShould(
+                            conditions=[models.IsNullCondition(is_null=models.PayloadField(key="a"))], min_count=0
+                        )
+                    )
+                }
+            },
+            "qdrant_filters has no condition, or a part without one",
+        ),
         *(
             (
                 {"filters": filters(MetadataFilter(key="level", operator=operator, value=value))},
