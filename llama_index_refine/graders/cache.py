@@ -133,9 +133,10 @@ async def _answers(asked: dict[str, _Asked]) -> dict[str, _Entry]:
     return {key: entries[key] for key, entries in answers.items() if key in entries}
 
 
-def _entry(value: dict[str, object] | None) -> _Entry | None:
+def _entry(value: object) -> _Entry | None:
     """Read a stored value; whatever is not a grade is a miss."""
-    grade, spread = (value or {}).get("grade"), (value or {}).get("spread")
+    kept = value if isinstance(value, dict) else {}
+    grade, spread = kept.get("grade"), kept.get("spread")
     if not isinstance(grade, (int, float)) or not 0 <= grade <= 1:
         return None
     return _Entry(float(grade), float(spread) if isinstance(spread, (int, float)) else None)

@@ -213,6 +213,18 @@ def test_nonsense_in_the_store_is_a_miss(make_grader, chat_server):
     assert chat_server.calls == 6
 
 
+@pytest.mark.parametrize("value", ["0.5", [0.5], 0.5])
+def test_what_is_no_record_at_all_is_a_miss(value):
+    class Spoilt(SimpleKVStore):
+        def get(self, *args, **kwargs):
+            return value
+
+        async def aget(self, *args, **kwargs):
+            return value
+
+    assert CachedGrader(Table(), Spoilt()).grade(QUERY, NODES) == [0.5] * len(NODES)
+
+
 class Table(BaseGrader):
     """A teacher without settings."""
 
