@@ -126,7 +126,7 @@ class QdrantRecords(Records):
         if not await self._dimensions():
             return None
         points = await self._call("retrieve", ids=[_point(key)], with_payload=True)
-        return next((point.payload["record"] for point in points if point.payload.get("scope") == scope), None)
+        return next((record for there, _, record in map(_kept, points) if there == scope), None)
 
     async def nearest(self, scope: str, vector: Vector, limit: int) -> list[Row]:
         """See `Records.nearest`."""
@@ -136,7 +136,7 @@ class QdrantRecords(Records):
         found = await self._call(
             "query_points", query=vector.tolist(), query_filter=_of(scope), limit=limit, with_payload=True
         )
-        return [point.payload["record"] for point in found.points]
+        return [_kept(point)[2] for point in found.points]
 
     async def write(self, scope: str, key: str, record: Row, vector: Vector | None = None) -> None:
         """See `Records.write`."""
@@ -170,7 +170,7 @@ class QdrantRecords(Records):
             points, offset = await self._call(
                 "scroll", scroll_filter=_of(scope) if scope else None, limit=PAGE, offset=offset, with_payload=True
             )
-            found += [(point.payload["scope"], point.payload["key"], point.payload["record"]) for point in points]
+            found += [row for row in map(_kept, points) if row[0] and row[1]]
             there = offset is not None
         return found
 
@@ -277,6 +277,12 @@ def _check(vector: Vector, dimensions: int) -> None:
             f"its collection holds vectors of {dimensions} dimensions, the query's has {len(vector)}: give each "
             "embedding model a memory of its own"
         )
+
+
+def _kept(point: Any) -> tuple[str, str, Row]:
+    """Read a point's scope, key and record, empty ones where something else wrote it."""
+    payload = point.payload or {}
+    return payload.get("scope") or "", payload.get("key") or "", payload.get("record") or {}
 
 
 def _point(key: str) -> str:

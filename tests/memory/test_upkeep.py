@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from uuid import UUID
 
 import pytest
 from llama_index.core.storage.kvstore import SimpleKVStore
@@ -82,6 +83,26 @@ def test_a_store_that_fails_is_a_warning(tmp_path, caplog):
         assert "could not be read (ConnectionError)" in caplog.text
         assert "could not be written (ConnectionError)" in caplog.text
         assert "secret" not in caplog.text
+
+
+@pytest.mark.parametrize("payload", [None, {}, {"record": {}}, {"key": "k" * 32}])
+def test_a_point_that_something_else_wrote_counts_for_nothing(tmp_path, payload):
+    with open_place("memory", tmp_path, ("", 0)) as place:
+        name, store, teacher = filled(place), store_in(place, "qdrant"), Teacher()
+        memory = RefinementMemory(store)
+        refined = retriever(place, name, memory, teacher)
+        refined.retrieve(asked(1))
+        rows = [row for row in everything(memory) if "grades" in row[2]]
+        ((scope, key, _),) = rows
+        client, collection = place.client, store.collection_name
+        stray = {"scope": scope} if payload is None else {**payload, "scope": scope if payload else ""}
+        vector = asked(1).embedding
+        ids_of = [str(UUID(key[:32])), str(UUID(int=7))]
+        client.upsert(collection, [models.PointStruct(id=one, vector=vector, payload=stray) for one in ids_of])
+        client.upsert(collection, [models.PointStruct(id=str(UUID(int=8)), vector=vector)])
+        assert refined.refine(asked(1)).remembered == 0
+        assert refined.refine(asked(1)).remembered == 20
+        assert memory.forget(user="nobody") == 0
 
 
 @pytest.mark.parametrize("spoilt", [{}, {"grades": 3}, {"grades": [{"grade": 7}]}, {"vector": "!"}, {"time": None}])
