@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeGuard
 
@@ -132,7 +132,8 @@ def _embeds_image(model: BaseEmbedding, query: QueryBundle) -> TypeGuard[MultiMo
     )
 
 
-def _ids(name: str, ids: Sequence[str]) -> list[str]:
-    if isinstance(ids, str) or not all(isinstance(node_id, str) for node_id in ids):
+def _ids(name: str, ids: Any) -> list[Any]:
+    given = list(ids) if isinstance(ids, Iterable) and not isinstance(ids, str) else [None]
+    if not all(isinstance(node_id, str) for node_id in given):
         raise ValueError(f"{name} must be a list of node ids, which are texts; got {ids!r}")
-    return list(ids)
+    return given

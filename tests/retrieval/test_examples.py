@@ -162,3 +162,10 @@ def test_a_bundle_keeps_what_it_brought():
     bundle = QueryBundle("q", custom_embedding_strs=["r"], embedding=np.ones(32).tolist())
     refined = retriever()
     assert refined.refine(bundle, like=OF[0][:2]).query == pytest.approx(np.ones(32))
+
+
+def test_examples_may_come_one_by_one_and_none_is_no_list():
+    assert QueryWithExamples("a", like=(one for one in "12")).like == ["1", "2"]
+    for wrong in (None, 5, "1", [1]):
+        with pytest.raises(ValueError, match="unlike must be a list of node ids"):
+            QueryWithExamples("a", unlike=wrong)
