@@ -40,6 +40,8 @@ def sparse_vectors_of(store: QdrantVectorStore, texts: Sequence[str]) -> list[mo
     function = store._sparse_query_fn
     assert function is not None
     indices, values = function(list(texts))
+    if len(indices) != len(texts):
+        raise ValueError(f"sparse_query_fn must return a vector for each of {len(texts)} texts, got {len(indices)}")
     return [
         models.SparseVector(indices=[int(at) for at in row], values=[float(value) for value in worth])
         for row, worth in zip(indices, values, strict=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from qdrant_client import QdrantClient, models
 
 from llama_index_refine import RefinedRetriever
 from llama_index_refine.qdrant.collection import QdrantCollection
+from llama_index_refine.qdrant.encoding import Encoding, sparse_vectors_of
 from llama_index_refine.qdrant.requests import SearchOptions
 from llama_index_refine.qdrant.views.dense import DenseQuery
 from llama_index_refine.scheduling import run
@@ -560,3 +562,16 @@ def test_threads_share_a_retriever(place):
     with ThreadPoolExecutor(4) as pool:
         refinements = list(pool.map(refined.refine, [question(topic) for topic in range(TOPICS)] * 2))
     assert all(refinement.refined for refinement in refinements)
+
+
+def test_an_encoder_that_leaves_a_text_out_fails_for_that_query_alone():
+    def leaves_out(texts):
+        kept = [text for text in texts if text != "of the"]
+        return [[1]] * len(kept), [[1.0]] * len(kept)
+
+    store = QdrantVectorStore(
+        "c", client=QdrantClient(":memory:"), enable_hybrid=True, sparse_doc_fn=leaves_out, sparse_query_fn=leaves_out
+    )
+    first, left_out, last = Encoding(partial(sparse_vectors_of, store)).run(["a", "of the", "b"])
+    assert first.indices == last.indices == [1]
+    assert str(left_out) == "sparse_query_fn must return a vector for each of 1 texts, got 0"
