@@ -53,11 +53,8 @@ def read_filter(
                 "restriction"
             )
         return raw
-    for name, ids in (("node_ids", node_ids), ("doc_ids", doc_ids)):
-        if ids is not None and not len(ids):
-            raise ValueError(f"{name} is empty, so nothing could be found: pass None for no restriction")
-        if any(one is None or not str(one).strip() for one in ids or ()):
-            raise ValueError(f"{name} has an empty id: {list(ids or ())[:5]}")
+    _check_ids("node_ids", node_ids)
+    _check_ids("doc_ids", doc_ids)
     leaves = _leaves(filters) if filters is not None else []
     asked = bool(node_ids) + bool(doc_ids) + len(leaves)
     points = [point for node_id in node_ids or () for point in points_of(str(node_id))]
@@ -80,6 +77,16 @@ def read_filter(
             "conditions into vector_store_kwargs={'qdrant_filters': models.Filter(...)} instead"
         )
     return built
+
+
+def _check_ids(name: str, ids: Sequence[str] | None) -> None:
+    """See that ids name something. :raises ValueError: there is none, one is empty, or they are one text."""
+    if isinstance(ids, str):
+        raise ValueError(f"{name} must be a list of ids, got the text {ids!r}, whose letters would be taken for them")
+    if ids is not None and not len(ids):
+        raise ValueError(f"{name} is empty, so nothing could be found: pass None for no restriction")
+    if any(one is None or not str(one).strip() for one in ids or ()):
+        raise ValueError(f"{name} has an empty id: {list(ids or ())[:5]}")
 
 
 def _leaves(filters: MetadataFilters) -> list[MetadataFilter]:

@@ -281,6 +281,8 @@ def filters(*parts, condition=FilterCondition.AND) -> MetadataFilters:
         ({"node_ids": ["1", ""]}, "node_ids has an empty id"),
         ({"node_ids": [None]}, "node_ids has an empty id"),
         ({"doc_ids": ["a", None]}, "doc_ids has an empty id"),
+        ({"node_ids": "123"}, "node_ids must be a list of ids, got the text '123'"),
+        ({"doc_ids": "a"}, "doc_ids must be a list of ids, got the text 'a'"),
         ({"doc_ids": []}, "doc_ids is empty"),
         *(
             ({"vector_store_kwargs": {"score_threshold": given}}, "score_threshold must be a finite number")
