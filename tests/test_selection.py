@@ -363,6 +363,7 @@ def test_a_teacher_that_fails_later_leaves_the_grades_so_far(store):
         ({"confidence": 1.5}, "confidence must be between 0 and 1"),
         ({"precision": 0.9, "recall": 0.9}, "precision and recall are both given"),
         ({"budget": 5}, "budget must be at least feedback_top_k"),
+        ({"budget": 25.5}, "budget must be a Budget, a number of documents or None, got 25.5"),
         ({"budget": 12, "precision": 0.9}, "budget must be more than feedback_top_k"),
     ],
 )

@@ -165,6 +165,8 @@ class Target:
         aimed = self.precision is not None or self.recall is not None
         if self.budget is None or isinstance(self.budget, Budget):
             return feedback_top_k * (1 + (MORE_FOR_TARGET if aimed else MORE))
+        if isinstance(self.budget, bool) or not isinstance(self.budget, int):
+            raise ValueError(f"budget must be a Budget, a number of documents or None, got {self.budget!r}")
         if self.budget < feedback_top_k + aimed:
             least = "more than" if aimed else "at least"
             raise ValueError(
