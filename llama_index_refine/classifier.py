@@ -271,6 +271,8 @@ class RefinedClassifier:
 
     def _vectors_of(self, items: Sequence[str | BaseNode | NodeWithScore]) -> NDArray[np.float32]:
         """Return (n, d) the vectors of texts and nodes."""
+        if isinstance(items, str):
+            raise ValueError(f"nodes must be a list of nodes or texts; got the text {items[:40]!r}")
         nodes = [item.node if isinstance(item, NodeWithScore) else item for item in items]
         vectors: dict[int, Any] = {}
         for at, node in enumerate(nodes):

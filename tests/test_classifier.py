@@ -351,3 +351,9 @@ def test_scikit_learns_tools_take_it(retriever, fitted):
     assert shown.confusion_matrix.sum() == len(texts)
     with pytest.raises(NotFittedError):
         RefinedClassifier(retriever).predict(texts)
+
+
+def test_one_text_is_not_taken_letter_by_letter(fitted):
+    for classify in (fitted.predict_nodes, fitted.predict_proba):
+        with pytest.raises(ValueError, match="nodes must be a list of nodes or texts; got the text 'document 3"):
+            classify("document 3 on topic 0")
