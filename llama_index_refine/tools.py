@@ -26,7 +26,6 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from llama_index_refine.display.moves import clean as in_a_line
 from llama_index_refine.graders.asking.showing import clean, fence
-from llama_index_refine.scheduling import arun
 
 if TYPE_CHECKING:
     from llama_index_refine import RefinedClassifier, RefinedRetriever, Refinement, Selection
@@ -228,7 +227,7 @@ class Library:
             return retriever
         filters = read_filter(given)
         for key in keys_of(filters):
-            if key not in self._keys and not await self._has(key):
+            if key not in self._keys and not await self._has(key, query):
                 nodes = (await self.plain.arefine(query)).nodes
                 there = sorted({name for entry in nodes for name in metadata_of(entry.node)})
                 raise ValueError(f"filter: no document has {key!r}; those near the query have {', '.join(there)}")
@@ -238,13 +237,11 @@ class Library:
         except (ValueError, NotImplementedError) as error:
             raise ValueError(f"filter: {error}") from error
 
-    async def _has(self, key: str) -> bool:
-        """Say whether any document has a piece of metadata, however far it is from what is asked."""
+    async def _has(self, key: str, query: str) -> bool:
+        """Say whether any document has a piece of metadata."""
         empty = MetadataFilter(key=key, value=None, operator=FilterOperator.IS_EMPTY)
         there = self.plain.with_filters(MetadataFilters(filters=[empty], condition=FilterCondition.NOT))
-        (counted,) = await arun([there._collection.population()])
-        # Where strict mode does not let this be counted, the search will say what it lets.
-        return isinstance(counted.result, Exception) or bool(counted.result)
+        return bool((await there.arefine(query)).nodes)
 
     async def classifier(self, labels: dict[str, str]) -> RefinedClassifier:
         """Return the classifier for some labels, taught when first needed.
@@ -336,10 +333,8 @@ def _equal(key: str, value: Any) -> MetadataFilter:
 def _how(refinement: Refinement) -> str:
     if refinement.reason is None:
         return f"Refined by {len(refinement.grades)} grades."
-    said = in_a_line(refinement.reason, MOST_SAID)
-    return (
-        f"Not refined, so these are the first search's: {said}." if refinement.nodes else f"Nothing is shown: {said}."
-    )
+    what = "Not refined, so these are the first search's" if refinement.nodes else "Nothing is shown"
+    return f"{what}: {in_a_line(refinement.reason, MOST_SAID)}."
 
 
 def _answers(refinement: Refinement) -> str:
