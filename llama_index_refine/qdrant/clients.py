@@ -28,7 +28,7 @@ from qdrant_client.http.exceptions import ResponseHandlingException
 from llama_index_refine.locks import Lock, OfOneProcess
 from llama_index_refine.qdrant.errors import refused
 from llama_index_refine.qdrant.points import Points
-from llama_index_refine.scheduling import at_once
+from llama_index_refine.scheduling import at_once, each
 
 headers: Callable[[dict[str, str]], AbstractContextManager[None]] | None
 try:
@@ -76,7 +76,7 @@ class ClientOperation(ABC):
                 "the vector store has only an asynchronous client: call the asynchronous method (aretrieve), or give "
                 "the store a blocking `client` too"
             )
-        return at_once(self.work(items, partial(_answered, client, self.store.collection_name, True)))
+        return at_once(self._shared(items, partial(_answered, client, self.store.collection_name, True)))
 
     async def arun(self, items: Sequence[Any]) -> Sequence[Any]:
         """Call the asynchronous client; where there is none, the blocking one in a worker thread."""
@@ -86,15 +86,21 @@ class ClientOperation(ABC):
         if (twin := _twins.of(client)) is not None:
             work = partial(contextvars.copy_context().run, self.run, items, twin)
             return await asyncio.get_running_loop().run_in_executor(_twins.threads, work)
-        return await self.work(items, partial(_answered, client, self.store.collection_name, False))
+        return await self._shared(items, partial(_answered, client, self.store.collection_name, False))
 
     @abstractmethod
     async def work(self, items: Sequence[Any], call: Call) -> Sequence[Any]:
         """Make the calls, and return one result, or exception, for each item.
 
-        :param items: what to work on.
+        :param items: what to work on, each of them once.
         :param call: calls the client. It is all that may be awaited here.
         """
+
+    async def _shared(self, items: Sequence[Any], call: Call) -> Sequence[Any]:
+        """Work on equal items once."""
+        different = [item for at, item in enumerate(items) if item not in items[:at]]
+        results = await self.work(different, call)
+        return [results[different.index(item)] for item in items]
 
 
 @dataclass(frozen=True)
@@ -122,12 +128,11 @@ class QueryPoints(ClientOperation):
 
     async def work(self, items: Sequence[Batch], call: Call) -> Sequence[Any]:
         """See `ClientOperation`."""
-        different = [item for at, item in enumerate(items) if item not in items[:at]]
         results: list[Any] = []
-        while len(results) < len(different):
+        while len(results) < len(items):
             chunk: list[Batch] = []
             requests: list[models.QueryRequest] = []
-            for item in different[len(results) :]:
+            for item in items[len(results) :]:
                 if chunk and len(requests) + len(item.requests) > item.most:
                     break
                 chunk.append(item)
@@ -140,7 +145,7 @@ class QueryPoints(ClientOperation):
                     points += [found.points for found in await call("query_batch_points", requests=some, **shared)]
             except Exception as error:
                 if not refused(error):
-                    results += [error] * (len(different) - len(results))
+                    results += [error] * (len(items) - len(results))
                 elif len(chunk) == 1:
                     results.append(error)
                 else:
@@ -148,7 +153,7 @@ class QueryPoints(ClientOperation):
             else:
                 rest = iter(points)
                 results += [list(islice(rest, len(item.requests))) for item in chunk]
-        return [results[different.index(item)] for item in items]
+        return results
 
 
 class CallOnce(ClientOperation):
@@ -156,14 +161,7 @@ class CallOnce(ClientOperation):
 
     async def work(self, items: Sequence[tuple[str, dict[str, Any]]], call: Call) -> Sequence[Any]:
         """See `ClientOperation`."""
-        different = [item for at, item in enumerate(items) if item not in items[:at]]
-        results: list[Any] = []
-        for method, arguments in different:
-            try:
-                results.append(await call(method, **arguments))
-            except Exception as error:
-                results.append(error)
-        return [results[different.index(item)] for item in items]
+        return await each(items, lambda item: call(item[0], **item[1]))
 
 
 def as_it_is(client: Any) -> AbstractContextManager[None]:
