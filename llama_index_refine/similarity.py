@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -46,16 +45,14 @@ def score_of_similarity(similarities: Tensor, metric: Metric) -> Tensor:
     return similarities.clamp(-1, 1) if metric == "cosine" else similarities
 
 
-def passes(scores: Tensor, threshold: float | None, metric: Metric) -> Tensor:
+def passes(scores: Tensor, threshold: float, metric: Metric) -> Tensor:
     """Say which of Qdrant's scores pass a score threshold, as Qdrant does: they are better than it, not equal to it.
 
     :param scores: (n,) Qdrant's scores.
-    :param threshold: the threshold, None for none.
+    :param threshold: the threshold.
     :param metric: the collection's distance.
     :return: (n,) of bool.
     """
-    if threshold is None:
-        return torch.ones_like(scores, dtype=torch.bool)
     return scores < threshold if metric == "euclid" else scores > threshold
 
 

@@ -98,14 +98,10 @@ class Evidence:
         population = await collection.population()
         query = view.refined(row)
         evidence = cls(collection, teacher, refinement, query, view.distance, population, sample)
-        rows = zip(
-            feedback.nodes,
-            refinement.held_out,
-            feedback.grades,
-            view.passes(row, torch.as_tensor(refinement.documents), query.threshold),
-            feedback.believed,
-            strict=True,
-        )
+        admitted = [True] * len(feedback.nodes)
+        if query.threshold is not None:
+            admitted = view.passes(row, torch.as_tensor(refinement.documents), query.threshold)
+        rows = zip(feedback.nodes, refinement.held_out, feedback.grades, admitted, feedback.believed, strict=True)
         for entry, place, grade, inside, believed in rows:
             one = Judged(float(place), grade, entry, inside, believed is not None)
             evidence.judged[same_id(entry.node_id)] = one

@@ -146,10 +146,9 @@ class RefinedRanking:
         if query.threshold is not None and not query.fuses:
             near = passes(score_of_similarity(similarities, view.metric), query.threshold, view.metric)
             ranked, similarities = ranked[: int(near.sum())], similarities[near]
-        scores = view.scores(row, similarities)
-        # Fused scores say places only: each place has the first search's score of that place.
-        values_of = before.scores if scores is None else scores.tolist()
-        return [(point, values_of[min(at, len(values_of) - 1)]) for at, (point, _) in enumerate(ranked)]
+        # Scores that say places only: each place has the first search's score of that place.
+        scores = view.scores(row, similarities).tolist() if view.lasts else before.scores
+        return [(point, scores[min(at, len(scores) - 1)]) for at, (point, _) in enumerate(ranked)]
 
     def answerable(self, returned: Sequence[PointId]) -> float:
         """Say how likely at least one of the returned documents is relevant.

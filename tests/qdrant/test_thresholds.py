@@ -152,10 +152,10 @@ def test_in_hybrid_mode_it_is_the_dense_searchs_and_scores_say_places(metric):
     row[:DIMENSIONS] += view.row[:DIMENSIONS].std() + normal(rng, DIMENSIONS) * view.row[:DIMENSIONS].std()
     query = view.refined(row)
     dense = met(DenseQuery(first, 0.4), Space("dense", DIMENSIONS, metric), rows)
-    assert query.near.threshold == query.threshold == pytest.approx(dense.threshold(query.near.vector, 0.4), rel=1e-4)
-    assert view.scores(row, torch.tensor([0.1])) is None
+    assert query.near.threshold == query.threshold == pytest.approx(dense.threshold(query.near.dense, 0.4), rel=1e-4)
+    assert not view.lasts
     (documents,) = view.rows(Vectors(torch.from_numpy(rows), sparse=SparseVectors.of([words] * 30)))
-    near = similarity(torch.from_numpy(query.near.vector), torch.from_numpy(rows), metric)
+    near = similarity(torch.from_numpy(query.near.dense), torch.from_numpy(rows), metric)
     expected = passes(score_of_similarity(near, metric), query.threshold, metric).tolist()
     assert sum(a != b for a, b in zip(view.passes(row, documents, query.threshold), expected, strict=True)) <= 1
 
@@ -172,7 +172,7 @@ def test_of_sparse_vectors_it_is_as_high_above_the_sample():
     query = view.refined(row)
     assert query.threshold == pytest.approx(2.4, rel=1e-3)
     assert view.refined(view.row).threshold == 0.6
-    assert view.scores(row, torch.tensor([0.1])) is None
+    assert not view.lasts
     bare = SparseQuery(first, 0.6).view(Space(None, 0, "dot", "words"))
     bare.meet(Vectors(torch.empty(0, 0)), None)
     assert bare.refined(row).threshold == 0.6

@@ -42,7 +42,7 @@ class Case:
         points = Found(names, [0.0] * len(names), [TextNode(id_=name, text=name) for name in names], Vectors(rows))
         feedback.take(points, Grades([1.0] * len(names)))
         refinement = SimpleNamespace(
-            vector=query.vector,
+            vector=query.dense,
             documents=rows.numpy(),
             fused=np.array([fused for _, fused in self.graded.values()], dtype=np.float32),
             tau=1.0,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qdrant_client import models
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 DEEPER, LEAST_DEPTH = 4, 200
 
 
-@dataclass(frozen=True, eq=False)
 class BoostedQuery(Query):
     """The best by a formula among the first of a search. What it says only tells in which order points come.
 
@@ -27,25 +25,12 @@ class BoostedQuery(Query):
     :param boost: the formula.
     """
 
-    near: Query
-    boost: models.FormulaQuery
     ranks = True
     fuses = True
 
-    @property
-    def finds_all(self) -> bool:  # type: ignore[override]
-        """Whether the search scores every point."""
-        return self.near.finds_all
-
-    @property
-    def threshold(self) -> float | None:  # type: ignore[override]
-        """The search's."""
-        return self.near.threshold
-
-    @property
-    def dense(self) -> Row | None:
-        """(d,) the search's vector."""
-        return self.near.dense
+    def __init__(self, near: Query, boost: models.FormulaQuery) -> None:
+        self.near, self.boost = near, boost
+        self.finds_all, self.threshold, self.dense = near.finds_all, near.threshold, near.dense
 
     @property
     def telling(self) -> Query | None:
@@ -78,7 +63,7 @@ class BoostedView(View):
 
     _first: BoostedQuery
 
-    # What a row says is not what points are ranked by.
+    # What a row says is not what points are ranked by: scores are the formula's.
     lasts = False
 
     def __init__(self, first: BoostedQuery, space: Space) -> None:
@@ -110,10 +95,6 @@ class BoostedView(View):
         """See `View`."""
         return self._near.unit(row)
 
-    def scores(self, row: Row, similarities: Tensor) -> Tensor | None:
-        """Return None: scores are the formula's."""
-        return None
-
-    def passes(self, row: Row, rows: Tensor, threshold: float | None) -> list[bool]:
+    def passes(self, row: Row, rows: Tensor, threshold: float) -> list[bool]:
         """See `View`."""
         return self._near.passes(row, rows, threshold)

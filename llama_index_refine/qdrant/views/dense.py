@@ -46,11 +46,8 @@ class Query(ABC):
     fuses = False
     # Points with a worse score are left out, None for none.
     threshold: float | None = None
-
-    @property
-    def dense(self) -> Row | None:
-        """(d,) the dense vector that is searched for, None for none."""
-        return None
+    # (d,) the dense vector that is searched for, None for none.
+    dense: Row | None
 
     @property
     def telling(self) -> Query | None:
@@ -100,7 +97,7 @@ class View(ABC):
 
     # Whether what documents have stored is too much to bring for any but those that are graded.
     heavy = False
-    # Whether a row means the same to another query, or later.
+    # Whether a row means the same to another query, or later; elsewhere scores say only places.
     lasts = True
     # The standard deviation of the first similarity over the collection, None for that over the background.
     scatter: float | None = None
@@ -163,24 +160,22 @@ class View(ABC):
         first = similarity_of_score(torch.tensor(threshold, dtype=torch.float64), metric)
         return float(score_of_similarity(self._moved(first, self.row, row), metric))
 
-    def scores(self, row: Row, similarities: Tensor) -> Tensor | None:
-        """Return scores that can be compared with those of the first search.
+    def scores(self, row: Row, similarities: Tensor) -> Tensor:
+        """Return scores that can be compared with those of the first search, where rows last.
 
         :param row: (D,) a refined row.
         :param similarities: (n,) similarities to it, in units of Qdrant's scores.
-        :return: (n,) scores as high above the collection for the first query; None where scores only say places.
+        :return: (n,) scores as high above the collection for the first query.
         """
         return score_of_similarity(self._moved(similarities, row, self.row), self.metric)
 
-    def passes(self, row: Row, rows: Tensor, threshold: float | None) -> list[bool]:
+    def passes(self, row: Row, rows: Tensor, threshold: float) -> list[bool]:
         """Say which documents a search for a row may return: those whose score is better than its threshold.
 
         :param row: (D,) the refined row.
         :param rows: (n, D) the documents.
-        :param threshold: that of the search, None for none.
+        :param threshold: that of the search.
         """
-        if threshold is None:
-            return [True] * len(rows)
         near = similarity(torch.as_tensor(row), rows, self.metric) / self.unit(row)
         admitted: list[bool] = passes(score_of_similarity(near, self.metric), threshold, self.metric).tolist()
         return admitted
@@ -224,26 +219,21 @@ def stored(vector: np.ndarray | Tensor, space: Space) -> np.ndarray:
 class DenseQuery(Query):
     """The nearest to a vector.
 
-    :param vector: (d,)
+    :param dense: (d,)
     :param threshold: points with a worse score are left out.
     """
 
-    vector: Row
+    dense: Row
     threshold: float | None = None
-
-    @property
-    def dense(self) -> Row:
-        """(d,) the vector."""
-        return self.vector
 
     def fields(self, space: Space, restricted: dict[str, Any], depth: int) -> dict[str, Any]:
         """Write it. See `Query`."""
-        nearest = models.NearestQuery(nearest=stored(self.vector, space).tolist())
+        nearest = models.NearestQuery(nearest=stored(self.dense, space).tolist())
         return {"query": nearest, "using": space.name or None, **restricted}
 
     def vectors(self, space: Space) -> dict[str, Any]:
         """See `Query`."""
-        return {space.name or "": stored(self.vector, space)}
+        return {space.name or "": stored(self.dense, space)}
 
     def view(self, space: Space) -> DenseView:
         """See `Query`."""
@@ -251,7 +241,7 @@ class DenseQuery(Query):
 
     def agrees(self, vectors: Vectors, scores: Sequence[float], space: Space) -> bool:
         """Say whether the scores are those of the vectors."""
-        query = torch.as_tensor(stored(self.vector, space))
+        query = torch.as_tensor(stored(self.dense, space))
         given = similarity_of_score(torch.tensor(scores, dtype=torch.float32), space.metric)
         apart = (given - similarity(query, vectors.dense, space.metric)).abs()
         if space.metric == "cosine":
@@ -262,14 +252,14 @@ class DenseQuery(Query):
 
     def misfit(self, space: Space) -> str | None:
         """Say whether it is no vector, has another size, or holds what is not finite."""
-        if self.vector.ndim != 1:
-            return f"the query's embedding must be one vector, (d,), got the shape {self.vector.shape}"
-        if not np.isfinite(self.vector).all():
+        if self.dense.ndim != 1:
+            return f"the query's embedding must be one vector, (d,), got the shape {self.dense.shape}"
+        if not np.isfinite(self.dense).all():
             return "the query's embedding holds NaN or infinity"
-        if len(self.vector) == space.size:
+        if len(self.dense) == space.size:
             return None
         return (
-            f"the query's embedding has {len(self.vector)} dimensions, the vector {space.name!r} of the collection has "
+            f"the query's embedding has {len(self.dense)} dimensions, the vector {space.name!r} of the collection has "
             f"{space.size}: set embed_model to the model that embedded the collection"
         )
 
@@ -282,7 +272,7 @@ class DenseView(View):
     @property
     def row(self) -> Row:
         """(d,) the first query's vector."""
-        return self._first.vector
+        return self._first.dense
 
     def rows(self, *some: Vectors) -> list[Tensor]:
         """Return the vectors."""

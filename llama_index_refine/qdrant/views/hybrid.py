@@ -115,9 +115,9 @@ class HybridQuery(Query):
         return self.near.threshold
 
     @property
-    def dense(self) -> Row:
+    def dense(self) -> Row:  # type: ignore[override]
         """(d,) the dense search's vector."""
-        return self.near.vector
+        return self.near.dense
 
     @property
     def telling(self) -> Query:
@@ -162,6 +162,7 @@ class HybridView(View):
     """
 
     _first: HybridQuery
+    # A sum of two scores is neither of them.
     lasts = False
 
     def __init__(self, first: HybridQuery, space: Space) -> None:
@@ -228,11 +229,7 @@ class HybridView(View):
         searched = DenseQuery(self._linear.vector(near), self.threshold(row, self._first.threshold))
         return HybridQuery(searched, query, self._first.how, total)
 
-    def scores(self, row: Row, similarities: Tensor) -> Tensor | None:
-        """Return None: a sum of two scores is neither of them."""
-        return None
-
-    def passes(self, row: Row, rows: Tensor, threshold: float | None) -> list[bool]:
+    def passes(self, row: Row, rows: Tensor, threshold: float) -> list[bool]:
         """Compare the dense half. See `View`."""
         scores = self._linear.scores(self._near(row), rows[:, : self._linear.width] / (self._of_rows[0] or 1.0))
         admitted: list[bool] = passes(scores, threshold, self.space.metric).tolist()

@@ -38,6 +38,7 @@ class MatrixQuery(Query):
     near: DenseQuery | None = None
     least: int = 0
     threshold: float | None = None
+    dense = None
 
     @property
     def telling(self) -> Query:

@@ -40,6 +40,7 @@ class SparseQuery(Query):
     words: models.SparseVector
     threshold: float | None = None
     finds_all = False
+    dense = None
     telling = None
 
     def fields(self, space: Space, restricted: dict[str, Any], depth: int) -> dict[str, Any]:
@@ -59,6 +60,7 @@ class SparseView(View):
     """Rows are weights of terms."""
 
     _first: SparseQuery
+    # Scores of a few terms are not those of many.
     lasts = False
 
     def __init__(self, first: SparseQuery, space: Space) -> None:
@@ -88,10 +90,6 @@ class SparseView(View):
         if unmoved(row, self.row):
             return self._first
         return SparseQuery(self._terms.query(row), self.threshold(row, self._first.threshold))
-
-    def scores(self, row: Row, similarities: Tensor) -> Tensor | None:
-        """Return None: scores of a few terms are not those of many."""
-        return None
 
     def _similarities(self, row: Row) -> Tensor:
         """Score the larger sample of the collection, where there is one."""
