@@ -190,7 +190,7 @@ class QdrantCollection:
         found = found.at(sorted([*there, *(others[at] for at in kept)]))
         first = range(min(vectors + len(there), len(found.ids)) if vectors else 0)
         head, tail = found.at(first), found.at(range(len(first), len(found.ids)))
-        return (await self.complete(head, query, vectors=True)).beside(tail)
+        return (await self.complete(head, vectors=True)).beside(tail)
 
     async def _later(
         self,
@@ -240,13 +240,13 @@ class QdrantCollection:
         :raises ValueError: the query does not fit what the collection is now.
         """
         if not ids:
-            return Found.nothing()
+            return Found()
         space = await self.space()
         if not self._gateway.state.may_narrow:
             self._gateway.tell(
                 "nodes with a judgement are left out if the search does not find them (filter_max_conditions)"
             )
-            return Found.nothing()
+            return Found()
         payload = payload and not self._images
         brought = payload or self._grouped
         points: list[Any] = []
@@ -266,11 +266,10 @@ class QdrantCollection:
         points.sort(key=lambda point: rank[same_id(point.id)])
         return self._read(points, space, payload)
 
-    async def complete(self, found: Found, query: Query, vectors: bool = False) -> Found:
+    async def complete(self, found: Found, vectors: bool = False) -> Found:
         """Bring what points came without.
 
         :param found: points of a search.
-        :param query: what was searched for.
         :param vectors: whether they need their vectors.
         :return: the same with all their nodes; points that are gone, or outside the filter, by now are left out.
         :raises ValueError: no point can be read as a node.

@@ -182,17 +182,12 @@ class Found:
     :param groups: the group of each, None where it is in none; as many as points wherever Qdrant brought these.
     """
 
-    ids: list[PointId]
-    scores: list[float]
-    nodes: Sequence[BaseNode]
-    vectors: Vectors
+    ids: list[PointId] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+    nodes: Sequence[BaseNode] = ()
+    vectors: Vectors = field(default_factory=Vectors)
     placed: Sequence[int] = ()
     groups: Sequence[str | None] = ()
-
-    @classmethod
-    def nothing(cls) -> Found:
-        """Return what a search found that found no point."""
-        return cls([], [], [], Vectors())
 
     def at(self, places: Sequence[int]) -> Found:
         """Return the points at some places, with whatever is there of nodes and vectors."""

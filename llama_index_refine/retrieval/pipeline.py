@@ -15,7 +15,7 @@ from llama_index_refine.graders.base import BaseGrader, GraderError, Grades, on_
 from llama_index_refine.ids import same_id
 from llama_index_refine.qdrant.background import Background
 from llama_index_refine.qdrant.collection import QdrantCollection
-from llama_index_refine.qdrant.points import Found, PointId, Vectors
+from llama_index_refine.qdrant.points import Found, PointId
 from llama_index_refine.qdrant.views.dense import Query
 from llama_index_refine.refinement import Refinement
 from llama_index_refine.refining.base import BaseRefiner
@@ -83,7 +83,7 @@ class Pipeline:
         asked = await self.asked(query)
         shares = split_budget(self.feedback_top_k, self.rounds if self.teacher.decides() else 1)
         found = await self.collection.search(asked, max(self.similarity_top_k, shares[0]), vectors=shares[0])
-        found = await self.collection.complete(found, asked)
+        found = await self.collection.complete(found)
         space = await self.collection.space()
         account, grouping = account or Account(self.budget), self.collection.options.grouping
         feedback = Feedback(query, asked, asked.view(space), account, grouping)
@@ -156,7 +156,7 @@ class Pipeline:
             placed = await self.collection.diverse(placed, mmr_threshold, self.similarity_top_k)
         if before.ids and not placed:
             raise NotRefinedError("no node reaches score_threshold for the refined query: lower it")
-        refinement.nodes = await self._nodes(feedback, query, placed, [before, ranking.found])
+        refinement.nodes = await self._nodes(feedback, placed, [before, ranking.found])
         refinement.answerable = ranking.answerable([point for point, _ in placed])
         refinement.grades = np.array(feedback.grades, dtype=np.float32)
         if memory is not None and recollection is not None:
@@ -168,9 +168,9 @@ class Pipeline:
         shown = shown.at(feedback.new(shown)[: self.feedback_top_k - feedback.asked])
         feedback.doing = "looking up what people have judged"
         if judged := self.grader.judged(feedback.query):
-            shown = await self.collection.complete(shown, feedback.first, vectors=True)
+            shown = await self.collection.complete(shown, vectors=True)
             shown = await with_judged(self.collection, judged, feedback, shown, self.feedback_top_k)
-        shown = await self._ask(feedback, feedback.first, shown)
+        shown = await self._ask(feedback, shown)
         one_is_enough = background is not None and feedback.grades and not feedback.said()
         if len(feedback.grades) < 2 and not one_is_enough:
             why = "".join(f"; {failure}" for failure in feedback.account.failures)
@@ -207,7 +207,7 @@ class Pipeline:
                 ranking = RefinedRanking(feedback, refinement, query, found, population, self.teacher)
                 chosen = ranking.choose(count, depth, limit, own_grade, saves)
                 if chosen:
-                    await self._ask(feedback, query, found.at(chosen))
+                    await self._ask(feedback, found.at(chosen))
             except Exception as error:
                 if not count or isinstance(error, GraderError) or self.on_error == "raise":
                     raise
@@ -223,10 +223,10 @@ class Pipeline:
             self.teacher.observe(*feedback.evidence(places))
         return ranking
 
-    async def _ask(self, feedback: Feedback, query: Query, chosen: Found) -> Found:
+    async def _ask(self, feedback: Feedback, chosen: Found) -> Found:
         """Have documents graded, as far as they have a vector by which to refine. :return: what the teacher saw."""
         feedback.doing = "fetching what is graded next"
-        whole = await self.collection.complete(chosen, query, vectors=True)
+        whole = await self.collection.complete(chosen, vectors=True)
         shown = whole.with_vectors()
         feedback.passed.update(same_id(point) for point in {*whole.ids} - {*shown.ids})
         if shown.ids:
@@ -238,16 +238,17 @@ class Pipeline:
         return shown
 
     async def _nodes(
-        self, feedback: Feedback, query: Query, ranking: Sequence[tuple[PointId, float]], lists: Sequence[Found]
+        self, feedback: Feedback, ranking: Sequence[tuple[PointId, float]], lists: Sequence[Found]
     ) -> list[NodeWithScore]:
         """Return the nodes of a ranking: those at hand, and the others fetched, as far as they are still there."""
         nodes = {point: entry.node for point, entry in zip(feedback.ids, feedback.nodes, strict=True)}
         wanted = {point for point, _ in ranking}
         for found in lists:
             if len(found.nodes):
-                nodes |= {point: found.nodes[at] for at, point in enumerate(found.ids) if point in wanted - {*nodes}}
+                lacking = wanted - {*nodes}
+                nodes |= {point: found.nodes[at] for at, point in enumerate(found.ids) if point in lacking}
         if missing := [point for point, _ in ranking if point not in nodes]:
-            fetched = await self.collection.complete(Found(missing, [0.0] * len(missing), [], Vectors()), query)
+            fetched = await self.collection.complete(Found(missing, [0.0] * len(missing)))
             nodes |= zip(fetched.ids, fetched.nodes, strict=True)
         return [NodeWithScore(node=nodes[point], score=score) for point, score in ranking if point in nodes]
 

@@ -267,7 +267,7 @@ class Selecting:
         at = {same_id(evidence.ids[place]): place for place in places}
         try:
             found = await pipeline.collection.those(evidence.query, [evidence.ids[place] for place in places])
-            found = await pipeline.collection.complete(found, evidence.query)
+            found = await pipeline.collection.complete(found)
             grades = await perform("grade", pipeline.grading, Sheet(self.query, found.nodes, self.account))
         except Exception as error:
             if isinstance(error, GraderError) or pipeline.on_error == "raise":
@@ -337,7 +337,7 @@ class Selecting:
         deepest = max(wanted.values(), default=-1)
         for start in range(0, deepest + 1, NODES):
             page = await collection.search(evidence.query, min(NODES, deepest + 1 - start), offset=start, exact=True)
-            page = await collection.complete(page, evidence.query)
+            page = await collection.complete(page)
             for at, point in enumerate(page.ids):
                 if same_id(point) in wanted:
                     nodes[wanted[same_id(point)]] = page.nodes[at]

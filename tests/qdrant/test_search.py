@@ -101,7 +101,7 @@ def test_what_is_beside_comes_along_or_is_left_out_and_takes_no_place_from_other
             assert len(others) >= 8
             if brought:
                 chosen = [at for at, point in enumerate(found.ids) if point in others][:3]
-                some = done(collection.complete(found.at(chosen), searched, vectors=True))
+                some = done(collection.complete(found.at(chosen), vectors=True))
                 assert some.ids == others[:3]
                 assert [*some.placed] == [0, 1, 2]
                 assert [node.node_id for node in some.nodes] == [str(point) for point in others[:3]]
@@ -169,15 +169,15 @@ def test_complete_brings_what_is_lacking_and_leaves_out_what_has_gone(place, kin
     collection = made(place, kind)
     query = asked(collection)
     bare = done(collection.search(query, 6, payload=False))
-    whole = done(collection.complete(bare, query, vectors=True))
+    whole = done(collection.complete(bare, vectors=True))
     assert (whole.ids, whole.scores, [*whole.placed]) == (bare.ids, bare.scores, [*range(6)])
-    assert done(collection.complete(whole, query, vectors=True)) is whole
-    mixed = whole.at([0, 2]).beside(done(collection.complete(bare.at([1, 3]), query)))
+    assert done(collection.complete(whole, vectors=True)) is whole
+    mixed = whole.at([0, 2]).beside(done(collection.complete(bare.at([1, 3]))))
     assert [*mixed.placed] == [0, 1]
-    mixed = done(collection.complete(mixed, query, vectors=True))
+    mixed = done(collection.complete(mixed, vectors=True))
     assert mixed.vectors.near(whole.vectors.at([0, 2, 1, 3]), 1e-5)
     place.writer.delete(collection.store.collection_name, models.PointIdsList(points=[bare.ids[1]]))
-    left = done(collection.complete(bare, query))
+    left = done(collection.complete(bare))
     assert left.ids == [bare.ids[0], *bare.ids[2:]]
     assert [node.node_id for node in left.nodes] == [str(point) for point in left.ids]
 
@@ -209,11 +209,11 @@ def test_images_are_brought_of_those_that_are_wanted(place):
     query = asked(collection)
     found = done(collection.search(query, 6, vectors=3))
     assert (len(found.ids), len(found.nodes), [*found.placed][:3]) == (6, 0, [0, 1, 2])
-    some = done(collection.complete(found.at([1, 4]), query))
+    some = done(collection.complete(found.at([1, 4])))
     assert [node.node_id for node in some.nodes] == [str(found.ids[at]) for at in (1, 4)]
     store.image_field = "nothing"
     with pytest.raises(ValueError, match="image_key"):
-        done(collection.complete(found, query))
+        done(collection.complete(found))
 
 
 def test_payloads_turn_out_to_hold_images_and_every_retriever_on_the_client_knows(place):
@@ -367,5 +367,5 @@ def test_lists_keep_what_they_have_of_nodes_and_vectors(place):
     assert both.with_vectors(3).ids == [found.ids[3], found.ids[0]]
     assert both.with_vectors().ids == [found.ids[at] for at in (3, 0, 1)]
     assert len(found.at([]).vectors.dense) == 0
-    assert Found.nothing().beside(found).ids == found.ids
+    assert Found().beside(found).ids == found.ids
     assert [node.node_id for node in both.nodes] == [str(point) for point in both.ids]
