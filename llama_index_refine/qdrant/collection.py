@@ -53,6 +53,8 @@ DEEPER, DEEPEST = 4, 64
 CANDIDATES = 4
 # Where more points than these should bring their vectors, few of them will be needed: they are brought afterwards.
 LONG = 64
+# The background is drawn anew when the number of points has changed by more than this share.
+REFRESH_SHARE = 0.1
 
 
 class QdrantCollection:
@@ -62,7 +64,6 @@ class QdrantCollection:
     :param options: what restricts and steers every search.
     :param background_size: how many background vectors to keep.
     :param check_after: seconds after which the collection's description and size are asked for again.
-    :param refresh_share: the background is drawn anew when the size has changed by more than this share.
     """
 
     def __init__(
@@ -71,7 +72,6 @@ class QdrantCollection:
         options: SearchOptions | None = None,
         background_size: int = 30,
         check_after: float = 60.0,
-        refresh_share: float = 0.1,
     ) -> None:
         self.store = store
         self.options = options or SearchOptions()
@@ -79,7 +79,6 @@ class QdrantCollection:
         self.candidates = 1 if self.options.mmr_threshold is None else CANDIDATES
         self.background_size = background_size
         self.check_after = check_after
-        self.refresh_share = refresh_share
         # Payloads say what may be returned: points bring theirs, whatever becomes of their nodes.
         self._grouped = self.options.grouping.by is not None
         self._gateway = Gateway(store, self.options, background_size, check_after)
@@ -257,14 +256,11 @@ class QdrantCollection:
                 return requests.nearest(query, len(some), payload=brought, vectors=vectors, among=some)
 
             points = await self._gateway.in_parts(ids, write)
-        names = [same_id(point) for point in ids]
         there = {same_id(point.id) for point in points}
-        missing = [point for point, name in zip(ids, names, strict=True) if name not in there]
-        points += await self._listed(missing, brought, vectors)
-        points = list({point.id: point for point in points}.values())
-        rank = {name: at for at, name in reversed([*enumerate(names)])}
-        points.sort(key=lambda point: rank[same_id(point.id)])
-        return self._read(points, space, payload)
+        points += await self._listed([point for point in ids if same_id(point) not in there], brought, vectors)
+        by_name = {same_id(point.id): point for point in points}
+        names = dict.fromkeys(same_id(point) for point in ids)
+        return self._read([by_name[name] for name in names if name in by_name], space, payload)
 
     async def complete(self, found: Found, vectors: bool = False) -> Found:
         """Bring what points came without.
@@ -334,7 +330,7 @@ class QdrantCollection:
         if kept is not None and time.monotonic() - state.counted < self.check_after:
             return kept
         population = await self._gateway.count("background")
-        if kept is not None and abs(population - kept.population) <= self.refresh_share * population:
+        if kept is not None and abs(population - kept.population) <= REFRESH_SHARE * population:
             state.counted = time.monotonic()
             return kept
         points, words = await drawn(self._gateway, space, self.background_size, population)

@@ -20,7 +20,7 @@ from llama_index_refine.locks import Lock, OfEach
 from llama_index_refine.qdrant.background import Background
 from llama_index_refine.qdrant.clients import BATCH, Batch, CallOnce, QueryPoints
 from llama_index_refine.qdrant.errors import refused
-from llama_index_refine.qdrant.limits import Limits, joined, read_limits
+from llama_index_refine.qdrant.limits import PAGES, Limits, joined, read_limits
 from llama_index_refine.qdrant.points import Found, PointId, Points, read_vectors
 from llama_index_refine.qdrant.requests import Requests, SearchOptions
 from llama_index_refine.qdrant.vectors import Space, Wanted, read_space
@@ -223,11 +223,11 @@ class Gateway:
 
     def worth(self, limit: int) -> int:
         """Return how deep a ranking is asked for that should reach down to a limit."""
-        deepest = self.state.limits.deepest
-        if deepest is None or deepest >= limit:
+        most = self.state.limits.max_query_limit
+        if most is None or PAGES * most >= limit:
             return limit
-        self.tell(f"later rounds choose among the first {deepest} nodes (max_query_limit)")
-        return deepest
+        self.tell(f"later rounds choose among the first {PAGES * most} nodes (max_query_limit)")
+        return PAGES * most
 
     async def retrieve(self, stage: str, ids: Sequence[PointId], vectors: list[str] | bool = False) -> Points:
         """Fetch points by id, whatever the filter says.
@@ -239,8 +239,7 @@ class Gateway:
         """
         options = self.state.requests.options
         arguments: dict[str, Any] = {"ids": list(ids), "with_payload": False, "with_vectors": vectors}
-        arguments |= {"consistency": options.consistency} if options.consistency is not None else {}
-        arguments |= {"timeout": options.timeout} if options.timeout is not None else {}
+        arguments |= {"consistency": options.consistency, "timeout": options.timeout}
         points: Points = await perform(stage, self._call_once, ("retrieve", arguments))
         return points
 
@@ -254,7 +253,7 @@ class Gateway:
         options = self.state.requests.options
         arguments: dict[str, Any] = {"count_filter": options.filter, "shard_key_selector": options.shard_key}
         arguments["exact"] = exact and self.state.limits.search_allow_exact is not False
-        arguments |= {"timeout": options.timeout} if options.timeout is not None else {}
+        arguments["timeout"] = options.timeout
         result = await perform(stage, self._call_once, ("count", arguments))
         return int(result.count)
 

@@ -40,11 +40,6 @@ class Limits:
     condition_max_size: int | None = None
     read_rate_limit: int | None = None
 
-    @property
-    def deepest(self) -> int | None:
-        """How deep a ranking is worth asking for."""
-        return None if self.max_query_limit is None else PAGES * self.max_query_limit
-
     def may_narrow(self, admitted: models.Filter | None) -> bool:
         """Say whether a filter may have one more condition."""
         most = self.filter_max_conditions

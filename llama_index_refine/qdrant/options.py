@@ -59,13 +59,13 @@ class QdrantKwargs(TypedDict, total=False):
 
 def read_options(
     store: QdrantVectorStore,
-    filters: MetadataFilters | None = None,
-    node_ids: Sequence[str] | None = None,
-    doc_ids: Sequence[str] | None = None,
-    hybrid: Hybrid | None = None,
-    kwargs: QdrantKwargs | None = None,
-    multivector: Multivector | None = None,
-    mode: VectorStoreQueryMode = VectorStoreQueryMode.DEFAULT,
+    filters: MetadataFilters | None,
+    node_ids: Sequence[str] | None,
+    doc_ids: Sequence[str] | None,
+    hybrid: Hybrid | None,
+    kwargs: QdrantKwargs,
+    multivector: Multivector | None,
+    mode: VectorStoreQueryMode,
 ) -> SearchOptions:
     """Put a retriever's arguments into Qdrant's words.
 
@@ -80,7 +80,7 @@ def read_options(
     :return: the options.
     :raises ValueError: an option that is not known, out of range, or at odds with another.
     """
-    given: dict[str, Any] = dict(kwargs or {})
+    given: dict[str, Any] = dict(kwargs)
     unknown = sorted(set(given) - set(QdrantKwargs.__annotations__))
     if unknown:
         raise ValueError(
@@ -108,11 +108,11 @@ def read_options(
 
 def read_hybrid(
     store: QdrantVectorStore,
-    mode: VectorStoreQueryMode | str,
+    mode: VectorStoreQueryMode,
     alpha: float | None,
     sparse_top_k: int | None,
     hybrid_top_k: int | None,
-    kwargs: QdrantKwargs | None = None,
+    kwargs: QdrantKwargs,
 ) -> Hybrid | None:
     """Say how a sparse search takes part.
 
@@ -125,7 +125,6 @@ def read_hybrid(
     :return: how, or None where one search is alone.
     :raises ValueError: another mode, a store without sparse vectors, or an argument that would have no effect.
     """
-    mode = VectorStoreQueryMode(mode)
     if mode not in MODES:
         raise ValueError(
             f"vector_store_query_mode {mode.value!r} cannot be refined: use 'default', 'mmr', 'sparse' or 'hybrid'"
@@ -145,7 +144,7 @@ def read_hybrid(
         raise ValueError(
             "hybrid_fusion_fn is never called, because Qdrant fuses the lists: leave it out, and set fusion"
         )
-    return Hybrid((kwargs or {}).get("fusion", "rrf"), alpha, sparse_top_k, hybrid_top_k)
+    return Hybrid(kwargs.get("fusion", "rrf"), alpha, sparse_top_k, hybrid_top_k)
 
 
 def read_multivector(

@@ -88,36 +88,20 @@ class Sum:
         )
 
 
-@dataclass(frozen=True, eq=False)
 class HybridQuery(Query):
     """The first of two rankings: fused by rank, or by the sum of their scores where the halves have been refined.
 
     :param near: the dense search.
     :param words: the sparse one's query.
     :param how: how the two become one.
-    :param sum: how scores are added, None for fusing.
+    :param total: how scores are added, None for fusing.
     """
 
-    near: DenseQuery
-    words: models.SparseVector
-    how: Hybrid
-    sum: Sum | None = None
     fuses = True
 
-    @property
-    def ranks(self) -> bool:  # type: ignore[override]
-        """Whether scores say only in which order points come."""
-        return self.sum is None
-
-    @property
-    def threshold(self) -> float | None:  # type: ignore[override]
-        """The dense search's."""
-        return self.near.threshold
-
-    @property
-    def dense(self) -> Row:  # type: ignore[override]
-        """(d,) the dense search's vector."""
-        return self.near.dense
+    def __init__(self, near: DenseQuery, words: models.SparseVector, how: Hybrid, total: Sum | None = None) -> None:
+        self.near, self.words, self.how, self.total = near, words, how, total
+        self.ranks, self.threshold, self.dense = total is None, near.threshold, near.dense
 
     @property
     def telling(self) -> Query:
@@ -126,7 +110,7 @@ class HybridQuery(Query):
 
     def fields(self, space: Space, restricted: dict[str, Any], depth: int) -> dict[str, Any]:
         """Write both as prefetches. See `Query`."""
-        if self.sum is not None:
+        if self.total is not None:
             depth = max(DEEPER * depth, LEAST_DEPTH)
         depths = [depth]
         how: models.FusionQuery | models.RrfQuery = models.FusionQuery(fusion=models.Fusion.RRF)
@@ -136,7 +120,7 @@ class HybridQuery(Query):
             # A score threshold is the dense search's.
             sparse = {**restricted, "score_threshold": None, "limit": depths[1]}
             prefetch.append(models.Prefetch(query=self.words, using=space.sparse, **sparse))
-        return {"prefetch": prefetch, "query": self.sum.query(depths) if self.sum else how}
+        return {"prefetch": prefetch, "query": self.total.query(depths) if self.total else how}
 
     def vectors(self, space: Space) -> dict[str, Any]:
         """See `Query`."""
