@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, Literal, NoReturn
 
 from llama_index.core import Settings
@@ -233,6 +234,8 @@ class RefinedRetriever(BaseRetriever):
     def __copy__(self) -> RefinedRetriever:
         copied = object.__new__(type(self))
         copied.__dict__.update(self.__dict__)
+        # A copy may get another teacher.
+        copied.__dict__.pop("_record", None)
         return copied
 
     def __reduce__(self) -> NoReturn:
@@ -602,6 +605,11 @@ class RefinedRetriever(BaseRetriever):
             refinement = await self._docstore.complete(refinement, self.on_error)
         return annotated(refinement) if self.node_metadata else refinement
 
+    @cached_property
+    def _record(self) -> Reliability:
+        """What the teacher's grades have shown of it, for all its retrievers."""
+        return reliability_of(self.grader)
+
     def _pipeline(self) -> Pipeline:
         grader, collection, top_k, memory = self.grader, self._collection, self.feedback_top_k, self.memory
         teacher: Teacher
@@ -610,17 +618,18 @@ class RefinedRetriever(BaseRetriever):
         elif self.trust is not None:
             teacher = self.trust
         else:
-            teacher = FixedTrust(1.0) if grader.trusted else reliability_of(grader)
+            teacher = FixedTrust(1.0) if grader.trusted else self._record
         if self._calibration is not None:
             teacher.rates = self._calibration.errors()
+        embedding = Embedding(lambda: self.embed_model)
         return Pipeline(
             collection,
-            Embedding(self._embed_model),
+            embedding,
             grader,
             Grading(grader),
             teacher,
             self._refining,
-            Remembering(memory, collection, grader, self._embed_model, top_k) if memory is not None else None,
+            Remembering(memory, collection, grader, embedding, top_k) if memory is not None else None,
             self._hybrid_top_k or self._similarity_top_k,
             top_k,
             self.rounds,

@@ -111,18 +111,15 @@ def meant_the_same(similarity: float, theirs: Mapping[str, float], own: Mapping[
     return odds / (1 + odds)
 
 
-def carry(
-    similar: Sequence[RememberedQuery], similarities: Sequence[float], own: Mapping[str, float]
-) -> dict[str, Carried]:
+def carry(similar: Sequence[tuple[RememberedQuery, float]], own: Mapping[str, float]) -> dict[str, Carried]:
     """Take over grades of similar queries.
 
-    :param similar: remembered queries.
-    :param similarities: (n,) to each, as of `similarity_of`.
+    :param similar: remembered queries, with the similarity to each, as of `similarity_of`.
     :param own: the new query's first grades in [0, 1], by node id.
     :return: at most CARRIED grades of other nodes, by node id, those that are believed most.
     """
     lent: dict[str, list[tuple[float, RememberedGrade]]] = {}
-    for query, similarity in zip(similar, similarities, strict=True):
+    for query, similarity in similar:
         # What people say needs no such witness.
         theirs = opinions([grade for grade in query.grades if grade.people or query.follows > AGAINST])
         share = meant_the_same(similarity, {node_id: one.grade for node_id, one in theirs.items()}, own)

@@ -78,7 +78,7 @@ async def read_judgements(given: Judgements, pipeline: Pipeline) -> tuple[list[L
     """
     if isinstance(given, RefinementMemory):
         top_k = pipeline.feedback_top_k
-        memory = Remembering(given, pipeline.collection, pipeline.grader, pipeline.embedding.model, top_k)
+        memory = Remembering(given, pipeline.collection, pipeline.grader, pipeline.embedding, top_k)
         queries = await memory.judgements()
         found = [
             (query.query_str, node_id, opinion.grade)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeGuard
 
-from llama_index.core import Settings
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.embeddings.multi_modal_base import MultiModalEmbedding
 from llama_index.core.schema import QueryBundle, QueryType
@@ -84,14 +83,14 @@ class Embedding:
     A query's image is embedded where the model embeds images, unless `custom_embedding_strs` say what is to be; else
     its text.
 
-    :param model: embeds texts, and perhaps images; None for `Settings.embed_model`.
+    :param model: returns what embeds texts, and perhaps images.
     """
 
-    model: BaseEmbedding | None
+    model: Callable[[], BaseEmbedding]
 
     def run(self, items: Sequence[QueryBundle]) -> Sequence[Any]:
         """Embed one after the other."""
-        model = self.model or Settings.embed_model
+        model = self.model()
         results: list[Any] = []
         for query in items:
             try:
@@ -108,7 +107,7 @@ class Embedding:
         return await asyncio.gather(*map(self._aembedded, items), return_exceptions=True)
 
     async def _aembedded(self, query: QueryBundle) -> Any:
-        model = self.model or Settings.embed_model
+        model = self.model()
         try:
             if query.image_path and _embeds_image(model, query):
                 return await model.aget_image_embedding(query.image_path)

@@ -9,7 +9,6 @@ from unicodedata import normalize
 
 import numpy as np
 import torch
-from llama_index.core import Settings
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.schema import QueryBundle
 
@@ -29,6 +28,7 @@ from llama_index_refine.refining.newton import divergence
 from llama_index_refine.refining.refiner import TINY
 from llama_index_refine.refining.trust import Reliability, Teacher
 from llama_index_refine.retrieval.feedback import Feedback, Loan
+from llama_index_refine.retrieval.queries import Embedding
 from llama_index_refine.similarity import similarity
 
 logger = logging.getLogger(__name__)
@@ -48,8 +48,7 @@ class Recollection:
     :param name: the query's text, and what else tells it from others.
     :param scope: what its grades hold for.
     :param same: the query itself, None where it was not asked before.
-    :param similar: queries like it.
-    :param similarities: how much, as cosines between MAYBE and 1.
+    :param similar: queries like it, with how much, as cosines between MAYBE and 1.
     :param gone: nodes that were graded for it and are there no more.
     :param kept: earlier grades of the teacher's that hold, or whose nodes cannot be asked for now.
     """
@@ -57,8 +56,7 @@ class Recollection:
     name: str
     scope: str
     same: RememberedQuery | None = None
-    similar: list[RememberedQuery] = field(default_factory=list)
-    similarities: list[float] = field(default_factory=list)
+    similar: list[tuple[RememberedQuery, float]] = field(default_factory=list)
     gone: set[str] = field(default_factory=set)
     kept: list[RememberedGrade] = field(default_factory=list)
 
@@ -70,14 +68,14 @@ class Remembering:
     :param memory: the memory.
     :param collection: what is searched.
     :param grader: the teacher.
-    :param embed_model: embeds queries; None for `Settings.embed_model`.
+    :param embedding: embeds queries.
     :param feedback_top_k: the most nodes that may be graded for one query.
     """
 
     memory: RefinementMemory
     collection: QdrantCollection
     grader: BaseGrader
-    embed_model: BaseEmbedding | None
+    embedding: Embedding
     feedback_top_k: int
 
     async def recall(self, feedback: Feedback, teacher: Teacher, background: Background | None) -> Recollection:
@@ -97,7 +95,7 @@ class Remembering:
         except Exception as error:
             _warn("could not be read", error)
             return found
-        found.similar, found.similarities = _near(vector, similar, background)
+        found.similar = _near(vector, similar, background)
         if same is not None and _alike(same.vector, vector):
             found.same = same
             await self._take(feedback, found, same)
@@ -132,7 +130,7 @@ class Remembering:
         if not recollection.similar or len(feedback.grades) < 2 or feedback.settled:
             return
         own = {same_id(entry.node_id): grade for entry, grade in zip(feedback.nodes, feedback.grades, strict=True)}
-        lent = carry(recollection.similar, recollection.similarities, own)
+        lent = carry(recollection.similar, own)
         try:
             found = await self._found(feedback, list(lent))
         except Exception as error:
@@ -228,7 +226,7 @@ class Remembering:
         space = await self.collection.space()
         model = "given with the query"
         if query.embedding is None:
-            model = _model(self.embed_model or Settings.embed_model)
+            model = _model(self.embedding.model())
         store = self.collection.store
         filters = f"{self._filters()} {self.collection.options.shard_key!r}"
         return key_of(store.collection_name, space.name or "", model, self.grader.memory_fingerprint(), filters)
@@ -276,14 +274,13 @@ def moved_to(refinement: Refinement, vector: np.ndarray) -> Refinement:
 
 def _near(
     vector: np.ndarray, queries: list[RememberedQuery], background: Background | None
-) -> tuple[list[RememberedQuery], list[float]]:
+) -> list[tuple[RememberedQuery, float]]:
     """Keep the queries that are similar, with how much."""
     if background is None or len(background.ids) < 2 or not queries:
-        return [], []
+        return []
     documents = background.vectors.dense.numpy().astype(np.float64)
     similarities = similarity_of(vector.astype(np.float64), queries, documents).tolist()
-    near = [(query, cosine) for query, cosine in zip(queries, similarities, strict=True) if cosine > MAYBE]
-    return [query for query, _ in near], [cosine for _, cosine in near]
+    return [(query, cosine) for query, cosine in zip(queries, similarities, strict=True) if cosine > MAYBE]
 
 
 def _name(query: QueryBundle) -> str:

@@ -92,20 +92,20 @@ def test_people_s_word_replaces_the_teacher_s_and_is_believed_more():
     teacher = remembered(**own, c=0.0, d=1.0)
     person = RememberedGrade("c", "text", 1.0, people=True)
     judged = RememberedQuery("scope", "query", similar.vector, (*teacher.grades, person), 0.0, follows=0.5)
-    plain = carry([teacher], [0.9], own)
+    plain = carry([(teacher, 0.9)], own)
     assert set(plain) == {"c", "d"}
     assert plain["c"].grade == 0
     assert OF_TEACHER * ENOUGH <= plain["c"].belief <= OF_TEACHER
-    lent = carry([teacher, judged], [0.9, 0.9], own)
+    lent = carry([(teacher, 0.9), (judged, 0.9)], own)
     assert lent["c"].grade == 1
     assert lent["c"].belief > lent["d"].belief
 
 
 def test_what_disagrees_lends_nothing_and_no_more_is_lent_than_that():
     own = {"a": 1.0, "b": 0.0}
-    assert carry([remembered(a=0.0, b=1.0, c=1.0)], [0.8], own) == {}
+    assert carry([(remembered(a=0.0, b=1.0, c=1.0), 0.8)], own) == {}
     many = {f"n{at}": 1.0 for at in range(100)}
-    assert len(carry([remembered(**own, **many)], [0.9], own)) == CARRIED
+    assert len(carry([(remembered(**own, **many), 0.9)], own)) == CARRIED
 
 
 def test_a_query_whose_grades_do_not_follow_it_lends_only_what_people_said():
@@ -113,11 +113,11 @@ def test_a_query_whose_grades_do_not_follow_it_lends_only_what_people_said():
     followed = remembered(**own, c=1.0)
     person = RememberedGrade("d", "text", 1.0, people=True)
     for how in (-0.4, -1.0, float("nan")):
-        assert carry([replace(followed, follows=how)], [0.9], own) == {}
+        assert carry([(replace(followed, follows=how), 0.9)], own) == {}
     people = [RememberedGrade(node_id, "text", grade, people=True) for node_id, grade in own.items()]
     judged = replace(followed, follows=-0.4, grades=(*followed.grades, *people, person))
-    assert set(carry([judged], [0.9], own)) == {"d"}
-    assert set(carry([followed], [0.9], own)) == {"c"}
+    assert set(carry([(judged, 0.9)], own)) == {"d"}
+    assert set(carry([(followed, 0.9)], own)) == {"c"}
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(-1, 1)), min_size=2, max_size=20))
