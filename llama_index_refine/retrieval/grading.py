@@ -26,7 +26,7 @@ from llama_index_refine.qdrant.points import Found, points_of
 from llama_index_refine.refining.trust import Reliability
 from llama_index_refine.retrieval.events import GradingEvent
 from llama_index_refine.retrieval.feedback import Feedback
-from llama_index_refine.scheduling import llama_index, tell
+from llama_index_refine.scheduling import at_once, llama_index, tell
 
 logger = logging.getLogger(__name__)
 
@@ -57,25 +57,30 @@ class Grading:
 
     def run(self, items: Sequence[Sheet]) -> Sequence[Any]:
         """Grade; several queries in threads."""
-        if len(items) == 1:
-            return [self._grade(items[0])]
+        works = [self._grade(item, blocks=True) for item in items]
+        if len(works) == 1:
+            return [at_once(works[0])]
         with ThreadPoolExecutor(GRADING_THREADS) as pool:
-            futures = [pool.submit(copy_context().run, self._grade, item) for item in items]
+            futures = [pool.submit(copy_context().run, at_once, work) for work in works]
             return [future.exception() or future.result() for future in futures]
 
     async def arun(self, items: Sequence[Sheet]) -> Sequence[Any]:
         """Grade all queries side by side. A teacher that cancels itself cancels nothing else."""
-        results = await asyncio.gather(*(self._agrade(item) for item in items), return_exceptions=True)
+        results = await asyncio.gather(*(self._grade(item, blocks=False) for item in items), return_exceptions=True)
         if len(items) == 1 and isinstance(results[0], Exception):
             raise results[0]
         return results
 
-    def _grade(self, sheet: Sheet) -> Grades:
+    async def _grade(self, sheet: Sheet, blocks: bool) -> Grades:
         tell(partial(_shown, self.grader, sheet), llama_index)
         before, began = sheet.account.bill(), time.perf_counter()
         with sheet.account.active():
-            timed = sheet.account.budget.seconds is not None
-            given = run(self._in_thread(sheet)) if timed else self.grader.grade(sheet.query, sheet.nodes)
+            if not blocks:
+                given = await self._in_time(self.grader.agrade(sheet.query, sheet.nodes), sheet)
+            elif sheet.account.budget.seconds is None:
+                given = self.grader.grade(sheet.query, sheet.nodes)
+            else:
+                given = run(self._in_thread(sheet))
         grades = checked(given, len(sheet.nodes))
         tell(partial(_graded, sheet, grades, before, time.perf_counter() - began))
         tell(partial(_ordered, sheet, grades), llama_index)
@@ -83,19 +88,10 @@ class Grading:
 
     async def _in_thread(self, sheet: Sheet) -> Sequence[float | None]:
         """Have a blocking teacher grade that can be given up, should it never return."""
-        asked, count = in_thread(self.grader.grade, sheet.query, sheet.nodes), len(sheet.nodes)
-        return await in_time(asked, type(self.grader).__name__, count, GRACE_SECONDS)
+        return await self._in_time(in_thread(self.grader.grade, sheet.query, sheet.nodes), sheet)
 
-    async def _agrade(self, sheet: Sheet) -> Grades:
-        tell(partial(_shown, self.grader, sheet), llama_index)
-        before, began = sheet.account.bill(), time.perf_counter()
-        with sheet.account.active():
-            asked, count = self.grader.agrade(sheet.query, sheet.nodes), len(sheet.nodes)
-            given = await in_time(asked, type(self.grader).__name__, count, GRACE_SECONDS)
-        grades = checked(given, count)
-        tell(partial(_graded, sheet, grades, before, time.perf_counter() - began))
-        tell(partial(_ordered, sheet, grades), llama_index)
-        return grades
+    async def _in_time(self, asked: Awaitable[Sequence[float | None]], sheet: Sheet) -> Sequence[float | None]:
+        return await in_time(asked, type(self.grader).__name__, len(sheet.nodes), GRACE_SECONDS)
 
 
 def _graded(sheet: Sheet, grades: Grades, before: dict[str, int], seconds: float) -> GradingEvent:

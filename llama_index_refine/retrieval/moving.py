@@ -141,7 +141,15 @@ async def move(refining: Refining, teacher: Teacher, feedback: Feedback, backgro
         population = max(background.population - len(feedback.shown), len(keep))
     borrowed = feedback.loans if keep else []
     documents, rest, *loans = view.rows(feedback.documents, others, *[loan.vectors for loan in borrowed])
-    grades, certain = _read(feedback)
+    # What the teacher is unsure of is drawn to the mean, and all that it said is stretched. For its own document's
+    # place a grade counts by as much as it was decided before.
+    read, certain = np.array(feedback.grades, dtype=np.float64), np.ones(len(feedback.grades), dtype=np.float32)
+    if said := feedback.said():
+        given, spread = read[said], [feedback.spread[at] for at in said]
+        shrunk = shrink(given.tolist(), spread) if any(spread) else given
+        read[said] = stretch(shrunk, given)
+        certain[said] = feedback.certainty = certainty(given)
+    grades = torch.tensor(read, dtype=torch.float32)
     if places := heard(teacher, feedback):
         feedback.trust, signal = teacher.foresee(*feedback.evidence(places))
     else:
@@ -193,21 +201,6 @@ def heard(teacher: Teacher, feedback: Feedback) -> list[int]:
     """
     said = feedback.said()
     return [at for at in said if feedback.ids[at] not in feedback.recalled] or ([] if teacher.varied else said)
-
-
-def _read(feedback: Feedback) -> tuple[Tensor, NDArray[np.float32]]:
-    """Return the grades as they count, and how decided they are.
-
-    What the teacher is unsure of is drawn to the mean, and all that it said is stretched. For its own document's place
-    a grade counts by as much as it was decided before.
-    """
-    grades, certain = np.array(feedback.grades, dtype=np.float64), np.ones(len(feedback.grades), dtype=np.float32)
-    if said := feedback.said():
-        given, spread = grades[said], [feedback.spread[at] for at in said]
-        shrunk = shrink(given.tolist(), spread) if any(spread) else given
-        grades[said] = stretch(shrunk, given)
-        certain[said] = feedback.certainty = certainty(given)
-    return torch.tensor(grades, dtype=torch.float32), certain
 
 
 async def _ahead(refining: Refining, view: View, lesson: Lesson, documents: Vectors, others: Vectors) -> np.ndarray:
