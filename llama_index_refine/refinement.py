@@ -86,13 +86,13 @@ class Refinement:
     student_after: Array
     fused: Array
     held_out: Array
-    kl_before: float
-    kl_after: float
-    tau: float
-    trust: float
-    iterations: int
-    converged: bool
-    seconds: float
+    kl_before: float = 0.0
+    kl_after: float = 0.0
+    tau: float = 0.0
+    trust: float = 0.0
+    iterations: int = 0
+    converged: bool = False
+    seconds: float = 0.0
     metric: Metric = "cosine"
     vectors: Mapping[str, Any] = field(default_factory=dict)
     path: Sequence[Array] = ()
@@ -206,13 +206,6 @@ class Refinement:
             student_after=none,
             fused=none,
             held_out=none,
-            kl_before=0.0,
-            kl_after=0.0,
-            tau=0.0,
-            trust=0.0,
-            iterations=0,
-            converged=False,
-            seconds=0.0,
             query_str=query_str,
             nodes_before=nodes,
             nodes=nodes,

@@ -21,7 +21,7 @@ from llama_index_refine.refinement import Refinement
 from llama_index_refine.retrieval.notes import with_parts
 from llama_index_refine.retrieval.pipeline import Pipeline
 from llama_index_refine.retrieval.queries import QueryWithExamples, with_examples
-from llama_index_refine.scheduling import gather, perform
+from llama_index_refine.scheduling import at_once, each, gather, perform
 
 logger = logging.getLogger(__name__)
 
@@ -43,16 +43,17 @@ class Questions:
 
     def run(self, items: Sequence[QueryBundle]) -> Sequence[Any]:
         """Split one after the other."""
-        return [self._split(item) for item in items]
+        return at_once(each(items, self._split))
 
     async def arun(self, items: Sequence[QueryBundle]) -> Sequence[Any]:
         """Split side by side."""
         return await asyncio.gather(*map(self._asplit, items), return_exceptions=True)
 
-    def _split(self, query: QueryBundle) -> Any:
+    async def _split(self, query: QueryBundle) -> Any:
         try:
             return _texts(self._made().generate([TOOL], query))
-        except (Exception, asyncio.CancelledError) as error:
+        except asyncio.CancelledError as error:
+            # Nobody else cancels what blocks.
             return error
 
     async def _asplit(self, query: QueryBundle) -> Any:
@@ -60,7 +61,7 @@ class Questions:
             return _texts(await self._made().agenerate([TOOL], query))
         except NotImplementedError:
             # Some generators, and some LLMs, have the blocking half only.
-            return await asyncio.to_thread(self._split, query)
+            return (await asyncio.to_thread(self.run, [query]))[0]
 
     def _made(self) -> BaseQuestionGenerator:
         return self.generator or LLMQuestionGenerator.from_defaults()

@@ -10,7 +10,16 @@ if TYPE_CHECKING:
     from llama_index_refine.refinement import Refinement
 
 
-class GradingEvent(BaseEvent):
+class RefineEvent(BaseEvent):
+    """What this package tells of."""
+
+    @classmethod
+    def class_name(cls) -> str:
+        """The event's name."""
+        return cls.__name__
+
+
+class GradingEvent(RefineEvent):
     """The teacher has graded some nodes for one query.
 
     :param query_str: the query.
@@ -36,13 +45,8 @@ class GradingEvent(BaseEvent):
     failures: list[str]
     milliseconds: float
 
-    @classmethod
-    def class_name(cls) -> str:
-        """The event's name."""
-        return "GradingEvent"
 
-
-class RefiningEvent(BaseEvent):
+class RefiningEvent(RefineEvent):
     """A query vector has been refined by the grades so far.
 
     :param query_str: the query.
@@ -68,13 +72,8 @@ class RefiningEvent(BaseEvent):
     converged: bool
     milliseconds: float
 
-    @classmethod
-    def class_name(cls) -> str:
-        """The event's name."""
-        return "RefiningEvent"
 
-
-class RefinementEvent(BaseEvent):
+class RefinementEvent(RefineEvent):
     """A query has been answered, from the second search or, where it says a reason, from the first.
 
     :param query_str: the query.
@@ -115,11 +114,6 @@ class RefinementEvent(BaseEvent):
     remembered: int
     borrowed: int
     milliseconds: dict[str, float]
-
-    @classmethod
-    def class_name(cls) -> str:
-        """The event's name."""
-        return "RefinementEvent"
 
     @classmethod
     def of(cls, refinement: Refinement) -> RefinementEvent:
