@@ -152,7 +152,7 @@ class HybridView(View):
     def __init__(self, first: HybridQuery, space: Space) -> None:
         super().__init__(first, space)
         self.metric, self.whole = "dot", False
-        self._linear = Linear(first.dense, space.metric)
+        self._linear = Linear(first.near.dense, space.metric)
         self._terms = Terms(first.words, space.idf)
         alpha = first.how.alpha
         self._share = SHARE if alpha is None else round(alpha, DIGITS)
@@ -222,7 +222,7 @@ class HybridView(View):
     def _similarities(self, row: Row) -> Tensor:
         """Compare the dense half. See `View`."""
         first = unmoved(row, self.row)
-        dense = stored(self._first.dense if first else self._linear.vector(self._near(row)), self.space)
+        dense = stored(self._first.near.dense if first else self._linear.vector(self._near(row)), self.space)
         return similarity(torch.as_tensor(dense), self._sample.dense, self.space.metric)
 
     def _near(self, row: Row) -> Tensor:
