@@ -23,7 +23,7 @@ from llama_index_refine.qdrant.points import points_of
 from llama_index_refine.qdrant.views.dense import DenseQuery
 from llama_index_refine.refinement import Refinement
 from llama_index_refine.retriever import RefinedRetriever
-from llama_index_refine.scheduling import run
+from llama_index_refine.scheduling import Outcome, run
 
 # Documents by which the similarities to the labels are standardised.
 SAMPLE = 512
@@ -87,7 +87,8 @@ class RefinedClassifier:
                 f"the sparse {space.sparse!r}"
             )
         wide = QdrantCollection(collection.store, collection.options, SAMPLE)
-        sample, population = (outcome.get() for outcome in run([wide.background(), wide.population()]))
+        outcomes: list[Outcome[Any]] = run([wide.background(), wide.population()])
+        sample, population = (outcome.get() for outcome in outcomes)
         if not population:
             raise ValueError(f"retriever searches the collection {collection.store.collection_name!r}, which is empty")
         refinements = retriever.refine_batch(list(texts.values()))

@@ -55,7 +55,7 @@ from llama_index_refine.retrieval.queries import Embedding, in_batches, with_exa
 from llama_index_refine.retrieval.ranking import withheld
 from llama_index_refine.retrieval.remembering import Remembering
 from llama_index_refine.retrieval.selecting import select_nodes
-from llama_index_refine.scheduling import Outcome, Work, arun, run, span, spanned_by_base, tell
+from llama_index_refine.scheduling import Outcome, T, Work, arun, run, span, spanned_by_base, tell
 from llama_index_refine.selection import Selection
 from llama_index_refine.stores import SparseEncoder, open_store
 
@@ -504,14 +504,12 @@ class RefinedRetriever(BaseRetriever):
         :raises OSError: the file cannot be read.
         :raises Exception: the embedding or a search failed; with on_error="raise", the teacher.
         """
-        calibration: Calibration = run([calibrated(self._pipeline(), judgements)])[0].get()
-        return calibration
+        return run([calibrated(self._pipeline(), judgements)])[0].get()
 
     async def acalibrate(self, judgements: Judgements) -> Calibration:
         """Calibrate without blocking the event loop. See `calibrate`."""
         (outcome,) = await arun([calibrated(self._pipeline(), judgements)])
-        calibration: Calibration = outcome.get()
-        return calibration
+        return outcome.get()
 
     def judge(self, query: QueryType, node_id: str, grade: float, user: str | None = None) -> None:
         """Keep a person's judgement in the memory, for this query and, as far as they agree, for similar ones.
@@ -639,20 +637,20 @@ class RefinedRetriever(BaseRetriever):
         )
 
 
-def _refinement(outcome: Outcome) -> Refinement:
+def _refinement(outcome: Outcome[Refinement]) -> Refinement:
     """Return a refinement with its timings, and tell LlamaIndex's instrumentation of it."""
-    refinement: Refinement = outcome.get()
+    refinement = outcome.get()
     refinement.timings = outcome.seconds
     tell(lambda: RefinementEvent.of(refinement))
     return refinement
 
 
-def _selection(outcome: Outcome) -> Selection:
-    selection: Selection = outcome.get()
+def _selection(outcome: Outcome[Selection]) -> Selection:
+    selection = outcome.get()
     return replace(selection, refinement=replace(selection.refinement, timings=outcome.seconds))
 
 
-def _each(outcomes: Sequence[Outcome], return_exceptions: bool, taken: Callable[[Outcome], Any]) -> list[Any]:
+def _each(outcomes: Sequence[Outcome[T]], return_exceptions: bool, taken: Callable[[Outcome[T]], T]) -> list[Any]:
     """Return what is taken of each outcome, or its exception, unless the first of those is to be raised."""
     return [
         outcome.result if return_exceptions and isinstance(outcome.result, Exception) else taken(outcome)

@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from types import coroutine
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr-defined]
 from llama_index.core.instrumentation.event_handlers import NullEventHandler
@@ -45,17 +45,17 @@ class Operation(Protocol):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Outcome(Generic[T]):
     """What came of one coroutine.
 
     :param result: what it returned, or the exception that ended it.
     :param seconds: time spent waiting for each stage's operations; one that served several counts in full for each.
     """
 
-    result: Any
+    result: T | Exception
     seconds: dict[str, float]
 
-    def get(self) -> Any:
+    def get(self) -> T:
         """Return the result. :raises Exception: what ended the coroutine."""
         if isinstance(self.result, Exception):
             raise self.result
@@ -89,14 +89,14 @@ def perform(stage: str, operation: Operation, item: Any) -> Generator[Any, Any, 
 
 
 @coroutine
-def gather(stage: str, works: Sequence[Work[Any]]) -> Generator[Any, Any, list[Outcome]]:
+def gather(stage: str, works: Sequence[Work[T]]) -> Generator[Any, Any, list[Outcome[T]]]:
     """Run coroutines side by side, beside all others that the scheduler runs.
 
     :param stage: what the time is booked under.
     :param works: the coroutines.
     :return: what came of each.
     """
-    outcomes: list[Outcome] = yield _Several(stage, works)
+    outcomes: list[Outcome[T]] = yield _Several(stage, works)
     return outcomes
 
 
@@ -116,7 +116,7 @@ async def each(items: Sequence[Any], work: Callable[[Any], Awaitable[Any]]) -> l
     return results
 
 
-def run(works: Sequence[Work[Any]]) -> list[Outcome]:
+def run(works: Sequence[Work[T]]) -> list[Outcome[T]]:
     """Run coroutines side by side, blocking.
 
     :param works: the coroutines.
@@ -125,7 +125,7 @@ def run(works: Sequence[Work[Any]]) -> list[Outcome]:
     return at_once(_run(works, blocks=True))
 
 
-async def arun(works: Sequence[Work[Any]]) -> list[Outcome]:
+async def arun(works: Sequence[Work[T]]) -> list[Outcome[T]]:
     """Run coroutines side by side without blocking the event loop.
 
     :param works: the coroutines.
@@ -188,7 +188,7 @@ class _Task:
         return [self] if self.waits is not None else []
 
 
-async def _run(works: Sequence[Work[Any]], blocks: bool) -> list[Outcome]:
+async def _run(works: Sequence[Work[T]], blocks: bool) -> list[Outcome[T]]:
     # What is awaited may be cancelled by whoever waits for it; what blocks, by nobody but itself.
     failures: tuple[type[BaseException], ...] = (Exception, asyncio.CancelledError) if blocks else (Exception,)
     tasks = [_Task(work) for work in works]

@@ -135,13 +135,13 @@ class RefinementMemory:
         :raises ValueError: nothing is named.
         :raises Exception: the store failed.
         """
-        return int(run([self._forget(node_ids, doc_ids, user)])[0].get())
+        return run([self._forget(node_ids, doc_ids, user)])[0].get()
 
     async def aforget(
         self, *, node_ids: Sequence[str] = (), doc_ids: Sequence[str] = (), user: str | None = None
     ) -> int:
         """Forget without blocking the event loop. See `forget`."""
-        return int((await arun([self._forget(node_ids, doc_ids, user)]))[0].get())
+        return (await arun([self._forget(node_ids, doc_ids, user)]))[0].get()
 
     def export(
         self,
@@ -169,7 +169,7 @@ class RefinementMemory:
         :raises OSError: the file cannot be written.
         :raises Exception: a store failed.
         """
-        return int(run([self._export(path, vector_store, kind, metadata_mode)])[0].get())
+        return run([self._export(path, vector_store, kind, metadata_mode)])[0].get()
 
     async def aexport(
         self,
@@ -179,7 +179,7 @@ class RefinementMemory:
         metadata_mode: MetadataMode = MetadataMode.EMBED,
     ) -> int:
         """Write what was graded without blocking the event loop. See `export`."""
-        return int((await arun([self._export(path, vector_store, kind, metadata_mode)]))[0].get())
+        return (await arun([self._export(path, vector_store, kind, metadata_mode)]))[0].get()
 
     def clear(self) -> None:
         """Forget everything, teachers too.
@@ -232,7 +232,7 @@ class RefinementMemory:
         keys = sorted((key for _, key, _ in rows), key=lambda key: last.get(key, (False, 0.0)))
         await records.erase(scope, keys[: max(len(rows) - self.max_queries, int(DROPPED * self.max_queries))])
 
-    async def _forget(self, node_ids: Sequence[str], doc_ids: Sequence[str], user: str | None) -> Any:
+    async def _forget(self, node_ids: Sequence[str], doc_ids: Sequence[str], user: str | None) -> int:
         if isinstance(node_ids, str) or isinstance(doc_ids, str):
             raise ValueError("node_ids and doc_ids must be lists of ids, not one text")
         for name, named_ones in {"node_ids": node_ids, "doc_ids": doc_ids, "user": [user] * (user is not None)}.items():
@@ -247,7 +247,7 @@ class RefinementMemory:
             of_user = user is not None and grade.user == user
             return grade.node_id in nodes or grade.doc_id in documents or of_user
 
-        return await perform("memory", self._writing, partial(_forget, named=named))
+        return int(await perform("memory", self._writing, partial(_forget, named=named)))
 
     async def _export(self, path: str | Path, store: QdrantVectorStore, kind: Kind, mode: MetadataMode) -> int:
         check(kind, store)

@@ -119,7 +119,7 @@ class QdrantCollection:
             near = DenseQuery(np.asarray(vector, dtype=np.float32), None if matrices else threshold)
         query: Query
         if matrices is not None:
-            matrix = await self._matrix(None if near else vector, bundle, near is not None)
+            matrix = await self._matrix(bundle, near is not None)
             query = MatrixQuery(matrix, near, matrices.prefetch_limit, threshold)
         elif near is not None and space.sparse is None:
             query = near
@@ -363,10 +363,10 @@ class QdrantCollection:
         names = {same_id(point.id) for point in there}
         return {point for point in ids if same_id(point) not in names}
 
-    async def _matrix(self, embedding: Any, bundle: QueryBundle, prefetched: bool) -> Any:
-        """Return a query's matrix, made of its text unless it brings one."""
-        if embedding is not None:
-            return as_matrix("the query's embedding", embedding)
+    async def _matrix(self, bundle: QueryBundle, prefetched: bool) -> Any:
+        """Return a query's matrix, made of its text unless it brings one, and not the vector that is searched ahead."""
+        if bundle.embedding is not None and not prefetched:
+            return as_matrix("the query's embedding", bundle.embedding)
         texts = [text for text in bundle.embedding_strs if text.strip()]
         if not texts:
             instead = "" if prefetched else ": give the query its matrix as embedding"
