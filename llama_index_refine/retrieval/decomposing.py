@@ -92,7 +92,8 @@ async def retrieve_parts(pipeline: Pipeline, questions: Questions, query: QueryB
     outcomes = await gather("parts", [of_a_part.retrieve(part, account) for part in parts])
     results = [(*outcome.get(), outcome.seconds) for outcome in outcomes]
     found = [replace(refinement, timings=seconds) for refinement, _, seconds in results]
-    groups = {same_id(point): group for _, feedback, _ in results for point, group in feedback.groups.items()}
+    told = [feedback for _, feedback, _ in results if feedback is not None]
+    groups = {same_id(point): group for feedback in told for point, group in feedback.groups.items()}
     grouping = pipeline.collection.options.grouping
     return _fused(query, found, account, lambda lists: fused(lists, pipeline.similarity_top_k, grouping, groups))
 
