@@ -235,7 +235,7 @@ class RefinedRetriever(BaseRetriever):
         copied = object.__new__(type(self))
         copied.__dict__.update(self.__dict__)
         # A copy may get another teacher.
-        copied.__dict__.pop("_record", None)
+        copied.__dict__.pop("_grading", None)
         return copied
 
     def __reduce__(self) -> NoReturn:
@@ -604,19 +604,19 @@ class RefinedRetriever(BaseRetriever):
         return annotated(refinement) if self.node_metadata else refinement
 
     @cached_property
-    def _record(self) -> Reliability:
-        """What the teacher's grades have shown of it, for all its retrievers."""
-        return reliability_of(self.grader)
+    def _grading(self) -> Grading:
+        return Grading(self.grader, reliability_of(self.grader))
 
     def _pipeline(self) -> Pipeline:
-        grader, collection, top_k, memory = self.grader, self._collection, self.feedback_top_k, self.memory
+        collection, top_k, memory = self._collection, self.feedback_top_k, self.memory
+        grading, grader = self._grading, self._grading.grader
         teacher: Teacher
         if isinstance(self.trust, (int, float)):
             teacher = FixedTrust(self.trust)
         elif self.trust is not None:
             teacher = self.trust
         else:
-            teacher = FixedTrust(1.0) if grader.trusted else self._record
+            teacher = FixedTrust(1.0) if grader.trusted else grading.record
         if self._calibration is not None:
             teacher.rates = self._calibration.errors()
         embedding = Embedding(lambda: self.embed_model)
@@ -624,7 +624,7 @@ class RefinedRetriever(BaseRetriever):
             collection,
             embedding,
             grader,
-            Grading(grader),
+            grading,
             teacher,
             self._refining,
             Remembering(memory, collection, grader, embedding, top_k) if memory is not None else None,

@@ -28,7 +28,7 @@ from qdrant_client.http.exceptions import ResponseHandlingException
 from llama_index_refine.locks import Lock, OfOneProcess
 from llama_index_refine.qdrant.errors import refused
 from llama_index_refine.qdrant.points import Points
-from llama_index_refine.scheduling import at_once
+from llama_index_refine.scheduling import at_once, each
 
 headers: Callable[[dict[str, str]], AbstractContextManager[None]] | None
 try:
@@ -161,13 +161,7 @@ class CallOnce(ClientOperation):
 
     async def work(self, items: Sequence[tuple[str, dict[str, Any]]], call: Call) -> Sequence[Any]:
         """See `ClientOperation`."""
-        results: list[Any] = []
-        for method, arguments in items:
-            try:
-                results.append(await call(method, **arguments))
-            except Exception as error:
-                results.append(error)
-        return results
+        return await each(items, lambda item: call(item[0], **item[1]))
 
 
 def as_it_is(client: Any) -> AbstractContextManager[None]:

@@ -51,9 +51,14 @@ class Sheet:
 
 @dataclass(frozen=True, eq=False)
 class Grading:
-    """Asks the teacher. An item is a `Sheet`, its result `Grades`."""
+    """Asks the teacher. An item is a `Sheet`, its result `Grades`.
+
+    :param grader: the teacher.
+    :param record: what its grades have shown of it, for all its retrievers.
+    """
 
     grader: BaseGrader
+    record: Reliability
 
     def run(self, items: Sequence[Sheet]) -> Sequence[Any]:
         """Grade; several queries in threads."""
