@@ -623,7 +623,6 @@ class RefinedRetriever(BaseRetriever):
         return Pipeline(
             collection,
             embedding,
-            grader,
             grading,
             teacher,
             self._refining,

@@ -64,7 +64,7 @@ async def calibrated(pipeline: Pipeline, judgements: Judgements) -> Calibration:
     graded: list[Graded] = []
     for batch in by_query(labels):
         graded += [outcome.get() for outcome in await gather("calibrate", [grade(pipeline, one) for one in batch])]
-    return calibration_of(pipeline.grader.memory_fingerprint(), graded, said)
+    return calibration_of(pipeline.grading.grader.memory_fingerprint(), graded, said)
 
 
 async def read_judgements(given: Judgements, pipeline: Pipeline) -> tuple[list[Label], list[str]]:
@@ -78,7 +78,7 @@ async def read_judgements(given: Judgements, pipeline: Pipeline) -> tuple[list[L
     """
     if isinstance(given, RefinementMemory):
         top_k = pipeline.feedback_top_k
-        memory = Remembering(given, pipeline.collection, pipeline.grader, pipeline.embedding, top_k)
+        memory = Remembering(given, pipeline.collection, pipeline.grading.grader, pipeline.embedding, top_k)
         queries = await memory.judgements()
         found = [
             (query.query_str, node_id, opinion.grade)
@@ -141,9 +141,9 @@ async def grade(pipeline: Pipeline, labels: Sequence[Label]) -> Graded:
     :return: the grades.
     :raises ValueError: people's judgements are the teacher's own.
     """
-    query = QueryBundle(labels[0].query)
-    own = {same_id(node_id) for node_id in pipeline.grader.judged(query)}
-    if pipeline.grader.trusted or any(label.node_id in own for label in labels):
+    query, grader = QueryBundle(labels[0].query), pipeline.grading.grader
+    own = {same_id(node_id) for node_id in grader.judged(query)}
+    if grader.trusted or any(label.node_id in own for label in labels):
         raise ValueError("grader answers by what people have judged: calibrate the teacher behind it by itself")
     asked = await pipeline.asked(query)
     points = [point for label in labels for point in points_of(label.node_id)]

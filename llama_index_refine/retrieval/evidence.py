@@ -17,7 +17,6 @@ from llama_index_refine.qdrant.points import PointId
 from llama_index_refine.qdrant.views.dense import Query
 from llama_index_refine.refinement import Refinement
 from llama_index_refine.refining.relevance import Ranking, Relevance, fit_relevance
-from llama_index_refine.refining.trust import Teacher
 from llama_index_refine.retrieval.feedback import Feedback
 from llama_index_refine.retrieval.pipeline import Pipeline
 from llama_index_refine.selecting.cut import Outlook, outlook
@@ -57,8 +56,7 @@ class Judged:
 class Evidence:
     """What is known of one query's collection: a ranking from the top, and grades.
 
-    :param collection: what is searched.
-    :param teacher: what is known of the teacher.
+    :param pipeline: what refined it.
     :param refinement: how the query moved.
     :param query: what a search for the refined query is for.
     :param metric: the collection's distance.
@@ -70,8 +68,7 @@ class Evidence:
     :param complete: whether the ranking reaches the last point.
     """
 
-    collection: QdrantCollection
-    teacher: Teacher
+    pipeline: Pipeline
     refinement: Refinement
     query: Query
     metric: Metric
@@ -91,13 +88,12 @@ class Evidence:
         :param feedback: what was graded.
         :return: the evidence.
         """
-        collection, teacher = pipeline.collection, pipeline.teacher
         view, row = feedback.view, np.asarray(refinement.vector)
         background = torch.as_tensor(refinement.background)
         sample = similarity(torch.as_tensor(row), background, view.metric).double().numpy()
-        population = await collection.population()
+        population = await pipeline.collection.population()
         query = view.refined(row)
-        evidence = cls(collection, teacher, refinement, query, view.distance, population, sample)
+        evidence = cls(pipeline, refinement, query, view.distance, population, sample)
         admitted = [True] * len(feedback.nodes)
         if query.threshold is not None:
             admitted = view.passes(row, torch.as_tensor(refinement.documents), query.threshold)
@@ -119,21 +115,21 @@ class Evidence:
         """Read the next page of the ranking."""
         count = len(self.ids)
         limit = min(max(count, FIRST_PAGE), LONGEST_PAGE)
-        page = await self.collection.search(self.query, limit, payload=False, offset=count, exact=True)
+        page = await self.pipeline.collection.search(self.query, limit, payload=False, offset=count, exact=True)
         self.ids += page.ids
         self.similarities += similarity_of_score(torch.tensor(page.scores, dtype=torch.float64), self.metric).tolist()
         self.complete = len(page.ids) < limit
 
     def fit(self) -> Relevance:
         """Weigh the curves of relevance by the grades."""
-        known, trust = list(self.judged.values()), self.teacher.sees()
+        known, teacher = list(self.judged.values()), self.pipeline.teacher
         places, grades = [one.place for one in known], [one.grade for one in known]
-        usual, rates = self.teacher.abundance.log_odds, self.teacher.rates
-        return fit_relevance(self.ranking(), places, grades, trust, usual, rates=rates)
+        usual = teacher.abundance.log_odds
+        return fit_relevance(self.ranking(), places, grades, teacher.sees(), usual, rates=teacher.rates)
 
     def learn(self, relevance: Relevance) -> None:
         """Take in how many documents were relevant to the query, once, when all of its grades are in."""
-        self.teacher.count(relevance.numbers, relevance.weights * (1 - relevance.guesser()))
+        self.pipeline.teacher.count(relevance.numbers, relevance.weights * (1 - relevance.guesser()))
 
     def ranking(self) -> Ranking:
         """Return the similarities of the collection."""

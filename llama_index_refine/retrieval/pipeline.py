@@ -11,7 +11,7 @@ import numpy as np
 from llama_index.core.schema import NodeWithScore, QueryBundle
 
 from llama_index_refine.graders.account import Account, Budget
-from llama_index_refine.graders.base import BaseGrader, GraderError, Grades, on_scale
+from llama_index_refine.graders.base import GraderError, Grades, on_scale
 from llama_index_refine.ids import same_id
 from llama_index_refine.qdrant.background import Background
 from llama_index_refine.qdrant.collection import QdrantCollection
@@ -41,8 +41,7 @@ class Pipeline:
 
     :param collection: what is searched.
     :param embedding: embeds the query.
-    :param grader: the teacher.
-    :param grading: asks it.
+    :param grading: asks the teacher.
     :param teacher: what is known of it.
     :param refining: moves the query.
     :param remembering: what past queries have to say, None without a memory.
@@ -56,7 +55,6 @@ class Pipeline:
 
     collection: QdrantCollection
     embedding: Embedding
-    grader: BaseGrader
     grading: Grading
     teacher: Teacher
     refining: Refining
@@ -167,7 +165,7 @@ class Pipeline:
         """Grade what the first search found at the top, as far as nobody knows it yet."""
         shown = shown.at(feedback.new(shown)[: self.feedback_top_k - feedback.asked])
         feedback.doing = "looking up what people have judged"
-        if judged := self.grader.judged(feedback.query):
+        if judged := self.grading.grader.judged(feedback.query):
             shown = await self.collection.complete(shown, vectors=True)
             shown = await with_judged(self.collection, judged, feedback, shown, self.feedback_top_k)
         shown = await self._ask(feedback, shown)
@@ -265,7 +263,7 @@ class Pipeline:
             vectors=vectors,
             query_str=feedback.query.query_str,
             image_path=feedback.query.image_path,
-            image_folders=self.grader.image_folders,
+            image_folders=self.grading.grader.image_folders,
             nodes_before=before,
             graded_nodes=feedback.nodes,
             ungraded=len(feedback.shown) - len(feedback.ids),

@@ -130,7 +130,7 @@ class Selecting:
         evidence, third = self.evidence, (1 - self.target.confidence) / 3
         yes = calibration.needed(precision, 2 * third)
         # A graded document stands where the others' grades put it, so that no place depends on its own answer.
-        known = {same_id(node_id) for node_id in self.pipeline.grader.judged(self.query)}
+        known = {same_id(node_id) for node_id in self.pipeline.grading.grader.judged(self.query)}
         asked = [name for name, one in evidence.judged.items() if one.admitted and not one.people and name not in known]
         places = evidence.open_places()
         similarities = np.r_[[evidence.judged[name].place for name in asked], np.asarray(evidence.similarities)[places]]
