@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -43,28 +44,22 @@ class Questions:
 
     def run(self, items: Sequence[QueryBundle]) -> Sequence[Any]:
         """Split one after the other."""
-        return at_once(each(items, self._split))
+        return at_once(each(items, partial(self._split, blocks=True)))
 
     async def arun(self, items: Sequence[QueryBundle]) -> Sequence[Any]:
         """Split side by side."""
-        return await asyncio.gather(*map(self._asplit, items), return_exceptions=True)
+        return await asyncio.gather(*(self._split(item, blocks=False) for item in items), return_exceptions=True)
 
-    async def _split(self, query: QueryBundle) -> Any:
+    async def _split(self, query: QueryBundle, blocks: bool) -> Any:
+        generator = self.generator or LLMQuestionGenerator.from_defaults()
         try:
-            return _texts(self._made().generate([TOOL], query))
-        except asyncio.CancelledError as error:
-            # Nobody else cancels what blocks.
-            return error
-
-    async def _asplit(self, query: QueryBundle) -> Any:
-        try:
-            return _texts(await self._made().agenerate([TOOL], query))
+            questions = generator.generate([TOOL], query) if blocks else await generator.agenerate([TOOL], query)
         except NotImplementedError:
+            if blocks:
+                raise
             # Some generators, and some LLMs, have the blocking half only.
             return (await asyncio.to_thread(self.run, [query]))[0]
-
-    def _made(self) -> BaseQuestionGenerator:
-        return self.generator or LLMQuestionGenerator.from_defaults()
+        return list(dict.fromkeys(text for question in questions if (text := question.sub_question.strip())))
 
 
 async def retrieve_parts(pipeline: Pipeline, questions: Questions, query: QueryBundle) -> Refinement:
@@ -188,10 +183,6 @@ def _fused(
         reason=None if graded else "; ".join(reasons),
         **account.bill(),
     )
-
-
-def _texts(questions: Sequence[Any]) -> list[str]:
-    return list(dict.fromkeys(text for question in questions if (text := question.sub_question.strip())))
 
 
 def _beside(documents: Sequence[Any]) -> np.ndarray:
