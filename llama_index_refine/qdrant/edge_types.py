@@ -7,9 +7,13 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any
 
-import qdrant_edge as edge
 from pydantic import BaseModel
 from qdrant_client import models
+
+try:
+    import qdrant_edge as edge
+except ImportError as error:
+    raise ImportError('EdgeClient needs Qdrant Edge: pip install "llama-index-refine[edge]"') from error
 
 # Qdrant's own defaults, for settings that come in one piece with others.
 HNSW = {"m": 16, "ef_construct": 100, "full_scan_threshold": 10_000}
