@@ -233,7 +233,7 @@ class QdrantCollection:
         :param query: what is searched for.
         :param ids: the points; one may be asked for in several spellings.
         :param vectors: whether they bring their vectors.
-        :param payload: whether they bring their nodes, as they do unless payloads hold images.
+        :param payload: whether they bring their nodes, as they are few also where payloads hold images.
         :return: those that are there, in this order, whatever their scores; none where strict mode allows no condition
             more.
         :raises ValueError: the query does not fit what the collection is now.
@@ -246,7 +246,6 @@ class QdrantCollection:
                 "nodes with a judgement are left out if the search does not find them (filter_max_conditions)"
             )
             return Found()
-        payload = payload and not self._images
         brought = payload or self._grouped
         points: list[Any] = []
         if query.finds_all:

@@ -147,7 +147,7 @@ async def grade(pipeline: Pipeline, labels: Sequence[Label]) -> Graded:
         raise ValueError("grader answers by what people have judged: calibrate the teacher behind it by itself")
     asked = await pipeline.asked(query)
     points = [point for label in labels for point in points_of(label.node_id)]
-    found = await pipeline.collection.complete(await pipeline.collection.those(asked, points))
+    found = await pipeline.collection.those(asked, points)
     given: dict[str, float | None] = {}
     if found.nodes:
         try:

@@ -187,7 +187,6 @@ class Remembering:
         :raises ValueError: no search of this retriever can find the node.
         """
         found = await self.collection.those(asked, points_of(node_id))
-        found = await self.collection.complete(found)
         if not found.ids:
             raise ValueError(f"node_id {node_id!r} cannot be found: it is gone, or outside the retriever's filter")
         now, who = self.memory.clock(), user if user is not None else self.memory.user

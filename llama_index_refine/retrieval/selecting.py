@@ -267,7 +267,6 @@ class Selecting:
         at = {same_id(evidence.ids[place]): place for place in places}
         try:
             found = await pipeline.collection.those(evidence.query, [evidence.ids[place] for place in places])
-            found = await pipeline.collection.complete(found)
             grades = await perform("grade", pipeline.grading, Sheet(self.query, found.nodes, self.account))
         except Exception as error:
             if isinstance(error, GraderError) or pipeline.on_error == "raise":

@@ -14,11 +14,12 @@ from llama_index.core import StorageContext, VectorStoreIndex
 from llama_index.core.indices.multi_modal.base import MultiModalVectorStoreIndex
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.schema import ImageNode, MediaResource, Node, QueryBundle, TextNode
+from llama_index.core.storage.kvstore import SimpleKVStore
 from llama_index.llms.openai import OpenAI
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 from qdrant_client import AsyncQdrantClient, QdrantClient, models
 
-from llama_index_refine import RefinedRetriever
+from llama_index_refine import FeedbackGrader, RefinedRetriever, RefinementMemory
 from llama_index_refine.graders.base import BaseGrader
 from llama_index_refine.graders.openai import OpenAIGrader
 from llama_index_refine.stores import open_store
@@ -109,6 +110,26 @@ def test_words_beside_the_image_are_for_the_teacher(retriever, red, chat_server)
 def test_what_is_to_be_embedded_may_be_said(retriever, red):
     refinement = retriever.refine(QueryBundle("a", image_path=red, custom_embedding_strs=["green"]))
     assert refinement.query.tolist() == pytest.approx(vector_of(draw("green", "green")), abs=1e-6)
+
+
+def test_examples_judgements_and_the_memory_reach_pictures(store, red):
+    """The search for them brings no payload, as it holds the pictures; what is looked up by its id brings its own."""
+    bundle, teacher = QueryBundle("", image_path=red), SquareGrader()
+    options = {"grader": teacher, "feedback_top_k": 6, "early_stop": False}
+    every = RefinedRetriever(store, PixelEmbedding(), similarity_top_k=len(PICTURES), trust=0.0, **options)
+    far = [entry.node for entry in every.retrieve(bundle) if entry.node.metadata["square"] == "red"][-1].node_id
+    kept = RefinedRetriever(
+        store, PixelEmbedding(), memory=RefinementMemory(SimpleKVStore()), similarity_top_k=5, **options
+    )
+    (first, again) = kept.refine(bundle), kept.refine(bundle)
+    assert far not in first.grade_of
+    assert again.remembered == len(first.grades)
+    assert again.grade_of == first.grade_of
+    assert far in kept.refine(bundle, like=[far]).grade_of
+    options["grader"] = FeedbackGrader(lambda query: {far: 0.5}, teacher)
+    found = RefinedRetriever(store, PixelEmbedding(), similarity_top_k=5, **options).refine(bundle)
+    assert found.grade_of[far] == 0.5
+    assert all(entry.node.image for entry in [*again.graded_nodes, *found.graded_nodes])
 
 
 def test_words_alone_find_images(retriever, chat_server):
