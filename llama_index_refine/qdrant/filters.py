@@ -122,12 +122,22 @@ def says_nothing(condition: Any) -> bool:
     if isinstance(condition, models.NestedCondition):
         return says_nothing(condition.nested.filter)
     if isinstance(condition, models.Filter):
-        parts, least = _parts(condition), condition.min_should
-        return not parts or (least is not None and least.min_count < 1) or any(map(says_nothing, parts))
+        parts, least, excluded = _parts(condition), condition.min_should, condition.must_not or []
+        needs_none = least is not None and least.min_count < 1
+        excluded = excluded if isinstance(excluded, list) else [excluded]
+        return not parts or needs_none or any(map(says_nothing, parts)) or any(map(_fits_nothing, excluded))
     if not isinstance(condition, models.FieldCondition):
         return False
     said = condition.model_dump(exclude_none=True, exclude={"key"})
     return all(value in ({}, [], {"except_": []}) for value in said.values())
+
+
+def _fits_nothing(condition: Any) -> bool:
+    """Say whether a condition names nothing, so that to exclude what fits it excludes nothing."""
+    if isinstance(condition, models.HasIdCondition):
+        return not condition.has_id
+    match = getattr(condition, "match", None)
+    return isinstance(match, models.MatchAny) and not match.any
 
 
 def conditions_in(condition: Any) -> int:

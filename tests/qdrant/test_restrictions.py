@@ -263,6 +263,16 @@ def filters(*parts, condition=FilterCondition.AND) -> MetadataFilters:
         ),
         *(
             (
+                {"vector_store_kwargs": {"qdrant_filters": models.Filter(must_not=nothing)}},
+                "qdrant_filters has no condition, or a part without one",
+            )
+            for nothing in (
+                models.HasIdCondition(has_id=[]),
+                [models.FieldCondition(key="a", match=models.MatchAny(any=[]))],
+            )
+        ),
+        *(
+            (
                 {"filters": filters(MetadataFilter(key="level", operator=operator, value=value))},
                 "'level' .* does not take|does not take .*'level'",
             )
