@@ -97,7 +97,7 @@ def settings() -> Iterator[tuple[str, float]]:
     yield from ((f"QueryRefiner({name})", factor) for name in ARGUMENTS for factor in (0.5, 2.0))
 
 
-def measure(data: Sequence[str], queries: int, name: str, factor: float) -> dict[str, Any]:
+def measure(data: Sequence[str], queries: int, teachers: Sequence[str], name: str, factor: float) -> dict[str, Any]:
     """Measure one row; nothing of the package may have been imported before.
 
     :return: for each teacher the means over the collections of nDCG@10, MAP, and the grades a query asked for.
@@ -116,11 +116,11 @@ def measure(data: Sequence[str], queries: int, name: str, factor: float) -> dict
         argument = name[len("QueryRefiner(") : -1]
         usual = inspect.signature(QueryRefiner).parameters[argument].default
         options["refiner"] = QueryRefiner(**{argument: factor * usual})
-    row: dict[str, Any] = {"constant": name, "factor": factor, **{teacher: [] for teacher in TEACHERS}}
+    row: dict[str, Any] = {"constant": name, "factor": factor, **{teacher: [] for teacher in teachers}}
     for spec in data:
         corpus = opened(spec, queries)
         store = corpus.store()
-        for teacher in TEACHERS:
+        for teacher in teachers:
             grader, record = make_teacher(teacher, corpus.dataset), Reliability()
             first, whole, asked = {}, {}, []
             for at, query in enumerate(corpus.queries):
@@ -134,7 +134,7 @@ def measure(data: Sequence[str], queries: int, name: str, factor: float) -> dict
                 np.mean(list(each[metric].values())) for each, metric in zip(scores, ("nDCG@10", "MAP"), strict=True)
             ]
             row[teacher].append([*means, np.mean(asked)])
-    return row | {teacher: np.mean(row[teacher], axis=0).round(5).tolist() for teacher in TEACHERS}
+    return row | {teacher: np.mean(row[teacher], axis=0).round(5).tolist() for teacher in teachers}
 
 
 def ranked(corpus: Any, row: int, found: Any) -> list[str]:
@@ -149,10 +149,10 @@ def ranked(corpus: Any, row: int, found: Any) -> list[str]:
 
 def table(rows: Sequence[dict[str, Any]], told: str) -> str:
     """Write the rows as a page, those that matter most first."""
-    usual = rows[0]
-    cells = {}
+    usual, cells = rows[0], {}
+    teachers = [key for key in usual if key not in ("constant", "factor")]
     for at, row in enumerate(rows):
-        changes = [(np.array(row[teacher]) - (usual[teacher] if at else 0)).tolist() for teacher in TEACHERS]
+        changes = [(np.array(row[teacher]) - (usual[teacher] if at else 0)).tolist() for teacher in teachers]
         most = max(abs(change) for each in changes for change in each[:2])
         signs = "+" if at else ""
         texts = [f"{ndcg:{signs}.3f}, {precision:{signs}.3f}, {asked:{signs}.1f}" for ndcg, precision, asked in changes]
@@ -161,7 +161,7 @@ def table(rows: Sequence[dict[str, Any]], told: str) -> str:
     lines = [cells[0][1] + "|", *(f"{cells[at][1]}{cells[at][0]:.3f} |" for at in order)]
     less = sum(cells[at][0] < NO_DIFFERENCE for at in order)
     head = ["# What the constants of the engine are worth", told, f"{less} of {len(order)} rows change less than .002."]
-    titles = f"| constant | times | {' | '.join(TEACHERS)} | most |\n|---|---:|{'---:|' * len(TEACHERS)}---:|"
+    titles = f"| constant | times | {' | '.join(teachers)} | most |\n|---|---:|{'---:|' * len(teachers)}---:|"
     return "\n\n".join([*head, "\n".join([titles, *lines])]) + "\n"
 
 
@@ -170,12 +170,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", nargs="+")
     parser.add_argument("--queries", type=int, default=12)
+    parser.add_argument("--teachers", nargs="+", default=TEACHERS)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--row", nargs=2, metavar=("CONSTANT", "TIMES"), help="print this row alone, as JSON")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     if args.row:
-        print(json.dumps(measure(args.data, args.queries, args.row[0], float(args.row[1]))))
+        print(json.dumps(measure(args.data, args.queries, args.teachers, args.row[0], float(args.row[1]))))
         return
     if args.out is None:
         parser.error("--out is missing")
@@ -186,7 +187,9 @@ def main() -> None:
     def measured(setting: tuple[str, float]) -> str:
         command = [sys.executable, "-m", "results.constants", *args.data, "--queries", str(args.queries)]
         row = ["--row", setting[0], str(setting[1])]
-        return subprocess.run([*command, *row], check=True, stdout=subprocess.PIPE, text=True).stdout
+        return subprocess.run(
+            [*command, "--teachers", *args.teachers, *row], check=True, stdout=subprocess.PIPE, text=True
+        ).stdout
 
     with ThreadPoolExecutor(args.processes) as pool:
         for line in pool.map(measured, [setting for setting in settings() if setting not in known]):
