@@ -17,12 +17,12 @@ from llama_index_refine.similarity import Metric
 BANDWIDTH = 0.09
 # How much the first ranking counts, in nats for one standard deviation of the background's similarity, for a teacher
 # with a signal-to-noise ratio of 1 that finds a third of the documents relevant; how it falls with that ratio, and with
-# the mean grade. Flat optima of nDCG@10 and MAP over nine collections with one to a hundred relevant documents a query
-# and nine teachers from exact ones to guessers, the same for all.
+# the mean grade. Less is better with a teacher that knows something, more with a guesser: results/constants.md.
 FIRST_RANKING, OF_SIGNAL, OF_MEAN = 0.25, 0.6, 1.5
 USUAL_MEAN = 0.35
+# Whatever the grades are, the first ranking keeps some weight, and gets no more than so much.
 LEAST_PRIOR, MOST_PRIOR = 0.12, 1.2
-# How much more a yes counts the fewer there are, and the most. Flat from 2 to 3 on the same collections and teachers.
+# How much more a yes counts the fewer there are, and the most.
 OF_YES, MOST_YES = 2.0, 4.0
 # Vectors or similarities that differ by less, as a share of their squared length, are the same in float32.
 RESOLUTION = 1e-6
