@@ -100,6 +100,28 @@ def gather(stage: str, works: Sequence[Work[T]]) -> Generator[Any, Any, list[Out
     return outcomes
 
 
+async def side_by_side(
+    items: Sequence[Any], work: Callable[[Any], Awaitable[Any]], blocking: Callable[[Sequence[Any]], Sequence[Any]]
+) -> list[Any]:
+    """Work on all items at once, for coroutines.
+
+    Some models and stores have the blocking half only: what they lack is done by it in a worker thread.
+
+    :param items: the items.
+    :param work: works on one.
+    :param blocking: works on some, and returns one result, or the exception, for each.
+    :return: one result, or the exception, for each item.
+    """
+
+    async def one(item: Any) -> Any:
+        try:
+            return await work(item)
+        except NotImplementedError:
+            return (await asyncio.to_thread(blocking, [item]))[0]
+
+    return await asyncio.gather(*map(one, items), return_exceptions=True)
+
+
 async def each(items: Sequence[Any], work: Callable[[Any], Awaitable[Any]]) -> list[Any]:
     """Work on one item after the other.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +21,7 @@ from llama_index_refine.refinement import Refinement
 from llama_index_refine.retrieval.notes import with_parts
 from llama_index_refine.retrieval.pipeline import Pipeline
 from llama_index_refine.retrieval.queries import QueryWithExamples, with_examples
-from llama_index_refine.scheduling import at_once, each, gather, perform
+from llama_index_refine.scheduling import at_once, each, gather, perform, side_by_side
 
 logger = logging.getLogger(__name__)
 
@@ -48,17 +47,11 @@ class Questions:
 
     async def arun(self, items: Sequence[QueryBundle]) -> Sequence[Any]:
         """Split side by side."""
-        return await asyncio.gather(*(self._split(item, blocks=False) for item in items), return_exceptions=True)
+        return await side_by_side(items, partial(self._split, blocks=False), self.run)
 
-    async def _split(self, query: QueryBundle, blocks: bool) -> Any:
+    async def _split(self, query: QueryBundle, blocks: bool) -> list[str]:
         generator = self.generator or LLMQuestionGenerator.from_defaults()
-        try:
-            questions = generator.generate([TOOL], query) if blocks else await generator.agenerate([TOOL], query)
-        except NotImplementedError:
-            if blocks:
-                raise
-            # Some generators, and some LLMs, have the blocking half only.
-            return (await asyncio.to_thread(self.run, [query]))[0]
+        questions = generator.generate([TOOL], query) if blocks else await generator.agenerate([TOOL], query)
         return list(dict.fromkeys(text for question in questions if (text := question.sub_question.strip())))
 
 

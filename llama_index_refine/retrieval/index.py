@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
@@ -16,7 +16,7 @@ from llama_index.core.storage.docstore import BaseDocumentStore
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 
 from llama_index_refine.refinement import Refinement
-from llama_index_refine.scheduling import at_once, each, perform
+from llama_index_refine.scheduling import at_once, each, perform, side_by_side
 
 logger = logging.getLogger(__name__)
 
@@ -94,14 +94,7 @@ class Docstore:
 
     async def arun(self, items: Sequence[list[str]]) -> Sequence[Any]:
         """Return the same without blocking the event loop."""
-        return await asyncio.gather(*map(self._afetched, items), return_exceptions=True)
-
-    async def _afetched(self, ids: list[str]) -> Any:
-        try:
-            return await self.docstore.aget_nodes(ids, raise_error=False)
-        except NotImplementedError:
-            # Some key-value stores have the blocking half only.
-            return await asyncio.to_thread(self.docstore.get_nodes, ids, False)
+        return await side_by_side(items, partial(self.docstore.aget_nodes, raise_error=False), self.run)
 
     async def complete(self, refinement: Refinement, on_error: Literal["fallback", "raise"]) -> Refinement:
         """Put the docstore's nodes in the place of the collection's, as `VectorIndexRetriever` does.

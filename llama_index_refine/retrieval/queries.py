@@ -12,6 +12,7 @@ from llama_index.core.embeddings.multi_modal_base import MultiModalEmbedding
 from llama_index.core.schema import QueryBundle, QueryType
 
 from llama_index_refine.ids import same_id
+from llama_index_refine.scheduling import side_by_side
 
 
 @dataclass
@@ -104,17 +105,13 @@ class Embedding:
 
     async def arun(self, items: Sequence[QueryBundle]) -> Sequence[Any]:
         """Embed side by side."""
-        return await asyncio.gather(*map(self._aembedded, items), return_exceptions=True)
+        return await side_by_side(items, self._aembedded, self.run)
 
     async def _aembedded(self, query: QueryBundle) -> Any:
         model = self.model()
-        try:
-            if query.image_path and _embeds_image(model, query):
-                return await model.aget_image_embedding(query.image_path)
-            return await model.aget_agg_embedding_from_queries(query.embedding_strs)
-        except NotImplementedError:
-            # Some models have the blocking half only.
-            return (await asyncio.to_thread(self.run, [query]))[0]
+        if query.image_path and _embeds_image(model, query):
+            return await model.aget_image_embedding(query.image_path)
+        return await model.aget_agg_embedding_from_queries(query.embedding_strs)
 
 
 def _embeds_image(model: BaseEmbedding, query: QueryBundle) -> TypeGuard[MultiModalEmbedding]:
