@@ -55,7 +55,7 @@ from llama_index_refine.retrieval.queries import Embedding, in_batches, with_exa
 from llama_index_refine.retrieval.ranking import withheld
 from llama_index_refine.retrieval.remembering import Remembering
 from llama_index_refine.retrieval.selecting import select_nodes
-from llama_index_refine.scheduling import Outcome, T, Work, arun, run, span, spanned_by_base, tell
+from llama_index_refine.scheduling import Outcome, T, Work, arun, at_once, run, span, spanned_by_base, tell
 from llama_index_refine.selection import Selection
 from llama_index_refine.stores import SparseEncoder, open_store
 
@@ -368,15 +368,7 @@ class RefinedRetriever(BaseRetriever):
         results: list[Any] = []
         for batch in in_batches(queries, batch_size):
             for query, refinement in zip(batch, self.refine_batch(batch, batch_size, return_exceptions), strict=True):
-                result: Any = refinement
-                if not isinstance(refinement, Exception):
-                    try:
-                        result = self._handle_recursive_retrieval(query, [*refinement.nodes])
-                    except Exception as error:
-                        if not return_exceptions:
-                            raise
-                        result = error
-                results.append(result)
+                results.append(at_once(self._followed(query, refinement, return_exceptions, blocks=True)))
         return results
 
     async def aretrieve_batch(
@@ -388,15 +380,7 @@ class RefinedRetriever(BaseRetriever):
         for batch in in_batches(queries, batch_size):
             refinements = await self.arefine_batch(batch, batch_size, return_exceptions)
             for query, refinement in zip(batch, refinements, strict=True):
-                result: Any = refinement
-                if not isinstance(refinement, Exception):
-                    try:
-                        result = await self._ahandle_recursive_retrieval(query, [*refinement.nodes])
-                    except Exception as error:
-                        if not return_exceptions:
-                            raise
-                        result = error
-                results.append(result)
+                results.append(await self._followed(query, refinement, return_exceptions, blocks=False))
         return results
 
     @span
@@ -571,6 +555,20 @@ class RefinedRetriever(BaseRetriever):
 
     def _get_prompt_modules(self) -> PromptMixinType:
         return {"grader": self.grader}
+
+    async def _followed(self, query: QueryBundle, refinement: Any, return_exceptions: bool, blocks: bool) -> Any:
+        """Return a query's nodes, with what the objects among them retrieve; or the exception."""
+        if isinstance(refinement, Exception):
+            return refinement
+        nodes = [*refinement.nodes]
+        try:
+            if blocks:
+                return self._handle_recursive_retrieval(query, nodes)
+            return await self._ahandle_recursive_retrieval(query, nodes)
+        except Exception as error:
+            if not return_exceptions:
+                raise
+            return error
 
     async def _retrieved(self, pipeline: Pipeline, query: QueryBundle) -> Refinement:
         """Retrieve for one query: part by part, by similarity or by probability."""
