@@ -235,9 +235,10 @@ class RefinementMemory:
     async def _forget(self, node_ids: Sequence[str], doc_ids: Sequence[str], user: str | None) -> int:
         if isinstance(node_ids, str) or isinstance(doc_ids, str):
             raise ValueError("node_ids and doc_ids must be lists of ids, not one text")
-        for name, named_ones in {"node_ids": node_ids, "doc_ids": doc_ids, "user": [user] * (user is not None)}.items():
+        users = [] if user is None else [user]
+        for name, given in (("node_ids", node_ids), ("doc_ids", doc_ids), ("user", users)):
             # Nodes of no document have None for theirs.
-            if any(one is None or not str(one).strip() for one in named_ones):
+            if any(one is None or not str(one).strip() for one in given):
                 raise ValueError(f"{name} has an empty name, which would stand for all that have none")
         nodes, documents = {same_id(node_id) for node_id in node_ids}, set(doc_ids)
         if not nodes and not documents and user is None:

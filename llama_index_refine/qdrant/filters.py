@@ -122,9 +122,8 @@ def says_nothing(condition: Any) -> bool:
     if isinstance(condition, models.NestedCondition):
         return says_nothing(condition.nested.filter)
     if isinstance(condition, models.Filter):
-        parts, least, excluded = _parts(condition), condition.min_should, condition.must_not or []
+        parts, least, excluded = _parts(condition), condition.min_should, _listed(condition.must_not)
         needs_none = least is not None and least.min_count < 1
-        excluded = excluded if isinstance(excluded, list) else [excluded]
         return not parts or needs_none or any(map(says_nothing, parts)) or any(map(_fits_nothing, excluded))
     if not isinstance(condition, models.FieldCondition):
         return False
@@ -158,7 +157,13 @@ def conditions_in(condition: Any) -> int:
 def _parts(admitted: models.Filter) -> list[Any]:
     groups = [admitted.must, admitted.should, admitted.must_not]
     groups.append(admitted.min_should.conditions if admitted.min_should else None)
-    return [one for group in groups if group for one in (group if isinstance(group, list) else [group])]
+    return [one for group in groups for one in _listed(group)]
+
+
+def _listed(group: Any) -> list[Any]:
+    if group is None:
+        return []
+    return group if isinstance(group, list) else [group]
 
 
 def _untranslatable(filters: Sequence[MetadataFilter], error: ValidationError) -> str:
