@@ -200,7 +200,8 @@ def main() -> None:
             print(line, end="", flush=True)
     names = " ".join(f"data/{Path(name).name}" for name in args.data)
     told = (
-        f"`python -m results.constants {names} --queries {args.queries}`: means over the collections of nDCG@10 of ten "
+        f"`python -m results.constants {names} --queries {args.queries} --teachers "
+        f"{' '.join(args.teachers)}`: means over the collections of nDCG@10 of ten "
         "nodes, MAP of the whole collection ranked by the refined vector, and grades a query, and how they change when "
         "a constant is halved or doubled. The last column is the greatest change of nDCG@10 and MAP."
     )
