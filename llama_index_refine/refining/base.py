@@ -33,8 +33,8 @@ class Solution:
     :param log_students: (2, B, M) logarithm of the student's distribution before, and after.
     :param fused: (B, K) similarities of the graded documents, with their own grade weighed in.
     :param held_out: (B, K) their similarities, as the other documents' grades predict them.
-    :param iterations: (B,)
-    :param converged: (B,)
+    :param iterations: B numbers.
+    :param converged: B truths.
     """
 
     vectors: Tensor
@@ -43,8 +43,8 @@ class Solution:
     log_students: Tensor
     fused: Tensor
     held_out: Tensor
-    iterations: Tensor
-    converged: Tensor
+    iterations: list[int]
+    converged: list[bool]
 
 
 class BaseRefiner(ABC):
@@ -149,6 +149,7 @@ class BaseRefiner(ABC):
         signal = [TYPICAL_SIGNAL] * len(queries) if signal is None else signal
         return self._refine("queries", queries, 1, documents, grades, background, signal=signal, **options)
 
+    @torch.inference_mode()
     def _refine(
         self,
         name: str,
@@ -217,14 +218,9 @@ class BaseRefiner(ABC):
         }
         arrays = {name: like(values, example) for name, values in arrays.items()}
         around = like(background, example)
-        numbers = {
-            "kl": divergence(solution.target, solution.log_students).T,
-            "tau": solution.tau,
-            "trust": shares["trust"].mean(-1),
-            "iterations": solution.iterations,
-            "converged": solution.converged,
-        }
-        rows = zip(*(values.tolist() for values in numbers.values()), strict=True)
+        kl = divergence(solution.target, solution.log_students).T
+        numbers = (values.tolist() for values in (kl, solution.tau, shares["trust"].mean(-1)))
+        rows = zip(*numbers, solution.iterations, solution.converged, strict=True)
         seconds = time.perf_counter() - began
         return [
             Refinement(
@@ -261,7 +257,7 @@ def _check(
             "to compare with"
         )
     for name, values in shares.items():
-        least, most = float(values.min()), float(values.max())
+        least, most = map(float, values.aminmax())
         # An average of grades may leave the range by a rounding.
         if least < -ROUNDING or most > 1 + ROUNDING:
             raise ValueError(f"{name} must be in [0, 1], got {least} to {most}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -20,14 +21,14 @@ class Minimum:
 
     :param weights: (B, M) the a of the minimum.
     :param logits: (B, M) the student's z + G a.
-    :param iterations: (B,) Newton steps taken.
-    :param converged: (B,) whether the objective is known to be at its minimum, to 1e-10 nats.
+    :param iterations: B numbers of Newton steps taken.
+    :param converged: for each whether the objective is known to be at its minimum, to 1e-10 nats.
     """
 
     weights: Tensor
     logits: Tensor
-    iterations: Tensor
-    converged: Tensor
+    iterations: list[int]
+    converged: list[bool]
 
 
 def minimise(gram: Tensor, logits: Tensor, target: Tensor, pull: float, max_iterations: int) -> Minimum:
@@ -51,40 +52,36 @@ def minimise(gram: Tensor, logits: Tensor, target: Tensor, pull: float, max_iter
     # All vectors are columns here, (B, M, 1).
     target, first = target[:, :, None], logits[:, :, None]
     enough, goal, reached = 2 * pull * EXCESS, target, target
-    history: list[Tensor] = []
+    squares, iterations = [math.inf] * len(target), [0] * len(target)
     for taken in range(max_iterations + 1):
         for _ in range(HALVINGS):
             moved = torch.baddbmm(first, gram, target - reached, alpha=1 / pull)
             student = moved.softmax(1)
             slope = student - reached
-            squared = (slope * torch.bmm(gram, slope)).sum(1)
-            most = float(squared.max())
-            if most <= enough or not history:
+            squared = torch.bmm(slope.mT, torch.bmm(gram, slope)).flatten().tolist()
+            longer = [now > max(before, enough) for now, before in zip(squared, squares, strict=True)]
+            if not any(longer):
                 break
-            longer = squared > history[-1].clamp_min(enough)
-            if not bool(longer.any()):
-                break
-            reached = torch.where(longer[:, None], (goal + reached) / 2, reached)
-        goal = reached
-        history.append(squared)
-        if taken == max_iterations or most <= enough:
+            reached = torch.where(reached.new_tensor(longer)[:, None, None] > 0, (goal + reached) / 2, reached)
+        goal, squares = reached, squared
+        if taken == max_iterations or max(squares) <= enough:
             break
+        iterations = [steps + (now > enough) for steps, now in zip(iterations, squares, strict=True)]
         # Of this mean nobody has proven that it ends; Newton's own curvature does, with the halving.
         twice = student + (goal.clamp_min(0) if taken < PLAIN_FROM else student)
         curvature = twice * gram.sub(torch.bmm(twice.mT, gram), alpha=0.5)
         curvature.diagonal(dim1=-2, dim2=-1).add_(2 * pull)
         reached = goal.add(torch.linalg.solve_ex(curvature, slope)[0], alpha=2 * pull)
-    open_at = torch.cat(history, dim=-1) > enough
     weights = ((target - goal) / pull).squeeze(-1)
-    return Minimum(weights, moved.squeeze(-1), open_at.sum(-1).clamp(max=max_iterations), ~open_at[:, -1])
+    return Minimum(weights, moved.squeeze(-1), iterations, [now <= enough for now in squares])
 
 
 def held_out(gram: Tensor, minimum: Minimum, pull: float, count: int) -> Tensor:
     """Predict the first documents' logits, each without its own share of the target.
 
     Laplace's approximation of leaving one out (Rasmussen and Williams, Gaussian Processes for Machine Learning (2006),
-    sections 3.4 and 5.4): with posterior variance v / pull and curvature w = s(1 - s), the logit falls back by
-    a v / (1 - v w / pull), as pull * a is what target and student differ by.
+    sections 3.4, 5.4.2 and equation 5.12): with curvature w = s(1 - s), noise n = pull / w and c the diagonal of
+    (G + N)^-1, the posterior variance is n - n^2 c, and the logit falls back by a (n - n^2 c) / (n c).
 
     :param gram: (B, M, M) as in `minimise`.
     :param minimum: what that found.
@@ -94,14 +91,13 @@ def held_out(gram: Tensor, minimum: Minimum, pull: float, count: int) -> Tensor:
     """
     student = minimum.logits.softmax(-1)
     # Where it is nothing, the division by it would end.
-    curvature = (student - student.square() + 1e-9) / pull
-    noisy = gram.clone()
-    noisy.diagonal(dim1=-2, dim2=-1).add_(curvature.reciprocal())
-    factor = torch.linalg.cholesky_ex(noisy)[0]
-    explained = torch.linalg.solve_triangular(factor, gram[:, :, :count], upper=False).square().sum(-2)
-    variance = gram.diagonal(dim1=-2, dim2=-1)[:, :count] - explained
-    kept = torch.addcmul(torch.ones_like(variance), variance, curvature[:, :count], value=-1).clamp_min(0.05)
-    return minimum.logits[:, :count].addcmul(minimum.weights[:, :count], variance / kept, value=-1)
+    noise = pull / (student - student.square() + 1e-9)
+    factor = torch.linalg.cholesky_ex(gram + noise.diag_embed())[0]
+    first = torch.eye(noise.shape[1], count, dtype=gram.dtype, device=gram.device)
+    inverse: Tensor = torch.linalg.solve_triangular(factor, first, upper=False).square().sum(-2)
+    noise, weights = noise[:, :count], minimum.weights[:, :count]
+    kept = noise * inverse
+    return minimum.logits[:, :count] - weights * (noise - noise * kept) / kept.clamp_min(0.05)
 
 
 def divergence(target: Tensor, log_student: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ def to_tensor(
     :raises ValueError: another shape, a value that is not finite, or a vector longer than 1e16.
     """
     try:
-        tensor = torch.as_tensor(values).detach().to(device=device, dtype=torch.float32)
+        tensor = torch.as_tensor(values, dtype=torch.float32, device=device).detach()
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{name} is not an array of numbers: {error}") from error
     got = tensor.shape
@@ -59,7 +59,9 @@ def like(values: Tensor, example: Any) -> Any:
     :return: a tensor where the example is one, on its device, else a numpy array.
     """
     if isinstance(example, Tensor):
-        return values.to(device=example.device, dtype=torch.float32)
+        # Copied, as autograd takes no tensor of the inference mode.
+        with torch.inference_mode(False):
+            return values.to(device=example.device, dtype=torch.float32).clone()
     return values.cpu().float().numpy()
 
 

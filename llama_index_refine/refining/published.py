@@ -30,8 +30,10 @@ class PublishedRefiner(BaseRefiner):
         self.steps = steps
         self.rate = rate
 
+    @torch.inference_mode(False)
     def _solve(self, problem: Problem) -> Solution:
-        rows, start = problem.rows[:, :-1], problem.rows[:, -1]
+        # Autograd takes no tensors of the inference mode but copies of them.
+        rows, start = problem.rows[:, :-1].clone(), problem.rows[:, -1].clone()
         graded = problem.grades.shape[1]
         target = F.pad(problem.grades.to(rows), (0, rows.shape[1] - graded)).softmax(-1)
         vectors = start.clone().requires_grad_()
@@ -45,7 +47,7 @@ class PublishedRefiner(BaseRefiner):
         refined = vectors.detach()
         before, after = (F.cosine_similarity(rows, x[:, None], dim=-1) for x in (start, refined))
         scores, one = after[:, :graded], rows.new_ones(len(rows))
-        # A fixed number of steps has no test of convergence to pass.
-        taken, converged = (self.steps * one).long(), one.bool()
         students = torch.stack([before, after]).log_softmax(-1)
-        return Solution(refined, one, target, students, scores, scores, taken, converged)
+        # A fixed number of steps has no test of convergence to pass.
+        steps, converged = [self.steps] * len(rows), [True] * len(rows)
+        return Solution(refined, one, target, students, scores, scores, steps, converged)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -93,13 +92,12 @@ class QueryRefiner(BaseRefiner):
 
         return PublishedRefiner(steps, rate, device)
 
-    @torch.inference_mode()
     def _solve(self, problem: Problem) -> Solution:
         graded, pull = problem.grades.shape[1], 1 / self.reach**2
         kernel, start = problem.kernel[:, :-1, :-1], problem.start
         # What all documents have in common changes no softmax.
-        centre = _centring(len(problem.log_weights), kernel.device)
-        gram = centre @ kernel @ centre
+        gram = kernel - kernel.mean(-1, keepdim=True)
+        gram -= gram.mean(-2, keepdim=True)
         squares, spread = (each.diagonal(dim1=-2, dim2=-1).mean(-1, keepdim=True) for each in (kernel, gram))
         spread = spread.maximum(RESOLUTION * squares.clamp_min(TINY))  # R^2
         gram /= spread[:, None]
@@ -160,12 +158,6 @@ class QueryRefiner(BaseRefiner):
             nats = FIRST_RANKING * signal**-OF_SIGNAL * math.exp(OF_MEAN * (USUAL_MEAN - mean))
             priors.append([self.prior or min(max(nats, LEAST_PRIOR), MOST_PRIOR)])
         return scatter / scatter.new_tensor(priors)
-
-
-@lru_cache(maxsize=16)
-def _centring(count: int, device: torch.device) -> Tensor:
-    """(count, count) what takes the mean off."""
-    return torch.eye(count, dtype=torch.float64, device=device) - 1 / count
 
 
 def rarity(mean_grade: float) -> float:

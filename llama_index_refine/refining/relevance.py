@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import expit  # type: ignore[import-untyped]
 
 Array = NDArray[np.float64]
 
@@ -141,7 +141,9 @@ class Relevance:
     def each(self, similarities: ArrayLike) -> Array:
         """(T, n) the probability that each curve gives to documents with these similarities, (n,)."""
         standard = (np.asarray(similarities, dtype=np.float64) - self.centre) / self.scale
-        curve: Array = expit(self.slopes[:, None] * (standard - self.midpoints[:, None]))
+        # Torch takes a third of the time that scipy's expit does.
+        logits = torch.from_numpy(self.slopes[:, None] * (standard - self.midpoints[:, None]))
+        curve: Array = logits.sigmoid_().numpy()
         return curve
 
     def guesser(self) -> float:
@@ -233,7 +235,7 @@ def fit_relevance(
     scale = np.sqrt(variance) if variance > 1e-12 * max(centre**2, 1e-12) else 1.0
     standard = (ranking.similarities - centre) / scale
     places = np.arange(LOWEST, np.clip(standard.max(), ABOVE, HIGHEST) + ABOVE, STEP)
-    midpoints, slopes = (axis.ravel() for axis in np.meshgrid(places, SLOPES, indexing="ij"))
+    midpoints, slopes = np.repeat(places, len(SLOPES)), np.tile(SLOPES, len(places))
     rates = rates or Errors.usual(trust)
     curves = Relevance(centre, scale, midpoints, slopes, np.ones(len(slopes)), np.empty((0, 0)), np.empty(0), rates)
     similarities, counts = ranking.similarities, ranking.weights
@@ -248,11 +250,11 @@ def fit_relevance(
     none = np.where(numbers >= 0.5, 0.0, -2.0)
     logs = np.log(density + 1e-12) + none - slope + log_odds(numbers)
     logs += BACKGROUND * np.log1p(-curves.each(background) * (1 - 1e-9)).sum(1)
-    relevant, irrelevant = (answer[:, None] for answer in rates.answers(grades))
-    likelihood = irrelevant + curves.each(graded) * (relevant - irrelevant)
+    relevant, irrelevant = (answer.T[:, :, None] for answer in rates.answers(grades))
+    likelihood = irrelevant + curves.each(graded).T[:, None].copy() * (relevant - irrelevant)
     # A product takes a tenth of the time that logarithms do, and so many of at least 0.01 each do not vanish.
-    for at in range(0, likelihood.shape[-1], 100):
-        logs = logs + np.log(likelihood[..., at : at + 100].prod(-1))
+    for at in range(0, len(likelihood), 100):
+        logs = logs + np.log(likelihood[at : at + 100].prod(0))
     weights = rates.weights[:, None] * np.exp(logs - logs.max())
     weights /= weights.sum()
     kept = weights.sum(0) > NEGLIGIBLE

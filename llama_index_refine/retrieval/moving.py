@@ -20,7 +20,7 @@ from llama_index_refine.refinement import Refinement
 from llama_index_refine.refining.base import BaseRefiner
 from llama_index_refine.refining.matrices import in_units
 from llama_index_refine.refining.refiner import QueryRefiner
-from llama_index_refine.refining.trust import Teacher, certainty, shrink, stretch
+from llama_index_refine.refining.trust import FixedTrust, Teacher, certainty, shrink, stretch
 from llama_index_refine.retrieval.events import RefiningEvent
 from llama_index_refine.retrieval.feedback import Feedback
 from llama_index_refine.retrieval.remembering import moved_to, within
@@ -193,12 +193,15 @@ async def move(refining: Refining, teacher: Teacher, feedback: Feedback, backgro
 def heard(teacher: Teacher, feedback: Feedback) -> list[int]:
     """Say which grades tell of the teacher.
 
-    What was graded before has told what it can, unless nothing has been heard of the teacher here.
+    What was graded before has told what it can, unless nothing has been heard of the teacher here. Of a teacher that
+    the user knows, nothing tells.
 
     :param teacher: what is known of it.
     :param feedback: what it has graded.
     :return: the places of these grades.
     """
+    if isinstance(teacher, FixedTrust):
+        return []
     said = feedback.said()
     return [at for at in said if feedback.ids[at] not in feedback.recalled] or ([] if teacher.varied else said)
 

@@ -202,6 +202,15 @@ def test_comes_back_in_the_kind_it_came_in(metric, dtype):
     np.testing.assert_allclose(tensors.vector.numpy(), arrays.vector, atol=1e-6)
 
 
+@pytest.mark.parametrize("refiner", [QueryRefiner(), QueryRefiner.paper(steps=3)], ids=["ours", "published"])
+def test_autograd_takes_what_is_given_back(refiner):
+    parts = (np.eye(4)[0], np.eye(4)[1:], np.array([1.0, 0.0, 0.0]))
+    found = refiner.refine(*(torch.from_numpy(part).float() for part in parts))
+    factor = torch.ones(4, requires_grad=True)
+    (found.vector * factor * found.documents * found.held_out[:, None]).sum().backward()
+    assert factor.grad is not None
+
+
 def test_own_grade_decides_among_documents_that_the_rest_cannot_tell_apart():
     query, documents, grades, around = lesson()
     documents[1] = documents[0]
