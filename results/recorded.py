@@ -131,8 +131,9 @@ class RecordedGrader(BaseGrader):
 
 
 def chosen(dataset: Dataset, many: int) -> list[int]:
-    """Rows of the queries to measure; asking for more adds to those of before."""
-    return list(dict.fromkeys([*dataset.sample(12), *dataset.sample(max(many, 12)), *dataset.sample(None)]))[:many]
+    """Rows of the queries to measure; asking for more than 12 or 20 adds to those."""
+    drawn = [row for count in (12, 20, max(many, 20), None) for row in dataset.sample(count)]
+    return list(dict.fromkeys(drawn))[:many]
 
 
 def opened(spec: str, many: int) -> Corpus:
