@@ -99,13 +99,16 @@ class Measured:
     trust: list[float]
 
     @cached_property
+    def by_query(self) -> dict[str, dict[str, dict[str, float]]]:
+        """Method to metric to query id to its value; a list of ten has no MAP."""
+        return {name: score_rankings(ranked, self.corpus.dataset.qrels) for name, ranked in self.rankings.items()}
+
+    @cached_property
     def scores(self) -> dict[str, dict[str, float]]:
-        """Method to metric to its mean; a list of ten has no MAP."""
-        labels = self.corpus.dataset.qrels
-        found = {name: score_rankings(ranked, labels) for name, ranked in self.rankings.items()}
+        """Method to metric to its mean."""
         return {
             name: {metric: float(np.mean(list(values.values()))) for metric, values in scores.items()}
-            for name, scores in found.items()
+            for name, scores in self.by_query.items()
         }
 
     @cached_property
@@ -214,6 +217,15 @@ def quality_rows(measured: Mapping[str, Measured], metric: str) -> list[list[str
     return [*rows, ["mean", *_bold(np.mean(every, axis=0).tolist())]]
 
 
+def difference_row(spec: str, measured: Measured, metric: str = "nDCG@10") -> list[str]:
+    """What the defaults gain over the better of first search and reranking, and how sure that is."""
+    plain = max(("no feedback", "reranked"), key=lambda name: measured.scores[name][metric])
+    refined = measured.by_query["refined"][metric]
+    gains = np.array([value - measured.by_query[plain][metric][query] for query, value in refined.items()])
+    error = gains.std(ddof=1) / np.sqrt(len(gains)) if len(gains) > 1 else np.nan
+    return [spec, plain, f"{gains.mean():+.3f}", f"{error:.3f}", str((gains > 0).sum()), str((gains < 0).sum())]
+
+
 def _shown(measured: Measured, metric: str) -> list[str]:
     # What returns ten has no MAP.
     return [n for n in measured.rankings if metric != "MAP" or n not in SETTINGS or "similarity_top_k" in SETTINGS[n]]
@@ -250,6 +262,11 @@ def page(model: str, measured: Mapping[str, Measured]) -> str:
     ]
     for metric in ("nDCG@10", "recall@10", "MAP"):
         parts += [f"{metric}:", table(["data", *_shown(first, metric)], quality_rows(measured, metric))]
+    titles = ["data", "better of the two", "nDCG@10, refined less that", "standard error", "queries won", "lost"]
+    parts += [
+        "Refined, beside the better of the first search and of reranking by the same grades:",
+        table(titles, [*map(difference_row, *_pairs(measured))]),
+    ]
     if missing:
         lines = "; ".join(f"{name}: {many}" for name, many in missing.items())
         parts += [f"Grades that were asked for and are not kept, so that the documents went ungraded: {lines}."]

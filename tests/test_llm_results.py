@@ -6,6 +6,7 @@ import gzip
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -94,6 +95,19 @@ def test_tables_need_no_model(monkeypatch, server, toy, tmp_path, capsys):
     kept.save()
     run(monkeypatch, "tables", f"{toy}:toy", *options)
     assert "toy:toy, refined, all grades: " in (tmp_path / "page.md").read_text()
+
+
+def test_says_how_sure_a_gain_is(tmp_path):
+    ranked = {"first": ["a", "b"], "second": ["b", "a"], "third": ["a", "b"]}
+    best = {query: ["a", "b"] for query in ranked}
+    labels = {query: {"a": 1} for query in ranked}
+    dataset = SimpleNamespace(qrels=labels)
+    rankings = {"no feedback": ranked, "reranked": {query: ["b", "a"] for query in ranked}, "refined": best}
+    one = llm.Measured(SimpleNamespace(dataset=dataset), None, [], rankings, {}, {}, [])  # type: ignore[arg-type]
+    # One of three queries gains 1 - 1 / log2(3).
+    gains = np.array([0.0, 1 - 1 / np.log2(3), 0.0])
+    error = gains.std(ddof=1) / np.sqrt(3)
+    assert llm.difference_row("toy", one) == ["toy", "no feedback", f"{gains.mean():+.3f}", f"{error:.3f}", "1", "0"]
 
 
 def _first(toy: Path, row: int) -> list[tuple[str, str]]:

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from llama_index_refine.ids import same_id
 from llama_index_refine.qdrant.points import Found, PointId
 from llama_index_refine.qdrant.views.dense import Query
 from llama_index_refine.refinement import Refinement
@@ -85,9 +86,11 @@ class RefinedRanking:
         if not count or not new:
             return []
         if feedback.settled:
-            # What stood just behind the last one that was seen is no news.
             others = [at for at, point in enumerate(ids) if point not in feedback.shown]
-            return sorted({*new} & {*others[: limit // 2]})[:count]
+            seen = [place for place, at in enumerate(others) if same_id(ids[at]) in feedback.passed]
+            # What stands behind all that was seen may have stood there before: it is no news.
+            deepest = min(limit // 2, seen[-1]) if seen else limit // 2
+            return sorted({*new} & {*others[:deepest]})[:count]
         new = new[:depth]
         chances = self.chances(refinement.grades)
         places = chances.found[new]

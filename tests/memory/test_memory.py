@@ -45,6 +45,17 @@ def test_the_same_question_costs_no_call(place: Place, kind):
 
 
 @both_places
+def test_a_longer_list_is_no_news(place: Place):
+    """What a short list did not reach was there before; whoever asks for more of it wants no other grades."""
+    name, memory, teacher = filled(place), RefinementMemory(SimpleKVStore()), Teacher()
+    retriever(place, name, memory, teacher, trust=1.0, early_stop=False).refine(asked(2))
+    assert len(teacher.seen) == 20
+    longer = retriever(place, name, memory, teacher, trust=1.0, early_stop=False, similarity_top_k=150).refine(asked(2))
+    assert len(teacher.seen) == 20
+    assert len(longer.nodes) == 150
+
+
+@both_places
 def test_what_an_early_stop_left_is_not_asked_when_asked_again(place: Place):
     teacher = Teacher()
     refined = retriever(place, filled(place), RefinementMemory(SimpleKVStore()), teacher, early_stop=True, trust=1.0)
