@@ -88,8 +88,8 @@ class RefinedRanking:
         if feedback.settled:
             others = [at for at, point in enumerate(ids) if point not in feedback.shown]
             seen = [place for place, at in enumerate(others) if same_id(ids[at]) in feedback.passed]
-            # What stands behind all that was seen may have stood there before: it is no news.
-            deepest = min(limit // 2, seen[-1]) if seen else limit // 2
+            # News stand in the upper half of what was seen; what stands lower may have stood there before.
+            deepest = min(limit // 2, seen[len(seen) // 2]) if seen else limit // 2
             return sorted({*new} & {*others[:deepest]})[:count]
         new = new[:depth]
         chances = self.chances(refinement.grades)
