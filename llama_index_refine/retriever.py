@@ -50,7 +50,7 @@ from llama_index_refine.retrieval.grading import Grading, reliability_of
 from llama_index_refine.retrieval.index import Docstore, Modality, read_index
 from llama_index_refine.retrieval.moving import Refining
 from llama_index_refine.retrieval.notes import annotated
-from llama_index_refine.retrieval.pipeline import Pipeline
+from llama_index_refine.retrieval.pipeline import DEPTH, Pipeline
 from llama_index_refine.retrieval.queries import Embedding, in_batches, with_examples
 from llama_index_refine.retrieval.ranking import withheld
 from llama_index_refine.retrieval.remembering import Remembering
@@ -588,7 +588,7 @@ class RefinedRetriever(BaseRetriever):
         """Describe the selection for each of some queries."""
         if self._collection.options.multivector is not None:
             raise ValueError("select reads the whole ranking, which takes too long with multivector_query_fn")
-        pipeline = replace(self._pipeline(), early_stop=False)
+        pipeline = replace(self._pipeline(), early_stop=False, helped_top_k=DEPTH)
         return [self._selected(pipeline, query, target) for query in queries]
 
     async def _selected(self, pipeline: Pipeline, query: QueryBundle, target: Target) -> Selection:
@@ -617,7 +617,7 @@ class RefinedRetriever(BaseRetriever):
             teacher = FixedTrust(1.0) if grader.trusted else grading.record
         if self._calibration is not None:
             teacher.rates = self._calibration.errors()
-        embedding = Embedding(lambda: self.embed_model)
+        embedding, limit = Embedding(lambda: self.embed_model), self._hybrid_top_k or self._similarity_top_k
         return Pipeline(
             collection,
             embedding,
@@ -625,7 +625,8 @@ class RefinedRetriever(BaseRetriever):
             teacher,
             self._refining,
             Remembering(memory, collection, grader, embedding, top_k) if memory is not None else None,
-            self._hybrid_top_k or self._similarity_top_k,
+            limit,
+            limit,
             top_k,
             self.rounds,
             self.early_stop,

@@ -63,6 +63,18 @@ def test_returns_what_belongs_and_says_how_sure_it_is(store):
     assert "nodes of about" in repr(found[0])
 
 
+def test_selects_the_same_however_many_nodes_would_be_retrieved(store):
+    """The grades go where the whole ranking needs them, and not to the first that `retrieve` would return."""
+    for topic in range(4):
+        few, many = (
+            retriever(store, trust=1.0, similarity_top_k=top_k).select(PLANTED.query(topic)) for top_k in (5, 40)
+        )
+        graded = [{entry.node_id for entry in selection.refinement.graded_nodes} for selection in (few, many)]
+        assert graded[0] == graded[1]
+        assert [entry.node_id for entry in few.nodes] == [entry.node_id for entry in many.nodes]
+        assert len(few.refinement.nodes_before) == 5
+
+
 def test_the_probabilities_are_those_of_being_relevant(store):
     found = retriever(store).select_batch([PLANTED.query(topic) for topic in range(TOPICS)], recall=0.98, budget=20)
     said = np.array([entry.score for selection in found for entry in selection.nodes])
@@ -136,8 +148,6 @@ def test_a_selection_is_a_standing_question(store, tmp_path):
     right, known = (np.mean(np.array(topics(nodes)) == 3) for nodes in (found, selection.nodes))
     assert right > known - 0.1
     assert len(found) > PER_TOPIC / 2
-    right = np.mean([entry == 3 for entry in topics(found)])
-    assert np.mean([entry.score for entry in found]) == pytest.approx(right, abs=0.15)
     assert len(grader.shown) == asked
     assert repr(loaded) == repr(selection)
     assert (loaded.threshold, loaded.precision, loaded.cuts) == (
@@ -148,6 +158,13 @@ def test_a_selection_is_a_standing_question(store, tmp_path):
     assert loaded.plot() is not None
     # A text is embedded; this model's one vector lies nowhere near.
     assert loaded.match(["a text"]) == []
+
+
+def test_new_documents_are_as_likely_relevant_as_is_said(store):
+    found = {topic: retriever(store).select(PLANTED.query(topic)).match(Planted(fresh=1).nodes()) for topic in range(6)}
+    right = np.mean([entry == topic for topic, nodes in found.items() for entry in topics(nodes)])
+    said = np.mean([entry.score for nodes in found.values() for entry in nodes])
+    assert said == pytest.approx(right, abs=0.15)
 
 
 def test_what_a_selection_cannot_match_is_told(store, tmp_path):

@@ -46,6 +46,8 @@ class Pipeline:
     :param refining: moves the query.
     :param remembering: what past queries have to say, None without a memory.
     :param similarity_top_k: the most nodes to return.
+    :param helped_top_k: how many of the first nodes the grades are to help: those that are returned, or, where a ranking
+        is cut later, as many as may be wanted of it.
     :param feedback_top_k: the most nodes to grade, over all rounds.
     :param rounds: how many times to ask the teacher.
     :param early_stop: whether to leave the rest of the grades where they would hardly change what is returned.
@@ -60,6 +62,7 @@ class Pipeline:
     refining: Refining
     remembering: Remembering | None
     similarity_top_k: int
+    helped_top_k: int
     feedback_top_k: int
     rounds: int
     early_stop: bool
@@ -181,7 +184,7 @@ class Pipeline:
     ) -> RefinedRanking:
         """Refine and search, and grade what that brings up, until there is nothing left that is worth a grade."""
         # Where the list is no longer than what may be graded, it can be told what a grade changes in it.
-        limit, weighs = self.similarity_top_k, self.similarity_top_k <= self.feedback_top_k
+        limit, weighs = self.helped_top_k, self.helped_top_k <= self.feedback_top_k
         planned = shares[0]
         for share in (*shares[1:], 0):
             planned += share
