@@ -46,8 +46,8 @@ class Pipeline:
     :param refining: moves the query.
     :param remembering: what past queries have to say, None without a memory.
     :param similarity_top_k: the most nodes to return.
-    :param helped_top_k: how many of the first nodes the grades are to help: those that are returned, or, where a ranking
-        is cut later, as many as may be wanted of it.
+    :param helped_top_k: how many of the first nodes the grades are to help: those that are returned, or more where the
+        ranking is cut later.
     :param feedback_top_k: the most nodes to grade, over all rounds.
     :param rounds: how many times to ask the teacher.
     :param early_stop: whether to leave the rest of the grades where they would hardly change what is returned.
