@@ -233,7 +233,8 @@ class RefinedRetriever(BaseRetriever):
 
     def __copy__(self) -> RefinedRetriever:
         copied = object.__new__(type(self))
-        copied.__dict__.update(self.__dict__)
+        # A teacher for the LLM of the settings is made by now, so that copies share it, and what is learnt of it.
+        copied.__dict__.update(self.__dict__, _grader=self.grader)
         # A copy may get another teacher.
         copied.__dict__.pop("_grading", None)
         return copied

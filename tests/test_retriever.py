@@ -687,3 +687,11 @@ def test_a_retriever_says_why_it_cannot_be_pickled(store):
     copied = copy.copy(refined)
     copied.similarity_top_k = 3
     assert (len(copied.retrieve(PLANTED.query(0))), len(refined.retrieve(PLANTED.query(0)))) == (3, 10)
+
+
+def test_copies_share_the_teacher_that_is_made_for_the_llm_of_the_settings(store, monkeypatch):
+    monkeypatch.setattr(Settings, "_llm", MockLLM())
+    refined = RefinedRetriever(store, NoEmbedding(embed_dim=SIZE))
+    halves = MetadataFilters(filters=[ExactMatchFilter(key="half", value=1)])
+    copied, narrowed = copy.copy(refined), refined.with_filters(halves)
+    assert copied.grader is narrowed.grader is refined.grader
