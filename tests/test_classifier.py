@@ -8,6 +8,7 @@ from llama_index.core import Settings
 from llama_index.core.embeddings import MockEmbedding
 from llama_index.core.question_gen.types import BaseQuestionGenerator
 from llama_index.core.schema import NodeWithScore, TextNode
+from llama_index.core.vector_stores import ExactMatchFilter, MetadataFilters
 from qdrant_client import QdrantClient, models
 from safetensors.numpy import save_file
 
@@ -357,3 +358,9 @@ def test_one_text_is_not_taken_letter_by_letter(fitted):
     for classify in (fitted.predict_nodes, fitted.predict_proba):
         with pytest.raises(ValueError, match="nodes must be a list of nodes or texts; got the text 'document 3"):
             classify("document 3 on topic 0")
+
+
+def test_behind_a_filter_the_collection_is_what_the_filter_admits():
+    halves = MetadataFilters(filters=[ExactMatchFilter(key="half", value=1)])
+    retriever = RefinedRetriever(PLANTED.store(), PlantedEmbedding(embed_dim=SIZE), TopicGrader(), filters=halves)
+    assert RefinedClassifier(retriever).fit(LABELS).memory_.population == len(PLANTED.labels) / 2

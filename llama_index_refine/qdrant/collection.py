@@ -343,6 +343,8 @@ class QdrantCollection:
 
     async def population(self) -> int:
         """Count the points that the filter admits."""
+        # Until the collection is described, requests know no filter.
+        await self.space()
         return await self._gateway.count("count", exact=True)
 
     async def gone(self, ids: Sequence[PointId]) -> set[PointId]:
