@@ -571,6 +571,11 @@ class RefinedRetriever(BaseRetriever):
                 raise
             return error
 
+    async def _admits_any(self) -> bool:
+        """Say whether any document passes the filters; True where that cannot be asked, as a search then says why."""
+        (counted,) = await arun([self._collection.population()])
+        return isinstance(counted.result, Exception) or counted.result > 0
+
     async def _retrieved(self, pipeline: Pipeline, query: QueryBundle) -> Refinement:
         """Retrieve for one query: part by part, by similarity or by probability."""
         if self._questions is not None:

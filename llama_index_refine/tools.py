@@ -227,21 +227,21 @@ class Library:
             return retriever
         filters = read_filter(given)
         for key in keys_of(filters):
-            if key not in self._keys and not await self._has(key, query):
+            if key not in self._keys and not await self._has(key):
                 nodes = (await self.plain.arefine(query)).nodes
-                there = sorted({name for entry in nodes for name in metadata_of(entry.node)})
-                raise ValueError(f"filter: no document has {key!r}; those near the query have {', '.join(there)}")
+                there = ", ".join(sorted({name for entry in nodes for name in metadata_of(entry.node)}))
+                raise ValueError(f"filter: no document has {key!r}; those near the query have {there or 'none'}")
             self._keys.add(key)
         try:
             return retriever.with_filters(filters)
         except (ValueError, NotImplementedError) as error:
             raise ValueError(f"filter: {error}") from error
 
-    async def _has(self, key: str, query: str) -> bool:
-        """Say whether any document has a piece of metadata."""
+    async def _has(self, key: str) -> bool:
+        """Say whether any document has a piece of metadata, however far from a query it is."""
         empty = MetadataFilter(key=key, value=None, operator=FilterOperator.IS_EMPTY)
         there = self.plain.with_filters(MetadataFilters(filters=[empty], condition=FilterCondition.NOT))
-        return bool((await there.arefine(query)).nodes)
+        return await there._admits_any()
 
     async def classifier(self, labels: dict[str, str]) -> RefinedClassifier:
         """Return the classifier for some labels, taught when first needed.

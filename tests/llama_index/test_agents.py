@@ -164,6 +164,16 @@ async def test_a_filter_is_put_to_the_retrievers_own(index):
     assert subjects(await owls.aretrieve(QUERY)) == ["owls"] * 10
 
 
+async def test_metadata_is_there_however_far_its_documents_are_from_the_query(index):
+    near = RefinedRetriever.from_index(
+        index, grader=SubjectGrader("owls"), vector_store_kwargs={"score_threshold": 0.99}
+    )
+    found = await said(near, "find", query=QUERY, filter={"page": 3})
+    assert found.startswith("Documents: 0. Nothing is shown: ")
+    with pytest.raises(ValueError, match="no document has 'colour'; those near the query have none"):
+        await said(near, "find", query=QUERY, filter={"colour": "red"})
+
+
 async def test_truth_values_are_filtered_by():
     nodes = [TextNode(text=f"the owl number {at}", metadata={"sold": at > 3}) for at in range(6)]
     retriever = RefinedRetriever.from_index(make_index(nodes), grader=SubjectGrader("owls"))
