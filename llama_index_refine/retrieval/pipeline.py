@@ -131,6 +131,7 @@ class Pipeline:
         return asked
 
     async def _refined(self, feedback: Feedback, before: Found, shares: Sequence[int]) -> tuple[Refinement, Query]:
+        feedback.meet(before)
         shown = before.with_vectors(shares[0])
         if len(shown.ids) < 2:
             raise NotRefinedError(f"the first search found {len(shown.ids)} nodes with a vector, and refining needs 2")
@@ -139,7 +140,6 @@ class Pipeline:
         if refiner.wants_background and self.collection.background_size:
             background = await self.collection.background()
         feedback.view.meet(shown.vectors, background)
-        feedback.meet(before)
         if isinstance(feedback.query, QueryWithExamples):
             await take_examples(self.collection, feedback, feedback.query.judgements)
         memory, recollection = self.remembering, None

@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 from llama_index.core import Settings
 from llama_index.core.embeddings import MockEmbedding
@@ -129,6 +130,16 @@ def test_the_parts_together_return_so_many_nodes_of_a_document():
     for nodes in (found.nodes, found.nodes_before):
         halves = [entry.node.metadata["half"] for entry in nodes]
         assert sorted(halves) == [0, 0, 1, 1]
+
+
+def test_a_part_that_finds_one_node_counts_it_among_those_of_its_document():
+    second, first = np.sort(PLANTED.vectors @ PLANTED.queries[0])[-2:]
+    kwargs = {"group_by": "half", "score_threshold": float(first + second) / 2}
+    found = retriever(vector_store_kwargs=kwargs).refine("topic 0 and topic 2")
+    assert [len(part.nodes_before) for part in found.parts] == [1, 2]
+    for nodes in (found.nodes, found.nodes_before):
+        halves = [entry.node.metadata["half"] for entry in nodes]
+        assert len(halves) == len({*halves})
 
 
 def test_a_question_that_is_one_stays_whole():
