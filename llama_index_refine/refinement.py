@@ -134,8 +134,11 @@ class Refinement:
 
     @property
     def grade_of(self) -> dict[str, float]:
-        """The grade in [0, 1] of each graded node, by node id."""
-        return {entry.node_id: float(grade) for entry, grade in zip(self.graded_nodes, self.grades, strict=False)}
+        """The grade in [0, 1] of each graded node, by node id; for a split query, the greatest of its parts'."""
+        grades: dict[str, float] = {}
+        for entry, grade in zip(self.graded_nodes, self.grades, strict=False):
+            grades[entry.node_id] = max(float(grade), grades.get(entry.node_id, 0.0))
+        return grades
 
     @property
     def rank_before(self) -> dict[str, int]:

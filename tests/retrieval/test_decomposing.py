@@ -151,6 +151,20 @@ def test_a_question_that_is_one_stays_whole():
     assert found.llm_calls == 1
 
 
+def test_a_node_has_the_grade_of_the_part_that_it_answers():
+    class OnlyTheFirst(TopicGrader):
+        def grade(self, query, nodes):
+            return super().grade(query, nodes) if query.query_str == "topic 1" else [0.0] * len(nodes)
+
+    found = retriever(OnlyTheFirst(), node_metadata=True).refine("topic 1 and again topic 1")
+    (first, second) = (part.grade_of for part in found.parts)
+    both = {*first} & {*second}
+    assert any(first[node_id] for node_id in both)
+    assert {node_id: found.grade_of[node_id] for node_id in both} == {node_id: first[node_id] for node_id in both}
+    noted = {entry.node_id: entry.node.metadata["refine_grade"] for entry in found.nodes}
+    assert noted == {node_id: found.grade_of.get(node_id) for node_id in noted}
+
+
 def test_one_budget_pays_for_the_split_and_for_all_parts(caplog):
     found = retriever(budget=Budget(calls=1)).refine("topic 1 and topic 5")
     assert len(found.parts) == 2
