@@ -359,7 +359,9 @@ def propose(
     labelled = {(label.query, label.node_id) for label in calibration.labels} if calibration else set()
     pool = {
         (one.query_str, entry.node.node_id): (entry.node, float(grade) >= YES)
-        for one in refinements
+        for whole in refinements
+        # What was graded for a part of a query is no answer to all of it.
+        for one in whole.parts or [whole]
         for entry, grade in zip(one.graded_nodes, one.grades, strict=False)
         if (one.query_str, entry.node.node_id) not in labelled
     }

@@ -15,7 +15,7 @@ from llama_index.core.question_gen.types import BaseQuestionGenerator, SubQuesti
 from llama_index.core.schema import QueryBundle
 from llama_index.core.storage.kvstore import SimpleKVStore
 
-from llama_index_refine import Budget, FeedbackGrader, QueryWithExamples, RefinedRetriever, RefinementMemory
+from llama_index_refine import Budget, FeedbackGrader, QueryWithExamples, RefinedRetriever, RefinementMemory, propose
 from llama_index_refine.retrieval.decomposing import fused
 from tests.planted import Planted, TopicGrader
 
@@ -226,6 +226,13 @@ def test_lists_are_fused_by_reciprocal_rank():
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         retriever(**arguments)
+
+
+def test_people_are_asked_about_the_part_that_a_node_was_graded_for():
+    found = retriever(feedback_top_k=8).refine("topic 1 and topic 5")
+    rows = propose([found], 100)
+    graded = {(part.query_str, entry.node_id) for part in found.parts for entry in part.graded_nodes}
+    assert {(row["query"], row["id"]) for row in rows} == graded
 
 
 def test_a_part_that_is_asked_by_itself_later_is_graded_on():
