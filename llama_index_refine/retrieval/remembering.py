@@ -154,8 +154,10 @@ class Remembering:
         """
         if recollection.same is not None and not recollection.gone and len(feedback.recalled) == len(feedback.ids):
             return
-        # The teacher might have graded all it may, unless the budget ended before.
-        most = feedback.asked if feedback.account.exhausted() else self.feedback_top_k
+        # The teacher might have graded all it may, unless the budget ended before, or it failed.
+        ungraded, account = len(feedback.shown) - len(feedback.ids), feedback.account
+        ended = feedback.over or account.exhausted() or (ungraded and account.failures)
+        most = feedback.asked - ungraded if ended else self.feedback_top_k
         first = [*before.ids[: self.feedback_top_k], *found.ids]
         seen = dict.fromkeys([*(same_id(point) for point in first), *feedback.passed])
         try:

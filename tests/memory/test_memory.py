@@ -15,6 +15,7 @@ from llama_index.vector_stores.qdrant import QdrantVectorStore
 from qdrant_client import models
 
 from llama_index_refine import FeedbackGrader, QueryRefiner, RefinementMemory
+from llama_index_refine.graders.account import current_account
 from llama_index_refine.memory.remembered import RememberedQuery
 from llama_index_refine.memory.transfer import AGAINST, ASTRAY, MAYBE, similarity_of
 from llama_index_refine.retrieval.grading import reliability_of
@@ -155,6 +156,35 @@ def test_two_processes_share_a_store(tmp_path):
             for topic in (1, 2, 3):
                 assert retriever(place, "shared", memory, teacher).refine(asked(topic)).remembered == 20
         assert len(teacher.seen) == 20
+
+
+@both_places
+@pytest.mark.parametrize("raises", [False, True])
+def test_what_a_teacher_failed_to_grade_is_asked_when_asked_again(place: Place, raises):
+    class Failing(Teacher):
+        """Grades six nodes, and is then out of order."""
+
+        ill = True
+
+        def grade(self, query, nodes):
+            grades = super().grade(query, nodes)
+            left = max(6 - len(self.seen) + len(nodes), 0) if self.ill else len(nodes)
+            if raises and not left:
+                raise RuntimeError("out of order")
+            if left < len(nodes):
+                current_account().note("the teacher is out of order")
+            return [*grades[:left], *[None] * (len(nodes) - left)]
+
+    teacher = Failing()
+    refined = retriever(place, filled(place), RefinementMemory(SimpleKVStore()), teacher)
+    assert len(refined.refine(asked(2)).grades) == 6
+    teacher.ill = False
+    teacher.seen.clear()
+    again = refined.refine(asked(2))
+    assert (again.remembered, len(teacher.seen), len(again.grades)) == (6, 14, 20)
+    teacher.seen.clear()
+    assert refined.refine(asked(2)).remembered == 20
+    assert not teacher.seen
 
 
 @both_places
