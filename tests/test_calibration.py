@@ -275,6 +275,23 @@ def test_a_selection_can_be_certified_for_people(store):
         assert np.mean([entry.node.metadata["topic"] == topic for entry in each.nodes]) >= 0.6
 
 
+def test_what_was_drawn_below_the_set_that_was_shown_is_not_selected_for_people(store):
+    exact, below = retriever(store).calibrate(judged(600)), 0
+    for topic in range(TOPICS):
+        grader = TopicGrader()
+        found = retriever(store, grader, calibration=exact).select(
+            f"topic {topic}", precision=0.6, budget=150, about="people"
+        )
+        refining = {entry.node_id for entry in found.refinement.graded_nodes}
+        drawn = {node_id for wave in grader.shown for node_id in wave} - refining
+        chosen = {entry.node_id for entry in found.nodes}
+        near = {point_id(row): value for row, value in enumerate(PLANTED.vectors @ found.vector)}
+        first_left_out = max(near[node_id] for node_id in near.keys() - drawn - refining - chosen)
+        assert all(near[node_id] > first_left_out for node_id in drawn & chosen)
+        below += found.certified and any(near[node_id] < first_left_out for node_id in drawn)
+    assert below
+
+
 @pytest.mark.parametrize("kind", ["good", "lenient"])
 def test_what_is_certified_for_people_is_so(store, kind):
     missed = certified = 0

@@ -139,7 +139,9 @@ class Selecting:
         cuts = self._cuts(similarities[ranked], precision)
         if why := self._hopeless(calibration, precision, yes, bool(cuts and self.left)):
             return await self._expected(f"a precision of {precision:g} for people is not shown: {why}")
-        graded = {at: asked[one] for at, one in enumerate(ranked.tolist()) if one < len(asked)}
+        every = [*asked, *(same_id(evidence.ids[place]) for place in places)]
+        names = [every[one] for one in ranked]
+        graded = {at: name for at, name in enumerate(names) if name in evidence.judged}
         draws = certify_for_people(
             self._random().permutation(len(ranked)),
             cuts,
@@ -151,9 +153,10 @@ class Selecting:
             self.left,
         )
         verdict = await self._drawn(where, draws)
-        # What the teacher calls relevant further down is not part of what was shown.
-        for name in (name for at, name in graded.items() if at >= verdict.count):
-            evidence.judged[name] = replace(evidence.judged[name], admitted=False)
+        # What the teacher calls relevant further down, drawn or not, is not part of what was shown.
+        for name in names[verdict.count :]:
+            if name in evidence.judged:
+                evidence.judged[name] = replace(evidence.judged[name], admitted=False)
         selection = await self._reaching([int(place) for place in where[: verdict.count] if place >= 0])
         reason = (
             f"{verdict.drawn} documents drawn at random do not show that the teacher says yes to {yes:.2f} of the "
