@@ -11,7 +11,7 @@ from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 from llama_index.core.vector_stores import ExactMatchFilter, MetadataFilters
 from qdrant_client import QdrantClient, models
 
-from llama_index_refine import RefinedRetriever, Selection
+from llama_index_refine import QueryWithExamples, RefinedRetriever, Selection
 from llama_index_refine.graders.base import GraderError
 from llama_index_refine.graders.feedback import FeedbackGrader
 from llama_index_refine.refining.trust import Reliability
@@ -280,6 +280,14 @@ def test_never_grades_more_than_the_budget(store):
         shown = [node for wave in grader.shown for node in wave]
         assert len(shown) == len(set(shown)) <= budget
         assert selection.graded <= budget
+
+
+def test_what_people_say_takes_nothing_from_the_budget(store):
+    likes = [point_id(row) for row in range(PER_TOPIC - 10)]
+    grader = TopicGrader()
+    query = QueryWithExamples("topic 0", embedding=PLANTED.queries[0].tolist(), like=likes)
+    retriever(store, grader).select(query, budget=30)
+    assert len([node for wave in grader.shown for node in wave]) == 30
 
 
 def test_a_precision_that_is_certified_is_kept(store):

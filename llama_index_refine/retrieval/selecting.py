@@ -65,7 +65,7 @@ async def select_nodes(
     if feedback is None or not refinement.refined:
         return await _nothing(pipeline, refinement)
     evidence = await Evidence.gather(pipeline, refinement, feedback)
-    left = max(documents - len(refinement.graded_nodes) - refinement.ungraded, 0)
+    left = max(documents - len(feedback.said()) - refinement.ungraded, 0)
     selecting = Selecting(pipeline, query, target, evidence, account, left)
     if target.precision is not None and target.about == "people" and calibration is not None:
         return await selecting.precise_for_people(target.precision, calibration)
