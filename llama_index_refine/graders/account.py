@@ -37,7 +37,8 @@ class Account:
     """The running bill of one query. Teachers charge it; it says when to stop. Safe to share between threads.
 
     `failures` says in short sentences, without secrets or document text, why grades are missing. In `kept` a teacher
-    may keep what it needs again for the same query.
+    may keep what it needs again for the same query. What an account of a part charges and notes, its `whole` does too,
+    which says when to stop.
     """
 
     budget: Budget = field(default_factory=Budget)
@@ -48,6 +49,7 @@ class Account:
     failures: list[str] = field(default_factory=list)
     kept: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
     started: float = field(default_factory=time.monotonic)
+    whole: Account | None = field(default=None, repr=False, compare=False)
     _reserved: int = field(default=0, repr=False, compare=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
@@ -59,16 +61,18 @@ class Account:
         :return: whether the call may be made.
         """
         with self._lock:
-            if self.exhausted(tokens):
-                return False
-            self.calls += 1
-            self._reserved += tokens
-            return True
+            allowed = self.whole.open_call(tokens) if self.whole else not self.exhausted(tokens)
+            if allowed:
+                self.calls += 1
+                self._reserved += tokens
+            return allowed
 
     def release(self, tokens: int) -> None:
         """Give back what `open_call` held; what the call did use is charged."""
         with self._lock:
             self._reserved -= tokens
+        if self.whole:
+            self.whole.release(tokens)
 
     def charge(self, prompt_tokens: int = 0, completion_tokens: int = 0, cached: int = 0) -> None:
         """Add tokens that a call used, or grades that a cache answered."""
@@ -76,6 +80,12 @@ class Account:
             self.prompt_tokens += prompt_tokens
             self.completion_tokens += completion_tokens
             self.cached += cached
+        if self.whole:
+            self.whole.charge(prompt_tokens, completion_tokens, cached)
+
+    def part(self) -> Account:
+        """Return an account for a part of the query, with a bill and failures of its own."""
+        return Account(self.budget, kept=self.kept, started=self.started, whole=self)
 
     def bill(self) -> dict[str, Any]:
         """Return what was spent, under the names that a `Refinement` and the events have for it."""
@@ -92,12 +102,16 @@ class Account:
         with self._lock:
             if failure not in self.failures:
                 self.failures.append(failure)
+        if self.whole:
+            self.whole.note(failure)
 
     def exhausted(self, tokens: int = 0) -> str | None:
         """Say which limit of the budget is reached, None while there is something left.
 
         :param tokens: what the next call is expected to use.
         """
+        if self.whole:
+            return self.whole.exhausted(tokens)
         if self.budget.calls is not None and self.calls >= self.budget.calls:
             return f"the budget of {self.budget.calls} calls is used up"
         spent = self.prompt_tokens + self.completion_tokens + self._reserved

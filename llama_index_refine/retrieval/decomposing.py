@@ -77,7 +77,7 @@ async def retrieve_parts(pipeline: Pipeline, questions: Questions, query: QueryB
         # Who asks the part by itself later has more grades to ask for.
         remembering=memory and replace(memory, feedback_top_k=share),
     )
-    outcomes = await gather("parts", [of_a_part.retrieve(part, account) for part in parts])
+    outcomes = await gather("parts", [of_a_part.retrieve(part, account.part()) for part in parts])
     results = [(*outcome.get(), outcome.seconds) for outcome in outcomes]
     found = [replace(refinement, timings=seconds) for refinement, _, seconds in results]
     told = [feedback for _, feedback, _ in results if feedback is not None]

@@ -147,7 +147,7 @@ class Feedback:
         if self.account.exhausted():
             return 0
         most = self.account.budget.calls
-        affordable = feedback_top_k if most is None else most - self.account.calls
+        affordable = feedback_top_k if most is None else most - (self.account.whole or self.account).calls
         return max(min(feedback_top_k - self.asked, affordable), 0)
 
     def said(self) -> list[int]:

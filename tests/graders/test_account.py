@@ -67,3 +67,24 @@ def test_a_failure_is_noted_once():
     for failure in ("a", "b", "a"):
         account.note(failure)
     assert account.failures == ["a", "b"]
+
+
+def test_a_part_has_a_bill_of_its_own_which_the_whole_pays_too_and_limits():
+    whole = Account(Budget(calls=3, tokens=100))
+    one, other = whole.part(), whole.part()
+    assert one.open_call(60)
+    assert not other.open_call(60)
+    one.release(60)
+    one.charge(prompt_tokens=20, completion_tokens=10, cached=2)
+    one.note("a")
+    assert other.open_call(60)
+    assert other.open_call()
+    assert one.exhausted() == other.exhausted() == "the budget of 3 calls is used up"
+    assert not one.open_call()
+    bills = [account.bill() for account in (one, other, whole)]
+    assert [bill["llm_calls"] for bill in bills] == [1, 2, 3]
+    assert bills[2] == {name: bills[0][name] + bills[1][name] for name in bills[2]}
+    assert (one.failures, other.failures, whole.failures) == (["a"], [], ["a"])
+    assert one.kept is whole.kept
+    whole.started -= 11
+    assert whole.part().started == whole.started

@@ -16,6 +16,7 @@ from llama_index.core.schema import QueryBundle
 from llama_index.core.storage.kvstore import SimpleKVStore
 
 from llama_index_refine import Budget, FeedbackGrader, QueryWithExamples, RefinedRetriever, RefinementMemory, propose
+from llama_index_refine.graders.account import current_account
 from llama_index_refine.retrieval.decomposing import fused
 from tests.planted import Planted, TopicGrader
 
@@ -166,10 +167,23 @@ def test_a_node_has_the_grade_of_the_part_that_it_answers():
 
 
 def test_one_budget_pays_for_the_split_and_for_all_parts(caplog):
-    found = retriever(budget=Budget(calls=1)).refine("topic 1 and topic 5")
-    assert len(found.parts) == 2
-    assert all(part.llm_calls == 1 for part in found.parts)
-    assert found.llm_calls == 1
+    class Charging(TopicGrader):
+        def grade(self, query, nodes):
+            account = current_account()
+            grades = [grade if account.open_call() else None for grade in super().grade(query, nodes)]
+            account.charge(prompt_tokens=10 * len(nodes))
+            if None in grades:
+                account.note(f"nothing is left for {query.query_str}")
+            return grades
+
+    found = retriever(Charging(), budget=Budget(calls=13)).refine("topic 1 and topic 5")
+    # The split is a call too, and no part's.
+    assert found.llm_calls == 13 == 1 + sum(part.llm_calls for part in found.parts)
+    assert [part.llm_calls for part in found.parts] == [len(part.grades) for part in found.parts]
+    assert found.prompt_tokens == sum(part.prompt_tokens for part in found.parts) > 0
+    told = [f"nothing is left for {part.query_str}" for part in found.parts if part.ungraded]
+    assert [failure for part in found.parts for failure in part.failures] == told == sorted(found.failures)
+    assert retriever(budget=Budget(calls=1)).refine("topic 1 and topic 5").llm_calls == 1
 
 
 def test_examples_hold_for_every_part():
