@@ -49,7 +49,7 @@ from llama_index_refine.retrieval.evidence import check, with_probabilities
 from llama_index_refine.retrieval.grading import Grading, reliability_of
 from llama_index_refine.retrieval.index import Docstore, Modality, read_index
 from llama_index_refine.retrieval.moving import Refining
-from llama_index_refine.retrieval.notes import annotated
+from llama_index_refine.retrieval.notes import annotated, with_parts
 from llama_index_refine.retrieval.pipeline import DEPTH, Pipeline
 from llama_index_refine.retrieval.queries import Embedding, in_batches, with_examples
 from llama_index_refine.retrieval.ranking import withheld
@@ -605,6 +605,8 @@ class RefinedRetriever(BaseRetriever):
     async def _finished(self, refinement: Refinement) -> Refinement:
         if self._docstore is not None:
             refinement = await self._docstore.complete(refinement, self.on_error)
+        if refinement.parts:
+            refinement = with_parts(refinement)
         return annotated(refinement) if self.node_metadata else refinement
 
     @cached_property

@@ -18,7 +18,6 @@ from llama_index_refine.graders.account import Account
 from llama_index_refine.ids import same_id
 from llama_index_refine.qdrant.points import Grouping
 from llama_index_refine.refinement import Refinement
-from llama_index_refine.retrieval.notes import with_parts
 from llama_index_refine.retrieval.pipeline import Pipeline
 from llama_index_refine.retrieval.queries import QueryWithExamples, with_examples
 from llama_index_refine.scheduling import at_once, each, gather, perform, side_by_side
@@ -160,7 +159,7 @@ def _fused(
     graded = [part for part in parts if part.refined]
     return replace(
         whole,
-        nodes=with_parts(fuse([part.nodes for part in parts]), parts),
+        nodes=fuse([part.nodes for part in parts]),
         parts=tuple(parts),
         metric=parts[0].metric,
         grades=np.concatenate([whole.grades, *(np.asarray(part.grades) for part in graded)]),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -35,21 +34,21 @@ def annotated(refinement: Refinement) -> Refinement:
     return replace(refinement, nodes=nodes)
 
 
-def with_parts(nodes: Sequence[NodeWithScore], parts: Sequence[Refinement]) -> list[NodeWithScore]:
-    """Note on each node which parts of a query it answers, hidden from LLMs.
+def with_parts(refinement: Refinement) -> Refinement:
+    """Note on each returned node which parts of a query it answers, hidden from LLMs.
 
-    :param nodes: nodes of the parts.
-    :param parts: what was found for each.
-    :return: copies, with `refine_parts`, the questions that found them, in their metadata.
+    :param refinement: what was found for a split query.
+    :return: the same, its `nodes` copies with `refine_parts`, the questions that found them, in their metadata.
     """
-    found = [(part.query_str, {entry.node_id for entry in part.nodes}) for part in parts]
-    return [
+    found = [(part.query_str, {entry.node_id for entry in part.nodes}) for part in refinement.parts]
+    nodes = [
         NodeWithScore(
             node=_noted(entry.node, {PARTS: [text for text, there in found if entry.node_id in there]}),
             score=entry.score,
         )
-        for entry in nodes
+        for entry in refinement.nodes
     ]
+    return replace(refinement, nodes=nodes)
 
 
 def _noted(node: BaseNode, notes: dict[str, Any]) -> BaseNode:

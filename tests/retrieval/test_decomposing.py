@@ -12,13 +12,14 @@ from llama_index.core import Settings
 from llama_index.core.embeddings import MockEmbedding
 from llama_index.core.llms.mock import MockLLM
 from llama_index.core.question_gen.types import BaseQuestionGenerator, SubQuestion
-from llama_index.core.schema import QueryBundle
+from llama_index.core.schema import IndexNode, QueryBundle
 from llama_index.core.storage.kvstore import SimpleKVStore
 
 from llama_index_refine import Budget, FeedbackGrader, QueryWithExamples, RefinedRetriever, RefinementMemory, propose
 from llama_index_refine.graders.account import current_account
 from llama_index_refine.retrieval.decomposing import fused
 from tests.planted import Planted, TopicGrader
+from tests.small_index import SubjectGrader, make_index, node_id
 
 PLANTED = Planted()
 STORE = PLANTED.store()
@@ -150,6 +151,17 @@ def test_a_question_that_is_one_stays_whole():
     assert found.query_str == "topic 4"
     assert len(shown(grader)) == 20
     assert found.llm_calls == 1
+
+
+def test_nodes_that_come_whole_from_a_docstore_say_which_part_they_answer_too():
+    """Of nodes that are not text, a docstore has all that there is to know."""
+    texts = [f"the {subject} number {at} would sleep" for subject in ("owl", "train") for at in range(4)]
+    nodes = [IndexNode(id_=node_id(text), text=text, index_id="x") for text in texts]
+    refined = RefinedRetriever.from_index(make_index(nodes), grader=SubjectGrader("owls"), decompose=AndGenerator())
+    found = refined.refine("which owl and which train")
+    assert len(found.nodes) == len(texts)
+    assert all(entry.node.metadata["refine_parts"] for entry in found.nodes)
+    assert all("refine_parts" in entry.node.excluded_llm_metadata_keys for entry in found.nodes)
 
 
 def test_a_node_has_the_grade_of_the_part_that_it_answers():
