@@ -531,7 +531,8 @@ class RefinedRetriever(BaseRetriever):
     def as_tools(self, prefix: str = "", about: str | None = None) -> list[FunctionTool]:
         """Offer this retriever to agents as tools: `find`, and for one dense vector `find_all` and `classify`.
 
-        A retriever with a memory also has the tool `judge`, which writes there. The others only read.
+        A retriever with a memory also has the tool `judge`, which writes there. The others only read. One with a boost
+        lacks `find_all`.
 
         :param prefix: what the tools' names begin with, where an agent has several retrievers.
         :param about: what the collection holds, in a sentence for the agent.
@@ -543,7 +544,8 @@ class RefinedRetriever(BaseRetriever):
         plain._grader, plain._questions, plain.memory, plain.score = FeedbackGrader(), None, None, "similarity"
         dense = not (options.hybrid or options.multivector or options.sparse_alone)
         kinds: list[type[Arguments]] = [Find]
-        kinds += [FindAll, Classify] if dense else []
+        kinds += [FindAll] if dense and options.boost is None else []
+        kinds += [Classify] if dense else []
         kinds += [Judge] if self.memory is not None else []
         return tools_of(Library(self, plain), kinds, prefix, about)
 

@@ -174,6 +174,15 @@ async def test_metadata_is_there_however_far_its_documents_are_from_the_query(in
         await said(near, "find", query=QUERY, filter={"colour": "red"})
 
 
+async def test_a_boosted_retriever_offers_no_tool_that_it_refuses(index):
+    later = {"sum": ["$score", {"mult": [0.02, "page"]}]}
+    boosted = RefinedRetriever.from_index(
+        index, grader=SubjectGrader("owls"), vector_store_kwargs={"boost": later}, on_error="raise"
+    )
+    assert [tool.metadata.name for tool in boosted.as_tools()] == ["find", "classify"]
+    assert "the owl with" in await said(boosted, "find", query=QUERY)
+
+
 async def test_truth_values_are_filtered_by():
     nodes = [TextNode(text=f"the owl number {at}", metadata={"sold": at > 3}) for at in range(6)]
     retriever = RefinedRetriever.from_index(make_index(nodes), grader=SubjectGrader("owls"))
