@@ -290,6 +290,19 @@ def test_what_people_say_takes_nothing_from_the_budget(store):
     assert len([node for wave in grader.shown for node in wave]) == 30
 
 
+def test_what_people_say_of_a_node_is_not_doubted_as_a_teachers_grade_is(store):
+    near = np.argsort(-PLANTED.vectors @ PLANTED.queries[0])
+    unlike = [point_id(row) for row in near[PLANTED.labels[near] == 0][:3]]
+    like = [point_id(row) for row in near[PLANTED.labels[near] != 0][-3:]]
+    query = QueryWithExamples("topic 0", embedding=PLANTED.queries[0].tolist(), like=like, unlike=unlike)
+    selected = {entry.node_id for entry in retriever(store).select(query).nodes}
+    assert selected.issuperset(like)
+    assert selected.isdisjoint(unlike)
+    found = retriever(store, score="probability", similarity_top_k=len(PLANTED.labels)).retrieve(query)
+    scores = {entry.node_id: entry.score for entry in found}
+    assert [scores[node_id] for node_id in (*like, *unlike)] == [1.0] * 3 + [0.0] * 3
+
+
 def test_a_precision_that_is_certified_is_kept(store):
     found = retriever(store).select_batch([PLANTED.query(topic) for topic in range(TOPICS)], precision=0.8, budget=60)
     certified = [(topic, selection) for topic, selection in enumerate(found) if selection.certified]

@@ -184,7 +184,9 @@ class Evidence:
         values = relevance.probability(similarities)
         graded = [at for at, one in enumerate(judged) if one is not None]
         known = [one for one in judged if one is not None]
-        values[graded] = relevance.of_graded([one.place for one in known], [one.grade for one in known])
+        places, grades, people = ([getattr(one, name) for one in known] for name in ("place", "grade", "people"))
+        # Only a teacher errs: what people say is so.
+        values[graded] = np.where(people, grades, relevance.of_graded(places, grades))
         return values
 
     def threshold_of(self, names: Sequence[str | int]) -> float:
