@@ -162,9 +162,7 @@ class ReplayingGrader(BaseGrader):
     def _replay(self, keys: Sequence[str], known: dict[str, Any]) -> Grades:
         old = [known[key]["bill"] for key in keys if key in known and "fresh" not in known[key]]
         calls, prompt, completion, seconds = (sum(parts) for parts in zip(*old, strict=True)) if old else (0,) * 4
-        account = current_account()
-        account.calls += round(calls)
-        account.charge(round(prompt), round(completion), cached=len(old))
+        current_account().charge(round(prompt), round(completion), len(old), round(calls))
         self.seconds += seconds
         entries = [known.get(key, {"grade": None, "spread": None}) for key in keys]
         return Grades([entry["grade"] for entry in entries], [entry["spread"] for entry in entries])

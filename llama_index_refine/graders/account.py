@@ -74,14 +74,15 @@ class Account:
         if self.whole:
             self.whole.release(tokens)
 
-    def charge(self, prompt_tokens: int = 0, completion_tokens: int = 0, cached: int = 0) -> None:
-        """Add tokens that a call used, or grades that a cache answered."""
+    def charge(self, prompt_tokens: int = 0, completion_tokens: int = 0, cached: int = 0, calls: int = 0) -> None:
+        """Add tokens that a call used, grades that a cache answered, or calls that were not opened here."""
         with self._lock:
+            self.calls += calls
             self.prompt_tokens += prompt_tokens
             self.completion_tokens += completion_tokens
             self.cached += cached
         if self.whole:
-            self.whole.charge(prompt_tokens, completion_tokens, cached)
+            self.whole.charge(prompt_tokens, completion_tokens, cached, calls)
 
     def part(self) -> Account:
         """Return an account for a part of the query, with a bill and failures of its own."""

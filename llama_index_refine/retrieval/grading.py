@@ -78,16 +78,18 @@ class Grading:
 
     async def _grade(self, sheet: Sheet, blocks: bool) -> Grades:
         tell(partial(_shown, self.grader, sheet), llama_index)
-        before, began = sheet.account.bill(), time.perf_counter()
-        with sheet.account.active():
+        whole, began = sheet.account, time.perf_counter()
+        # What this grading alone costs, and why it fails.
+        own = Account(whole.budget, kept=whole.kept, started=whole.started, whole=whole)
+        with own.active():
             if not blocks:
                 given = await self._in_time(self.grader.agrade(sheet.query, sheet.nodes), sheet)
-            elif sheet.account.budget.seconds is None:
+            elif whole.budget.seconds is None:
                 given = self.grader.grade(sheet.query, sheet.nodes)
             else:
                 given = run(self._in_thread(sheet))
         grades = checked(given, len(sheet.nodes))
-        tell(partial(_graded, sheet, grades, before, time.perf_counter() - began))
+        tell(partial(_graded, sheet, grades, own, time.perf_counter() - began))
         tell(partial(_ordered, sheet, grades), llama_index)
         return grades
 
@@ -99,17 +101,16 @@ class Grading:
         return await in_time(asked, type(self.grader).__name__, len(sheet.nodes), GRACE_SECONDS)
 
 
-def _graded(sheet: Sheet, grades: Grades, before: dict[str, int], seconds: float) -> GradingEvent:
+def _graded(sheet: Sheet, grades: Grades, account: Account, seconds: float) -> GradingEvent:
     given = [(node.node_id, grade) for node, grade in zip(sheet.nodes, grades, strict=True) if grade is not None]
-    bill: dict[str, Any] = {name: spent - before[name] for name, spent in sheet.account.bill().items()}
     return GradingEvent(
         query_str=sheet.query.query_str,
         node_ids=[node_id for node_id, _ in given],
         grades=[grade for _, grade in given],
         ungraded=len(grades) - len(given),
-        failures=list(sheet.account.failures),
+        failures=list(account.failures),
         milliseconds=1000 * seconds,
-        **bill,
+        **account.bill(),
     )
 
 

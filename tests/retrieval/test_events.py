@@ -20,6 +20,7 @@ from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.llms.openai import OpenAI
 
 from llama_index_refine import LLMGrader, RefinedRetriever
+from llama_index_refine.graders.account import current_account
 from llama_index_refine.retrieval.events import GradingEvent, RefinementEvent, RefiningEvent
 from tests.chat_server import Question, Reply, yes
 from tests.small_index import QUERY, BrokenGrader, SubjectGrader, make_index
@@ -262,6 +263,36 @@ def test_the_packages_own_dispatcher_hears_nothing_else(index):
         own.event_handlers = before
     assert [type(event) for event in heard] == [GradingEvent, RefiningEvent, RefinementEvent]
     assert [event.class_name() for event in heard] == ["GradingEvent", "RefiningEvent", "RefinementEvent"]
+
+
+@pytest.mark.parametrize("failing", [{1}, {1, 2}, {2}])
+def test_a_grading_tells_of_its_own_failures(index, failing):
+    rounds, heard = [], []
+
+    class Failing(SubjectGrader):
+        def grade(self, query, nodes):
+            rounds.append(nodes)
+            grades = super().grade(query, nodes)
+            if len(rounds) not in failing:
+                return grades
+            current_account().note("the teacher nods off")
+            return [None, *grades[1:]]
+
+    class Listener(BaseEventHandler):
+        def handle(self, event: BaseEvent, **kwargs: Any) -> None:
+            if isinstance(event, GradingEvent):
+                heard.append(event)
+
+    own = get_dispatcher("llama_index_refine")
+    before = list(own.event_handlers)
+    own.add_event_handler(Listener())
+    try:
+        refinement = RefinedRetriever.from_index(index, grader=Failing(), **TWO_ROUNDS).refine(QUERY)
+    finally:
+        own.event_handlers = before
+    assert [event.ungraded for event in heard] == [int(at in failing) for at in (1, 2)]
+    assert [event.failures for event in heard] == [["the teacher nods off"] * (at in failing) for at in (1, 2)]
+    assert refinement.failures == ("the teacher nods off",)
 
 
 def test_the_simple_global_handler_prints_the_teachers_calls(index, chat_server, capsys, monkeypatch):
