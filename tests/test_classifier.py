@@ -364,3 +364,21 @@ def test_behind_a_filter_the_collection_is_what_the_filter_admits():
     halves = MetadataFilters(filters=[ExactMatchFilter(key="half", value=1)])
     retriever = RefinedRetriever(PLANTED.store(), PlantedEmbedding(embed_dim=SIZE), TopicGrader(), filters=halves)
     assert RefinedClassifier(retriever).fit(LABELS).memory_.population == len(PLANTED.labels) / 2
+
+
+class LongEmbedding(PlantedEmbedding):
+    """As long as it likes: Qdrant makes vectors of length 1 of what it compares by cosine."""
+
+    def _get_text_embedding(self, text):
+        return (7 * PLANTED.vectors[int(text.split()[1])]).tolist()
+
+
+def test_a_judgement_replaces_the_teacher_s_whatever_the_length_of_the_embedding():
+    one = RefinedRetriever(PLANTED.store(), LongEmbedding(embed_dim=SIZE), TopicGrader(), feedback_top_k=12)
+    classifier = RefinedClassifier(one).fit(LABELS)
+    label = classifier.memory_.labels["topic 3"]
+    count, graded = len(label.grades), int(np.flatnonzero(label.grades == 1)[0])
+    row = int((PLANTED.vectors @ label.documents[graded]).argmax())
+    classifier.partial_fit([nodes()[row].get_content()], ["topic 3"])
+    assert len(label.grades) == count
+    assert label.trust[-1] == 1

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from llama_index_refine.classifying.scores import Lesson
 from llama_index_refine.refinement import Refinement
 from llama_index_refine.refining.refiner import QueryRefiner
-from llama_index_refine.similarity import Metric, similarity
+from llama_index_refine.similarity import SHORTEST, Metric, similarity
 
 Floats = NDArray[np.float32]
 
@@ -101,8 +101,13 @@ class Memory:
         :param grade: in [0, 1].
         """
         label = self.labels[name]
-        others = ~np.isclose(label.documents, document, atol=1e-6).all(1) if len(label.documents) else np.empty(0, bool)
-        label.documents = np.concatenate([label.documents[others].reshape(-1, len(document)), document[None]])
+        documents = np.concatenate([label.documents.reshape(-1, len(document)), document[None]])
+        rows = documents
+        if self.metric == "cosine":
+            # A text is embedded at any length, and Qdrant keeps vectors of length 1.
+            rows = documents / np.maximum(np.linalg.norm(documents, axis=1, keepdims=True), SHORTEST)
+        others = ~np.isclose(rows[:-1], rows[-1], atol=1e-6).all(1)
+        label.documents = documents[np.append(others, True)]
         label.grades = np.append(label.grades[others], np.float32(grade))
         label.trust = np.append(label.trust[others], np.float32(1))
         label.stale = True
