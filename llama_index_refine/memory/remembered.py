@@ -124,18 +124,18 @@ def merged(before: RememberedQuery, now: RememberedQuery, gone: Collection[str] 
     :param gone: nodes that are there no more, whose grades are dropped.
     :return: both: the teacher's grades as of now, and each person's latest judgement of each node.
     """
-    if now.asked:
-        teachers = [grade for grade in now.grades if not grade.people]
-    else:
-        teachers = [grade for grade in before.grades if not grade.people]
-        now = replace(now, asked=before.asked, seen=before.seen, follows=before.follows)
+    said = now.grades if now.asked else before.grades
+    # What was kept comes before what was graded again.
+    teachers = {grade.node_id: grade for grade in said if not grade.people}
     kept = [grade for grade in before.grades if grade.node_id not in gone]
     people = {
         (grade.node_id, grade.user): grade
         for grade in sorted((*kept, *now.grades), key=lambda grade: grade.time)
         if grade.people
     }
-    return replace(now, grades=(*teachers, *people.values()))
+    if not now.asked:
+        now = replace(now, asked=before.asked, seen=before.seen, follows=before.follows)
+    return replace(now, grades=(*teachers.values(), *people.values()))
 
 
 def opinions(grades: Sequence[RememberedGrade]) -> dict[str, RememberedGrade]:

@@ -121,7 +121,7 @@ class Remembering:
             feedback.asked += 0 if people else len(places)
         feedback.recalled = {found.ids[at] for at in still}
         # Where it was graded as far as it may be, and most of that holds, only what is new is worth a grade.
-        feedback.settled = same.asked >= self.feedback_top_k and len(stale) <= len(known) / 2
+        feedback.settled = same.asked >= self.feedback_top_k and len(still) >= len(known) / 2
         if feedback.settled:
             feedback.passed, feedback.asked = {*same.seen} - stale, 0
 

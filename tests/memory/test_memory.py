@@ -21,6 +21,7 @@ from llama_index_refine.memory.transfer import AGAINST, ASTRAY, MAYBE, similarit
 from llama_index_refine.retrieval.grading import reliability_of
 from tests.memory.parts import WHERE, FileKVStore, Teacher, asked, everything, filled, ids, retriever, store_in
 from tests.places import Place, open_place, points, vectors
+from tests.strict_mode import StrictMode
 
 both_places = pytest.mark.parametrize("place", WHERE, indirect=True)
 both_stores = pytest.mark.parametrize("kind", ["kv", "qdrant"])
@@ -430,3 +431,19 @@ def test_grades_that_are_upside_down_do_not_follow_their_query(place: Place):
         kept.append(query.follows)
     assert kept[1] == pytest.approx(-kept[0], abs=0.01)
     assert kept[1] < AGAINST < kept[0]
+
+
+@pytest.mark.parametrize("place", ["rest", "grpc"], indirect=True)
+def test_where_no_node_may_be_asked_for_by_its_id_a_question_is_graded_again(place: Place):
+    name, teacher = filled(place), Teacher()
+    memory = RefinementMemory(SimpleKVStore())
+    refined = retriever(place, name, memory, teacher, filters=tenant("a"))
+    assert refined.refine(asked(2)).refined
+    place.server.strict = StrictMode(models.StrictModeConfig(enabled=True, filter_max_conditions=1))
+    for _ in range(3):
+        teacher.seen.clear()
+        again = retriever(place, name, memory, teacher, filters=tenant("a"), background_size=29).refine(asked(2))
+        assert again.refined, again.reason
+        assert len(teacher.seen) == 20
+    (record,) = [row for _, _, row in everything(memory) if row.get("query_str") == "2"]
+    assert len({grade["node_id"] for grade in record["grades"]}) == len(record["grades"])
