@@ -118,12 +118,13 @@ class Remembering:
             heard = [known[names[at]] for at in places]
             grades = Grades([one.grade for one in heard], [one.spread for one in heard])
             feedback.take(found.at(places), grades, believed=1.0 if people else None)
-            feedback.asked += 0 if people else len(places)
         feedback.recalled = {found.ids[at] for at in still}
         # Where it was graded as far as it may be, and most of that holds, only what is new is worth a grade.
         feedback.settled = same.asked >= self.feedback_top_k and len(still) >= len(known) / 2
         if feedback.settled:
-            feedback.passed, feedback.asked = {*same.seen} - stale, 0
+            feedback.passed = {*same.seen} - stale
+        else:
+            feedback.asked = min(len(feedback.said()), self.feedback_top_k)
 
     async def lend(self, feedback: Feedback, recollection: Recollection) -> None:
         """Let similar queries lend grades, where their grades agree with the first of this one."""
@@ -158,6 +159,8 @@ class Remembering:
         ungraded, account = len(feedback.shown) - len(feedback.ids), feedback.account
         ended = feedback.over or account.exhausted() or (ungraded and account.failures)
         most = feedback.asked - ungraded if ended else self.feedback_top_k
+        if recollection.same is not None and feedback.settled:
+            most = max(most, recollection.same.asked)
         first = [*before.ids[: self.feedback_top_k], *found.ids]
         seen = dict.fromkeys([*(same_id(point) for point in first), *feedback.passed])
         try:

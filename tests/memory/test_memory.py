@@ -447,3 +447,28 @@ def test_where_no_node_may_be_asked_for_by_its_id_a_question_is_graded_again(pla
         assert len(teacher.seen) == 20
     (record,) = [row for _, _, row in everything(memory) if row.get("query_str") == "2"]
     assert len({grade["node_id"] for grade in record["grades"]}) == len(record["grades"])
+
+
+@both_places
+def test_a_retriever_that_may_grade_less_keeps_to_that_and_ends_no_other_s_question(place: Place):
+    name, teacher, now = filled(place), Teacher(), [0.0]
+    memory = RefinementMemory(SimpleKVStore(), clock=lambda: now[0])
+    wide = retriever(place, name, memory, teacher, trust=1.0)
+    narrow = retriever(place, name, memory, teacher, trust=1.0, feedback_top_k=4)
+    first = wide.refine(asked(2))
+    vector = np.array(first.vector).tolist()
+
+    def new(point: int) -> None:
+        payload = {"topic": "2", "meta": {"abstract": f"new {point}"}}
+        place.write(name, [models.PointStruct(id=point, vector=vector, payload=payload)])
+
+    for point, refined in ((9001, narrow), (9002, wide)):
+        new(point)
+        teacher.seen.clear()
+        refined.refine(asked(2))
+        assert [node.node_id for node in teacher.seen] == [str(point)]
+    # Of what was graded as far as it may be, some is forgotten: others are not graded for it by who may grade less.
+    memory.forget(node_ids=[first.graded_nodes[0].node_id])
+    teacher.seen.clear()
+    narrow.refine(asked(2))
+    assert not teacher.seen
