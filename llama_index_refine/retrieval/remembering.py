@@ -103,8 +103,11 @@ class Remembering:
 
     async def _take(self, feedback: Feedback, recollection: Recollection, same: RememberedQuery) -> None:
         """Take earlier grades, as far as the nodes are still the same; a grade goes only where its node is gone."""
+        feedback.doing = "looking up what people have judged"
+        # They may have changed their minds: what the grader has of them it says itself.
+        judged = {same_id(node_id) for node_id in self.grader.judged(feedback.query)}
+        known = {node_id: one for node_id, one in opinions(same.grades).items() if node_id not in judged}
         feedback.doing = "fetching what is remembered"
-        known = opinions(same.grades)
         found = await self._found(feedback, list(known))
         names = [same_id(node.node_id) for node in found.nodes]
         still = [at for at, node in enumerate(found.nodes) if known[names[at]].content == content_of(node)]

@@ -403,6 +403,19 @@ async def test_judgements_that_a_feedback_grader_knows_are_kept_as_people_s(tmp_
         assert await memory.aforget(node_ids=["199"]) == 1
 
 
+@both_places
+def test_what_a_feedback_grader_is_told_later_counts_for_a_question_that_is_remembered(place: Place):
+    name, teacher = filled(place), Teacher()
+    feedback = FeedbackGrader({}, teacher)
+    refined = retriever(place, name, RefinementMemory(SimpleKVStore()), feedback)
+    best = next(node_id for node_id, grade in refined.refine(asked(1)).grade_of.items() if grade == 1)
+    teacher.seen.clear()
+    for grade in (0.0, 0.75):
+        feedback.judge("1", best, grade)
+        assert refined.refine(asked(1)).grade_of[best] == grade
+    assert not teacher.seen
+
+
 def test_judgements_that_cannot_be_kept_are_refused(tmp_path):
     with open_place("memory", tmp_path, ("", 0)) as place:
         name, memory = filled(place), RefinementMemory(SimpleKVStore())
