@@ -223,7 +223,7 @@ class RefinementMemory:
         if before is not None and before.scope == query.scope:
             query = merged(before, query, gone)
         await records.write(query.scope, key, query.to_dict(), query.vector)
-        if await records.size(query.scope) > self.max_queries:
+        if before is None and await records.size(query.scope) > self.max_queries:
             await self._shrink(records, query.scope)
 
     async def _shrink(self, records: Records, scope: str) -> None:

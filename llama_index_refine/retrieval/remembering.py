@@ -156,8 +156,6 @@ class Remembering:
         :param found: what the second search found.
         :param teacher: what is known of the teacher.
         """
-        if recollection.same is not None and not recollection.gone and len(feedback.recalled) == len(feedback.ids):
-            return
         # The teacher might have graded all it may, unless the budget ended before, or it failed.
         ungraded, account = len(feedback.shown) - len(feedback.ids), feedback.account
         ended = feedback.over or account.exhausted() or (ungraded and account.failures)
@@ -167,6 +165,11 @@ class Remembering:
         first = [*before.ids[: self.feedback_top_k], *found.ids]
         seen = dict.fromkeys([*(same_id(point) for point in first), *feedback.passed])
         try:
+            same = recollection.same
+            if same is not None and not recollection.gone and len(feedback.recalled) == len(feedback.ids):
+                # Nothing is new but when it was asked.
+                await self.memory.remember(replace(same, grades=(), asked=0, time=self.memory.clock()))
+                return
             query = RememberedQuery(
                 scope=recollection.scope,
                 query_str=recollection.name,

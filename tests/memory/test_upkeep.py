@@ -203,3 +203,15 @@ def test_events_tell_what_the_memory_gave(tmp_path):
         refined.retrieve(asked(1))
         event = RefinementEvent.of(refined.refine(asked(1)))
         assert (event.remembered, event.borrowed, event.llm_calls) == (20, 0, 0)
+
+
+@both_places
+@both_stores
+def test_what_was_asked_longest_ago_goes_first_whether_or_not_it_was_answered_from_memory(place: Place, kind):
+    name, now = filled(place), [0.0]
+    memory = RefinementMemory(store_in(place, kind), max_queries=3, clock=lambda: now[0])
+    refined = retriever(place, name, memory, feedback_top_k=4)
+    for topic in (0, 1, 2, 0, 3):
+        now[0] += 1
+        refined.retrieve(asked(topic))
+    assert {row["query_str"] for _, _, row in everything(memory) if "grades" in row} == {"0", "2", "3"}
