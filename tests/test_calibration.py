@@ -341,3 +341,18 @@ def test_proposed_nodes_are_of_both_kinds_and_new(store):
         propose(refinements, 0)
     with pytest.raises(ValueError, match="no graded node"):
         propose([], 5)
+
+
+def test_what_people_said_of_a_node_that_has_changed_since_is_no_label():
+    labels, memory = judged(40), RefinementMemory(SimpleKVStore())
+    store = PLANTED.store()
+    one = retriever(store, memory=memory)
+    for query, node, said in labels:
+        one.judge(query, node, float(said))
+    changed = labels[0][1]
+    (node,) = [node for node in PLANTED.nodes() if node.node_id == changed]
+    store.add([node.model_copy(update={"text": "something else by now"})])
+    found = one.calibrate(memory)
+    assert changed not in {label.node_id for label in found.labels}
+    assert found.labels
+    assert any("changed since" in note for note in found.notes)

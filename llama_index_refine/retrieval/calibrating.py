@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from llama_index.core.schema import QueryBundle
+from llama_index.core.schema import MetadataMode, QueryBundle
 
 from llama_index_refine.calibration import Calibration, Label
 from llama_index_refine.graders.account import Account
 from llama_index_refine.graders.base import GraderError
 from llama_index_refine.ids import same_id, same_text
 from llama_index_refine.lines import as_meant, read_lines
+from llama_index_refine.memory.export import texts_in
 from llama_index_refine.memory.memory import RefinementMemory
 from llama_index_refine.memory.remembered import opinions
 from llama_index_refine.qdrant.points import points_of
@@ -76,16 +77,21 @@ async def read_judgements(given: Judgements, pipeline: Pipeline) -> tuple[list[L
     :raises ValueError: no label, or what is none; the message says where.
     :raises OSError: the file cannot be read.
     """
+    notes: list[str] = []
     if isinstance(given, RefinementMemory):
         top_k = pipeline.feedback_top_k
         memory = Remembering(given, pipeline.collection, pipeline.grading.grader, pipeline.embedding, top_k)
         queries = await memory.judgements()
-        found = [
-            (query.query_str, node_id, opinion.grade)
+        there = await texts_in(pipeline.collection.store, queries, MetadataMode.NONE)
+        said = [
+            (query.query_str, node_id, opinion)
             for query in queries
             for node_id, opinion in opinions(query.grades).items()
             if opinion.people
         ]
+        found = [(query, node, one.grade) for query, node, one in said if (node, one.content) in there]
+        if lost := len(said) - len(found):
+            notes.append(f"{lost} of the nodes that people have judged are gone, or have changed since")
         # Where as many say yes as no, both are kept, and told of as a contradiction.
         labels = [Label(query, node, grade > 0.5) for query, node, grade in found]
         labels += [Label(query, node, True) for query, node, grade in found if grade == 0.5]
@@ -98,7 +104,8 @@ async def read_judgements(given: Judgements, pipeline: Pipeline) -> tuple[list[L
             "judgements hold no label: give (query, node id, relevant or not), a memory in which people have judged "
             "this collection, or a file whose column relevant is filled in"
         )
-    return each_once(labels)
+    kept, said_again = each_once(labels)
+    return kept, [*notes, *said_again]
 
 
 def read_file(path: Path, name: str = "judgements") -> Iterator[Label]:
