@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llama_index_refine import storage
+from llama_index_refine.ids import same_id, same_text
 from llama_index_refine.refining.relevance import Errors
 from llama_index_refine.selecting.bounds import least_share
 from llama_index_refine.selecting.cut import Interval
@@ -356,14 +357,15 @@ def propose(
     """
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}")
-    labelled = {(label.query, label.node_id) for label in calibration.labels} if calibration else set()
+    labels = calibration.labels if calibration else ()
+    labelled = {(same_text(label.query), same_id(label.node_id)) for label in labels}
     pool = {
         (one.query_str, entry.node.node_id): (entry.node, float(grade) >= YES)
         for whole in refinements
         # What was graded for a part of a query is no answer to all of it.
         for one in whole.parts or [whole]
         for entry, grade in zip(one.graded_nodes, one.grades, strict=False)
-        if (one.query_str, entry.node.node_id) not in labelled
+        if (same_text(one.query_str), same_id(entry.node.node_id)) not in labelled
     }
     if not pool:
         raise ValueError("refinements hold no graded node without a label: refine more queries")

@@ -23,7 +23,7 @@ MAY_KNOW = {
     "display": {"images", "similarity"},
     "refining": {"locks", "refinement", "similarity"},
     "selecting": {"refining"},
-    "calibration": {"display", "refining", "selecting", "storage"},
+    "calibration": {"display", "ids", "refining", "selecting", "storage"},
     "selection": {"display", "refinement", "selecting", "similarity", "storage"},
     "qdrant": {"ids", "images", "locks", "scheduling", "similarity", "stores"},
     "graders": {"ids", "images", "locks"},

@@ -356,3 +356,13 @@ def test_what_people_said_of_a_node_that_has_changed_since_is_no_label():
     assert changed not in {label.node_id for label in found.labels}
     assert found.labels
     assert any("changed since" in note for note in found.notes)
+
+
+def test_a_node_that_has_a_label_is_not_proposed_however_id_and_query_are_spelled(store):
+    one = retriever(store, ErringGrader(0.9, 0.1))
+    refinements = one.refine_batch([f"topic {topic}" for topic in range(TOPICS)])
+    rows = propose(refinements, 40)
+    labels = [Label(f" {row['query'].upper()}", row["id"].upper(), at % 2 == 0) for at, row in enumerate(rows)]
+    known = Calibration("t", labels, np.full(40, 0.7))
+    again = propose(refinements, 1000, known)
+    assert not {(row["query"], row["id"]) for row in rows} & {(row["query"], row["id"]) for row in again}
