@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from qdrant_client import models
 
@@ -84,9 +85,8 @@ class Limits:
         most = self.max_query_limit
         if most is None:
             return [request]
-        limit, prefetch = request.limit or 10, request.prefetch
-        if isinstance(prefetch, list) and prefetch:
-            prefetch = [one.model_copy(update={"limit": min(one.limit or 10, most)}) for one in prefetch]
+        limit, prefetch = request.limit or 10, _lowered(request.prefetch, most)
+        if prefetch:
             limit = min(limit, sum(one.limit or 10 for one in prefetch))
         first = request.model_copy(update={"prefetch": prefetch, "limit": min(limit, most)})
         begin = request.offset or 0
@@ -106,6 +106,16 @@ def read_limits(info: models.CollectionInfo) -> Limits:
     if strict is None or not strict.enabled:
         return Limits()
     return Limits(**{one.name: getattr(strict, one.name, None) for one in fields(Limits)})
+
+
+def _lowered(prefetch: Any, most: int) -> Any:
+    """Lower the limits of prefetches, which may have some of their own."""
+    if not isinstance(prefetch, list):
+        return prefetch
+    return [
+        one.model_copy(update={"limit": min(one.limit or 10, most), "prefetch": _lowered(one.prefetch, most)})
+        for one in prefetch
+    ]
 
 
 def joined(pages: Sequence[Points]) -> Points:

@@ -278,3 +278,15 @@ def test_without_strict_mode_there_are_no_limits():
     options = SearchOptions(timeout=5, search_params=QUANTISED)
     assert Limits().keep(options) == (options, [])
     assert run([retriever(client, "c")._collection.space()])[0].get().size == SIZE
+
+
+@on_servers
+def test_a_boosted_hybrid_search_keeps_to_the_limit_in_all_its_parts(place):
+    sparse = {"sparse_vectors_config": {"words": models.SparseVectorParams()}}
+    name = limited(place, {"dense": COSINE}, sparse, max_query_limit=50)
+    place.write(name, points("dense", sparse="words"))
+    options = {"vector_store_query_mode": "hybrid", "sparse_query_fn": sparse_query}
+    boost = {"sum": ["$score", {"mult": [0.002, "number"]}]}
+    refinement = retriever(place.client, name, vector_store_kwargs={"boost": boost}, **options).refine(question(0))
+    assert refinement.refined
+    assert len(refinement.nodes) == 10
