@@ -75,12 +75,12 @@ async def drawn(gateway: Gateway, space: Space, size: int, population: int) -> t
     :param population: about how many points the filter admits.
     :return: the points with their vectors, and the larger sample.
     """
-    state, requests, written = gateway.state, gateway.state.requests, gateway.state.requests
+    state, requests, written = gateway.state, gateway.state.requests, gateway.everyone()
     some, there = state.limits.condition_max_size, state.points
     if space.multivector:
         size = min(size, FEW, some or FEW)
     if bare := space.multivector and state.may_narrow:
-        written = replace(requests, brings=False)
+        written = replace(written, brings=False)
     draws = [draw(gateway.sample, written, size, population, there, some)]
     if space.sparse is not None:
         # Qdrant counts terms in all documents, whatever the filter.

@@ -7,7 +7,7 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -22,7 +22,7 @@ from llama_index_refine.qdrant.clients import BATCH, Batch, CallOnce, QueryPoint
 from llama_index_refine.qdrant.errors import refused
 from llama_index_refine.qdrant.limits import PAGES, Limits, joined, read_limits
 from llama_index_refine.qdrant.points import Found, PointId, Points, read_vectors
-from llama_index_refine.qdrant.requests import Requests, SearchOptions
+from llama_index_refine.qdrant.requests import Requests, SearchOptions, narrowed
 from llama_index_refine.qdrant.vectors import Space, Wanted, read_space
 from llama_index_refine.qdrant.views.dense import TOLERANCE, Query
 from llama_index_refine.scheduling import perform
@@ -221,6 +221,16 @@ class Gateway:
         asked = [write(ids[start : start + most]) for start in range(0, len(ids), most)]
         return [point for points in await self.send("fetch", *asked) for point in points]
 
+    def everyone(self) -> Requests:
+        """Return what writes requests about all that a search may find: points may lack the vector that is searched."""
+        known, requests = self.state, self.state.requests
+        space, options = requests.space, requests.options
+        name = space.sparse if space.name is None else space.name
+        if not name or not known.may_narrow:
+            return requests
+        condition = models.HasVectorCondition(has_vector=name)
+        return replace(requests, options=replace(options, filter=narrowed(options.filter, condition)))
+
     def worth(self, limit: int) -> int:
         """Return how deep a ranking is asked for that should reach down to a limit."""
         most = self.state.limits.max_query_limit
@@ -244,13 +254,13 @@ class Gateway:
         return points
 
     async def count(self, stage: str, exact: bool = False) -> int:
-        """Count the points that the filter admits.
+        """Count the points that a search may find.
 
         :param stage: where the time is booked.
         :param exact: whether an estimate will not do; it has to where strict mode allows nothing else.
         :return: how many there are.
         """
-        options = self.state.requests.options
+        options = self.everyone().options
         arguments: dict[str, Any] = {"count_filter": options.filter, "shard_key_selector": options.shard_key}
         arguments["exact"] = exact and self.state.limits.search_allow_exact is not False
         arguments["timeout"] = options.timeout

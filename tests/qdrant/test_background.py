@@ -202,3 +202,15 @@ def test_all_of_it_is_looked_at_in_turn():
     turns = [gateway.probe() for _ in range(50)]
     assert all(turn is not None and turn.ids for turn in turns)
     assert {point for turn in turns[:12] for point in turn.ids} == {*range(12)}
+
+
+def test_points_without_the_vector_that_is_searched_are_no_part_of_it(place):
+    name = place.create({"text": COSINE, "picture": COSINE})
+    # Of every ten points one has a text.
+    made = [(at, one, "picture" if at % 10 else "text") for at, one in enumerate(points())]
+    place.write(name, [one.model_copy(update={"vector": {vector: one.vector}}) for _, one, vector in made])
+    collection = retriever(place, name, vector_name="text", background_size=15)._collection
+    background, population = (one.get() for one in run([collection.background(), collection.population()]))
+    assert background.population == population == 20
+    assert len(background.ids) == 15
+    assert not any(point % 10 for point in background.ids)
