@@ -456,8 +456,11 @@ class QdrantCollection:
 
     @property
     def _images(self) -> bool:
-        """Whether payloads hold images, as far as nodes have been read by any retriever."""
+        """Whether nodes are brought of those only that are wanted: payloads hold images, as far as any have been read.
+
+        Where points cannot be asked for by their ids, a search brings all that it may have to show.
+        """
         state = self._gateway.state
         if self._reader.images is not None:
             state.images = bool(state.images) or self._reader.images
-        return self._expects_images if state.images is None else state.images
+        return state.may_narrow and (self._expects_images if state.images is None else state.images)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from llama_index.core.schema import ImageNode
 from qdrant_client import QdrantClient, models
 from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 
@@ -290,3 +291,15 @@ def test_a_boosted_hybrid_search_keeps_to_the_limit_in_all_its_parts(place):
     refinement = retriever(place.client, name, vector_store_kwargs={"boost": boost}, **options).refine(question(0))
     assert refinement.refined
     assert len(refinement.nodes) == 10
+
+
+@on_servers
+def test_pictures_come_with_a_filter_that_has_no_room_for_ids(place):
+    pixel = "data:image/png;base64,iVBORw0KGgo="
+    name = limited(place, filter_max_conditions=1)
+    place.write(name, [one.model_copy(update={"payload": {**one.payload, "picture": pixel}}) for one in points()])
+    refined = retriever(place.client, name, image_key="picture", vector_store_kwargs={"qdrant_filters": TENANT})
+    refinement = refined.refine(question(0))
+    assert refinement.refined
+    assert len(refinement.nodes) == len(refinement.nodes_before) == 10
+    assert {type(entry.node) for entry in refinement.nodes} == {ImageNode}
