@@ -255,13 +255,18 @@ def test_probabilities_go_by_the_labels(store):
     """A lenient teacher's yes is worth less once people have said so."""
     lenient = ErringGrader(0.98, 0.4)
     calibration = retriever(store, lenient).calibrate(judged(400))
-    guessed, told = (
-        retriever(store, ErringGrader(0.98, 0.4), trust=Reliability(), calibration=one).select("topic 3", budget=40)
-        for one in (None, calibration)
-    )
-    truth = np.mean([entry.node.metadata["topic"] == 3 for entry in told.nodes])
-    assert abs(told.precision.estimate - truth) < 0.15
-    assert told.expected_total < guessed.expected_total
+    said, truth = [], []
+    for topic in range(4):
+        guessed, told = (
+            retriever(store, ErringGrader(0.98, 0.4), trust=Reliability(), calibration=one).select(
+                f"topic {topic}", budget=40
+            )
+            for one in (None, calibration)
+        )
+        said.append(told.precision.estimate)
+        truth.append(np.mean([entry.node.metadata["topic"] == topic for entry in told.nodes]))
+        assert told.expected_total < guessed.expected_total
+    assert np.mean(said) == pytest.approx(np.mean(truth), abs=0.15)
 
 
 def test_a_selection_can_be_certified_for_people(store):
@@ -280,7 +285,7 @@ def test_what_was_drawn_below_the_set_that_was_shown_is_not_selected_for_people(
     for topic in range(TOPICS):
         grader = TopicGrader()
         found = retriever(store, grader, calibration=exact).select(
-            f"topic {topic}", precision=0.6, budget=150, about="people"
+            f"topic {topic}", precision=0.5, budget=150, about="people"
         )
         refining = {entry.node_id for entry in found.refinement.graded_nodes}
         drawn = {node_id for wave in grader.shown for node_id in wave} - refining
