@@ -62,7 +62,8 @@ def minimise(gram: Tensor, logits: Tensor, target: Tensor, pull: float, max_iter
             longer = [now > max(before, enough) for now, before in zip(squared, squares, strict=True)]
             if not any(longer):
                 break
-            reached = torch.where(reached.new_tensor(longer)[:, None, None] > 0, (goal + reached) / 2, reached)
+            open_at = torch.tensor(longer, device=reached.device)
+            reached = torch.where(open_at[:, None, None], (goal + reached) / 2, reached)
         goal, squares = reached, squared
         if taken == max_iterations or max(squares) <= enough:
             break

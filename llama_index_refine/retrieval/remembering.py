@@ -105,7 +105,7 @@ class Remembering:
         """Take earlier grades, as far as the nodes are still the same; a grade goes only where its node is gone."""
         feedback.doing = "looking up what people have judged"
         # They may have changed their minds: what the grader has of them it says itself.
-        judged = {same_id(node_id) for node_id in self.grader.judged(feedback.query)}
+        judged = self._judged(feedback.query)
         known = {node_id: one for node_id, one in opinions(same.grades).items() if node_id not in judged}
         feedback.doing = "fetching what is remembered"
         found = await self._found(feedback, list(known))
@@ -156,20 +156,20 @@ class Remembering:
         :param found: what the second search found.
         :param teacher: what is known of the teacher.
         """
-        # The teacher might have graded all it may, unless the budget ended before, or it failed.
-        ungraded, account = len(feedback.shown) - len(feedback.ids), feedback.account
-        ended = feedback.over or account.exhausted() or (ungraded and account.failures)
-        most = feedback.asked - ungraded if ended else self.feedback_top_k
-        if recollection.same is not None and feedback.settled:
-            most = max(most, recollection.same.asked)
-        first = [*before.ids[: self.feedback_top_k], *found.ids]
-        seen = dict.fromkeys([*(same_id(point) for point in first), *feedback.passed])
+        same = recollection.same
         try:
-            same = recollection.same
             if same is not None and not recollection.gone and len(feedback.recalled) == len(feedback.ids):
                 # Nothing is new but when it was asked.
                 await self.memory.remember(replace(same, grades=(), asked=0, time=self.memory.clock()))
                 return
+            # The teacher might have graded all it may, unless the budget ended before, or it failed.
+            ungraded, account = len(feedback.shown) - len(feedback.ids), feedback.account
+            ended = feedback.over or account.exhausted() or (ungraded and account.failures)
+            most = feedback.asked - ungraded if ended else self.feedback_top_k
+            if same is not None and feedback.settled:
+                most = max(most, same.asked)
+            first = [*before.ids[: self.feedback_top_k], *found.ids]
+            seen = dict.fromkeys([*(same_id(point) for point in first), *feedback.passed])
             query = RememberedQuery(
                 scope=recollection.scope,
                 query_str=recollection.name,
@@ -213,9 +213,13 @@ class Remembering:
         scopes = {query.query_str: await self._scope(QueryBundle(query.query_str)) for query in found}
         return [query for query in found if query.scope == scopes[query.query_str]]
 
+    def _judged(self, query: QueryBundle) -> set[str]:
+        """Return the nodes of which the grader has people's word."""
+        return {same_id(node_id) for node_id in self.grader.judged(query)}
+
     def _given(self, feedback: Feedback) -> Iterator[RememberedGrade]:
         """Write down the grades that were given now: the teacher's, and those of people that it knew."""
-        judged = {same_id(node_id) for node_id in self.grader.judged(feedback.query)}
+        judged = self._judged(feedback.query)
         for at, entry in enumerate(feedback.nodes):
             if feedback.ids[at] not in feedback.recalled and feedback.believed[at] is None:
                 yield grade_of(

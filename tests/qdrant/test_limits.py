@@ -47,6 +47,17 @@ def limited(place, vectors=COSINE, made=None, **limits) -> str:
     return name
 
 
+HYBRID = {"vector_store_query_mode": "hybrid", "sparse_query_fn": sparse_query}
+
+
+def limited_hybrid(place, max_query_limit: int) -> str:
+    """One with words beside the dense vectors, and a limit."""
+    sparse = {"sparse_vectors_config": {"words": models.SparseVectorParams()}}
+    name = limited(place, {"dense": COSINE}, sparse, max_query_limit=max_query_limit)
+    place.write(name, points("dense", sparse="words"))
+    return name
+
+
 on_servers = pytest.mark.parametrize("place", SERVERS, indirect=True)
 
 
@@ -92,11 +103,8 @@ def test_what_is_found_does_not_depend_on_the_pages(place):
 
 @on_servers
 def test_fused_rankings_end_where_they_must(place):
-    sparse = {"sparse_vectors_config": {"words": models.SparseVectorParams()}}
-    name = limited(place, {"dense": COSINE}, sparse, max_query_limit=10)
-    place.write(name, points("dense", sparse="words"))
-    hybrid = {"vector_store_query_mode": "hybrid", "sparse_query_fn": sparse_query}
-    refinement = retriever(place.client, name, **hybrid).refine(question(0))
+    name = limited_hybrid(place, 10)
+    refinement = retriever(place.client, name, **HYBRID).refine(question(0))
     assert refinement.refined
     assert len(refinement.nodes) == 10
 
@@ -283,12 +291,9 @@ def test_without_strict_mode_there_are_no_limits():
 
 @on_servers
 def test_a_boosted_hybrid_search_keeps_to_the_limit_in_all_its_parts(place):
-    sparse = {"sparse_vectors_config": {"words": models.SparseVectorParams()}}
-    name = limited(place, {"dense": COSINE}, sparse, max_query_limit=50)
-    place.write(name, points("dense", sparse="words"))
-    options = {"vector_store_query_mode": "hybrid", "sparse_query_fn": sparse_query}
+    name = limited_hybrid(place, 50)
     boost = {"sum": ["$score", {"mult": [0.002, "number"]}]}
-    refinement = retriever(place.client, name, vector_store_kwargs={"boost": boost}, **options).refine(question(0))
+    refinement = retriever(place.client, name, vector_store_kwargs={"boost": boost}, **HYBRID).refine(question(0))
     assert refinement.refined
     assert len(refinement.nodes) == 10
 
